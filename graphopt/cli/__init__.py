@@ -1,0 +1,145 @@
+"""The command line: parse, call one function, print. Nothing heavy is imported before a command runs."""
+
+import contextlib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import FrameType
+
+import click
+
+from graphopt import __version__
+from graphopt.cli import options
+from graphopt.cli.environment import Environment, Exit
+from graphopt.errors import GraphoptError
+
+COMMANDS = ("capture", "mine", "report", "apply", "passes", "run", "verify", "bench", "machines")
+"""Commands in the order of their use; each stands in a module of its name with a ``command``."""
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name; None when there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        found = import_module(f"graphopt.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 negative verdict, 2 usage, 3 bad input, 130 interrupted.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="graphopt", message="%(prog)s %(version)s")
+def commands() -> None:
+    r"""Find, rank and build operator fusions for a fleet of ONNX models.
+
+    \b
+    graphopt mine sample_graphs             which fusions would save the fleet the most time?
+    graphopt apply model.onnx -o fast.onnx  build those that pay and put them into a model
+    graphopt COMMAND --help                 options and examples of a command
+    """
+
+
+def main(arguments: Sequence[str] | None = None, environment: Environment | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: what follows the program's name; None for this process's own.
+        environment: the world to run in; None for this process's own.
+
+    Returns:
+        the exit code, one of ``Exit``.
+    """
+    world = environment or Environment.of_this_process()
+    with (
+        contextlib.redirect_stdout(world.stdout),
+        contextlib.redirect_stderr(world.stderr),
+        _warnings_in_a_line(world),
+        _interruptible() as stopped,
+    ):
+        try:
+            code = _invoke(list(sys.argv[1:] if arguments is None else arguments), world)
+        except (KeyboardInterrupt, click.Abort):
+            code = Exit.INTERRUPTED
+        except BrokenPipeError:
+            # The reader of our output has gone (``graphopt … | head``): nothing is wrong, and nothing can be said.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = Exit.DONE
+        except GraphoptError as error:
+            _complain(world, str(error))
+            code = Exit.BAD_INPUT
+        except Exception:
+            # An interrupt inside of a library can come out as that library's own error.
+            if not stopped:
+                raise
+            code = Exit.INTERRUPTED
+        return Exit.INTERRUPTED if stopped else code
+
+
+def _invoke(arguments: list[str], world: Environment) -> int:
+    try:
+        with commands.make_context("graphopt", arguments, obj=world) as context:
+            code = commands.invoke(context)
+    except click.exceptions.Exit as stop:  # --help and --version
+        code = stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show(file=world.stdout)
+        code = Exit.DONE
+    except click.ClickException as error:
+        error.show(file=world.stderr)
+        code = Exit.USAGE
+    world.stdout.flush()
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _complain(world: Environment, message: str, kind: str = "error") -> None:
+    line = " ".join(message.split())
+    print(f"graphopt: {kind}: {line}", file=world.stderr)
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line(world: Environment) -> Iterator[None]:
+    """Say Python's warnings in our own form, without source lines; not at all with ``-q``."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if not options.quiet():
+            _complain(world, str(message), "warning")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt, and remember that they came.
+
+    Staged files are removed on the way out. The list that is given holds the signals that came so far.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    with contextlib.suppress(ValueError):  # signals can only be handled in the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,11 @@
+"""``graphopt apply``."""
+
+from graphopt.cli import options
+from graphopt.cli.environment import Environment, Exit
+
+
+@options.command("apply")
+@options.pass_environment
+def command(environment: Environment) -> Exit:
+    """To be written."""
+    return Exit.DONE

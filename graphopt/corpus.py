@@ -1,0 +1,335 @@
+"""The corpus: a folder of models with a ``captures.toml`` that says at which shapes each one ran and how often."""
+
+import multiprocessing
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from onnx import ModelProto
+
+from graphopt import captures_file, files, model_files
+from graphopt.capture import Captured, Execution, capture_executions
+from graphopt.captures_file import Entry
+from graphopt.digests import digest
+from graphopt.errors import GraphoptError
+from graphopt.graph import Capture, OperatorGraph, Shape
+from graphopt.observation import Range, default_shapes, inputs_of, one_line
+from graphopt.views import VIEWS, ViewName, to_view
+from graphopt.weights import drop_weights, fill_weights, has_dropped_weights
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there, two writers at once are not supported
+    fcntl = None  # type: ignore[assignment]
+
+Progress = Callable[[int, int, str], None]
+"""Called with (models done, all models, the model that was just done)."""
+Weights = Literal["keep", "drop"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What was loaded.
+
+    Attributes:
+        captures: sorted by the path of their model, then by their shapes. Captures of one graph share the graph object.
+        problems: a line for each model that could not be used and each remark about one that could; sorted.
+    """
+
+    captures: tuple[Capture, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One model's captures, as a worker hands them back.
+
+    Attributes:
+        digest: of the model's structure; empty when it failed.
+        positions: per capture, its input shapes in the model's order.
+        captures: the captures.
+        problems: lines.
+    """
+
+    digest: str
+    positions: tuple[tuple[Shape | None, ...], ...]
+    captures: tuple[Capture, ...]
+    problems: tuple[str, ...]
+
+
+def load(folder: Path, *, view: ViewName = "executed", jobs: int = 1, progress: Progress | None = None) -> Corpus:
+    """Read a corpus: every capture with the shape of every tensor.
+
+    A folder with a ``captures.toml`` holds what that file lists. In one without, every ``.onnx`` file (in folders
+    below, too) is a model that ran once at its declared shapes, with sensible sizes for free axes
+    (``models.default_shapes``). The path of a single ``.onnx`` file is a corpus of one. Models with the same structure
+    (see ``digests``) and the same shapes are one capture with the sum of their executions.
+
+    Args:
+        folder: the corpus.
+        view: the view that captures are wanted in. A stored file that is that view already, or a later one, stays as
+            it is.
+        jobs: worker processes; 1 works in this one. The result is the same for any number.
+        progress: told after each model.
+
+    Returns:
+        Captures and problems. A model that fails is a problem, not an error.
+
+    Raises:
+        GraphoptError: the folder cannot be read, holds no model, or none of its models could be used.
+    """
+    folder = Path(folder)
+    groups, problems = _entries(folder)
+    root = folder.parent if folder.is_file() else folder
+    results = _in_processes(root, groups, view, jobs, progress)
+    captures: list[Capture] = []
+    seen: dict[object, int] = {}
+    graphs: dict[object, OperatorGraph] = {}
+    for model in sorted(groups):
+        result = results[model]
+        problems.extend(f"{root / model}: {line}" for line in result.problems)
+        for capture, positions in zip(result.captures, result.positions, strict=True):
+            key = (result.digest, positions)
+            if key in seen:
+                first = captures[seen[key]]
+                captures[seen[key]] = replace(first, executions=first.executions + capture.executions)
+                continue
+            seen[key] = len(captures)
+            shared = graphs.setdefault((model, _ranks(capture.graph)), capture.graph)
+            captures.append(replace(capture, graph=shared))
+    if not captures:
+        cause = sorted(problems)[0] if problems else "it is empty"
+        raise GraphoptError(f"{folder}: no models that can be used ({cause})")
+    return Corpus(tuple(captures), tuple(sorted(problems)))
+
+
+def _ranks(graph: OperatorGraph) -> tuple[int | None, ...]:
+    return tuple(tensor.rank for tensor in graph.tensors.values())
+
+
+def _entries(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
+    """Entries by model, and remarks about files that are left out.
+
+    An entry without shapes stands for a model that is captured at its declared shapes.
+    """
+    if folder.is_file():
+        return {folder.name: [Entry(folder.name)]}, []
+    try:
+        present = sorted(
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*.onnx")
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+        next(folder.iterdir(), None)  # rglob is silent about a folder that is missing or closed
+        listed = (folder / captures_file.NAME).is_file()
+    except OSError as error:
+        raise GraphoptError(f"{folder}: cannot read the folder: {error.strerror or error}") from None
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    remarks = []
+    if listed:
+        for entry in captures_file.read(folder / captures_file.NAME):
+            groups[entry.model].append(entry)
+        remarks = [
+            f"{folder / model}: left out: {captures_file.NAME} does not list it"
+            for model in present
+            if model not in groups
+        ]
+    else:
+        groups.update({model: [Entry(model)] for model in present})
+    if not groups:
+        raise GraphoptError(f"{folder}: no models in it")
+    return dict(groups), remarks
+
+
+def _in_processes(
+    root: Path, groups: Mapping[str, Sequence[Entry]], view: ViewName, jobs: int, progress: Progress | None
+) -> dict[str, _Loaded]:
+    """The result for each model. Large files go first, so that no worker ends long after the others."""
+    order = sorted(groups, key=lambda model: (-_size(root / model), model))
+    results: dict[str, _Loaded] = {}
+
+    def done(model: str, result: _Loaded) -> None:
+        results[model] = result
+        if progress is not None:
+            progress(len(results), len(order), model)
+
+    workers = min(jobs, len(order))
+    if workers <= 1:
+        for model in order:
+            done(model, _load_model(root, model, tuple(groups[model]), view))
+        return results
+    # Spawned, not forked: onnxruntime has threads, which a fork would lose while their locks stay taken.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures: dict[Future[_Loaded], str] = {
+            pool.submit(_load_model, root, model, tuple(groups[model]), view): model for model in order
+        }
+        for future in as_completed(futures):
+            done(futures[future], future.result())
+    except BrokenProcessPool:
+        raise GraphoptError(f"{root}: a worker process ended while it read models; memory may be short") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _load_model(root: Path, model: str, entries: Sequence[Entry], view: ViewName) -> _Loaded:
+    """All captures of one model; runs in a worker."""
+    try:
+        return _load_checked(root, model, entries, view)
+    except GraphoptError as error:
+        return _Loaded("", (), (), (str(error).removeprefix(f"{root / model}: "),))
+    except Exception as error:  # one model that nobody has thought of must not end the work on a fleet
+        return _Loaded("", (), (), (f"cannot be used: {type(error).__name__}: {one_line(error)}",))
+
+
+def _load_checked(root: Path, model: str, entries: Sequence[Entry], view: ViewName) -> _Loaded:
+    proto = model_files.load(root / model)
+    structure = digest(proto)
+    order = [i.name for i in inputs_of(proto)]
+    proto = fill_weights(proto)
+    name = Path(model).stem
+    captured: list[Captured] = []
+    problems: list[str] = []
+    for stored in sorted({entry.view for entry in entries}, key=str):
+        group = [entry for entry in captures_file.merged(entries) if entry.view == stored]
+        try:
+            captured += _captures(proto, name, group, _later(stored, view), str(root / model))
+        except GraphoptError as error:
+            problems += _one_by_one(captured, proto, name, group, _later(stored, view), str(root / model), error)
+    captured.sort(key=lambda one: sorted(one.capture.input_shapes().items()))
+    problems += [remark for one in captured for remark in one.remarks]
+    positions = tuple(tuple(one.capture.shapes.get(i) for i in order) for one in captured)
+    return _Loaded(structure, positions, tuple(one.capture for one in captured), tuple(dict.fromkeys(problems)))
+
+
+def _captures(
+    proto: ModelProto, name: str, group: Sequence[Entry], view: ViewName, source: str
+) -> tuple[Captured, ...]:
+    executions = []
+    for entry in group:
+        shapes = default_shapes(proto) if not entry.shapes else entry.shapes
+        executions.append(Execution(shapes, entry.executions, entry.ranges))
+    return capture_executions(proto, name, executions, view, source)
+
+
+def _one_by_one(
+    captured: list[Captured],
+    proto: ModelProto,
+    name: str,
+    group: Sequence[Entry],
+    view: ViewName,
+    source: str,
+    error: GraphoptError,
+) -> list[str]:
+    """Save what can be saved of a model of which one capture is wrong; returns the problems."""
+    if len(group) == 1:
+        return [str(error)]
+    problems = []
+    for entry in group:
+        try:
+            captured += _captures(proto, name, [entry], view, source)
+        except GraphoptError as one:
+            problems.append(str(one))
+    return problems
+
+
+def _later(stored: ViewName | None, wanted: ViewName) -> ViewName:
+    """What is left to do to a stored file to bring it to the wanted view: ``raw`` when nothing is."""
+    steps = {"raw": 0, "portable": 1, "executed": 2}
+    return wanted if steps[wanted] > steps[stored or "raw"] else "raw"
+
+
+# ------------------------------------------------------------------------------------------------------ storing
+
+
+def add(
+    folder: Path,
+    model: Path | ModelProto,
+    input_shapes: Mapping[str, Shape],
+    *,
+    name: str | None = None,
+    executions: int = 1,
+    view: ViewName | None = None,
+    weights: Weights = "drop",
+    ranges: Mapping[str, Range] | None = None,
+) -> Path:
+    """Store a capture.
+
+    The model's file is called ``<name>-<digest>.onnx`` and written once for each structure; the capture is added to
+    ``captures.toml``. Executions of the same model at the same shapes add up. Several processes may store at once.
+
+    Args:
+        folder: the corpus; made when missing.
+        model: a file, or a checked model.
+        input_shapes: input name to shape; inputs whose shape the model declares may be left out.
+        name: what the corpus calls it; the file's stem when not given.
+        executions: how many times it ran with these shapes.
+        view: bring the model to this view and store that, marked so. None or ``raw`` stores it as it is: the view is
+            then made when the corpus is loaded, for the machine that it is loaded on.
+        weights: store them, or only their shapes.
+        ranges: input name to (low, high) of its values.
+
+    Returns:
+        The model's file in the corpus.
+
+    Raises:
+        GraphoptError: the model is broken, a shape contradicts it, or the folder cannot be written. Nothing is written.
+    """
+    if isinstance(model, ModelProto):
+        proto, known = model, name or model.graph.name or "model"
+    else:
+        proto, known = model_files.load(Path(model)), name or Path(model).stem
+    label = str(model) if not isinstance(model, ModelProto) else known
+    if executions < 1:
+        raise GraphoptError(f"{label}: executions must be above 0, not {executions}")
+    if view is not None and view not in VIEWS:
+        raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
+    try:
+        # Made before anything is written: it finds every way in which the shapes or the model are wrong.
+        viewed = to_view(proto, view) if view not in (None, "raw") else proto
+        seen = capture_executions(viewed, known, [Execution(input_shapes, executions, ranges or {})], "raw")[0]
+        stored = drop_weights(viewed) if weights == "drop" else viewed
+    except GraphoptError as error:
+        raise GraphoptError(f"{label}: {error}") from None
+    target = folder / f"{_file_name(known)}-{digest(viewed)[:12]}.onnx"
+    entry = Entry(target.name, seen.capture.input_shapes(), executions, ranges or {}, None if view == "raw" else view)
+    with _locked(folder):
+        if not target.is_file() or (weights == "keep" and has_dropped_weights(model_files.load(target))):
+            model_files.save(stored, target)
+        listing = folder / captures_file.NAME
+        entries = captures_file.read(listing) if listing.is_file() else ()
+        files.write_text(listing, captures_file.text([*entries, entry]))
+    return target
+
+
+def _file_name(name: str) -> str:
+    """The name with everything replaced that a file system or a shell might trip over."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "model"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other writers out of the folder while ``captures.toml`` is read and replaced."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".captures.lock").open("a")
+    except OSError as error:
+        raise GraphoptError(f"{folder}: cannot write into the folder: {error.strerror or error}") from None
+    with lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield  # closing the file gives the lock back

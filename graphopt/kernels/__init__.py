@@ -1,0 +1,71 @@
+"""Kernels: from the operators of a pattern to a shared library that onnxruntime loads.
+
+``lower`` turns operators into a loop program, ``emit`` the program into C, ``compile`` the C into a library.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.graph import OperatorGraph, Shape
+from graphopt.kernels.compile import compile_library, find_compiler
+from graphopt.kernels.emit import TooLargeError, emit_kernel, emit_library
+from graphopt.kernels.lower import limits, lower
+from graphopt.operators.lowering import CannotLowerError
+
+__all__ = ["FusedOperator", "build_library", "find_compiler", "lowerable", "write_source"]
+
+
+@dataclass(frozen=True)
+class FusedOperator:
+    """A fused operator to generate a kernel for.
+
+    Attributes:
+        name: operator type in domain graphopt.fused; a C identifier.
+        body: its operators, with inputs and outputs in the order of the call.
+        shapes: observed shapes of the body's tensors, one mapping for each occurrence and capture.
+    """
+
+    name: str
+    body: OperatorGraph
+    shapes: tuple[Mapping[str, Shape], ...] = ()
+
+
+def lowerable(body: OperatorGraph) -> str | None:
+    """Why no kernel can be generated for a body; None when one can."""
+    try:
+        too_large = limits(body)
+        if too_large:
+            return too_large
+        emit_kernel(lower("probe", body))
+    except (CannotLowerError, TooLargeError) as reason:
+        return str(reason)
+    return None
+
+
+def write_source(fused: Sequence[FusedOperator], path: Path, title: str) -> None:
+    """Write the C of a kernel library.
+
+    Raises:
+        CannotLowerError: when an operator has no lowering (ask ``lowerable`` first).
+    """
+    programs = [lower(operator.name, operator.body, operator.shapes) for operator in fused]
+    path.write_text(emit_library(programs, title))
+
+
+def build_library(
+    fused: Sequence[FusedOperator], folder: Path, name: str, *, compiler: list[str] | None = None
+) -> Path:
+    """Generate and compile ``<folder>/<name>.c`` into ``<folder>/<name>.so``.
+
+    Returns:
+        path of the library.
+
+    Raises:
+        GraphoptError: without a compiler, or when compiling fails.
+        CannotLowerError: when an operator has no lowering (ask ``lowerable`` first).
+    """
+    source, library = folder / f"{name}.c", folder / f"{name}.so"
+    write_source(fused, source, name)
+    compile_library(source, library, compiler)
+    return library

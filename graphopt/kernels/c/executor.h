@@ -1,0 +1,443 @@
+/* The executor: runs planned pieces tile by tile.
+ *
+ * A tile is a small rectangle of output elements. Operands that lie in memory just as the tile does are read in place;
+ * all others (broadcast, strided, transposed) are packed into a buffer that stays in the first-level cache. So the
+ * generated compute functions are flat loops over unit-stride arrays, whatever the shapes and index maps. Tiles are
+ * independent: their order and the number of threads change no bit of the result.
+ */
+
+enum { TILE = 2048, TRANSPOSED_COLUMNS = 64 }; /* elements of a tile; columns where a load runs along the rows */
+
+/* Computes n elements: reads loads[], writes stores[], all unit-stride. */
+typedef void (*compute_function)(int64_t n, const void *const *loads, void *const *stores);
+
+/* Places every load of one alternative: fills load[i] with its flat index, or says what stands against it. */
+typedef verdict (*place_function)(domain *d, const void *frame, affine *load);
+
+/* What a generated kernel says of one alternative of a nest: which elements it yields is decided by place. */
+typedef struct {
+    place_function place;
+    compute_function compute; /* NULL: the single load is copied */
+    int loads;
+    const int *inputs;         /* input of each load */
+    const int *input_bytes;    /* element size of each load */
+    const unsigned char *once; /* loads that stand for one element each, read outside of the loop */
+} alternative;
+
+typedef struct {
+    int64_t base, column, row; /* elements; steps of the tile's two loops */
+    int64_t outer[MAX_LOOPS];
+} access;
+
+typedef struct {
+    const alternative *what;
+    int nest;
+    int outers;
+    int64_t outer_count[MAX_LOOPS];
+    int64_t rows, columns, tile_rows, tile_columns, row_tiles, column_tiles;
+    int64_t first_tile; /* tiles in the pieces before this one */
+    access store;
+    access *load;
+} piece;
+
+typedef struct {
+    int stores;
+    const int *outputs;      /* output of each store */
+    const int *output_bytes; /* element size of each store */
+} nest_outputs;
+
+enum { MAX_NESTS = 64 };
+
+typedef struct plan {
+    struct plan *next; /* plans of other shapes */
+    piece *pieces;
+    int64_t count, room, tiles, total_elements;
+    nest_outputs nest[MAX_NESTS];
+    int nests;
+    const char *error;
+    int inputs, outputs;
+    shape *input_shape; /* the key: shapes of the inputs … */
+    int64_t **value;    /* … and values of structural inputs, NULL for others */
+    shape *output_shape;
+    unsigned char *identity; /* inputs whose every load reads just the element that is stored, in one nest */
+} plan;
+
+/* ---------------------------------------------------------------- planning */
+
+/* Merges loops that all tensors walk as one, and drops loops of one round. */
+static void coalesce(domain *d, affine *load, int loads)
+{
+    int kept = 0;
+    for (int k = 0; k < d->loops; k++) {
+        if (d->count[k] == 1)
+            continue;
+        int merge = kept > 0 && d->step[kept - 1] == d->step[k] * d->count[k];
+        for (int i = 0; i < loads && merge; i++)
+            merge = load[i].step[kept - 1] == load[i].step[k] * d->count[k];
+        int to = merge ? kept - 1 : kept++;
+        d->count[to] = merge ? d->count[to] * d->count[k] : d->count[k];
+        d->step[to] = d->step[k];
+        for (int i = 0; i < loads; i++)
+            load[i].step[to] = load[i].step[k];
+    }
+    d->loops = kept;
+}
+
+static int add_piece(plan *p, int nest, const alternative *what, domain *d, affine *load)
+{
+    if (p->count == p->room) {
+        int64_t room = p->room ? p->room * 2 : 4;
+        piece *grown = room > MAX_PIECES ? NULL : realloc(p->pieces, (size_t)room * sizeof *grown);
+        if (!grown)
+            return 0;
+        p->pieces = grown;
+        p->room = room;
+    }
+    coalesce(d, load, what->loads);
+    piece *x = &p->pieces[p->count];
+    memset(x, 0, sizeof *x);
+    x->load = malloc((size_t)(what->loads ? what->loads : 1) * sizeof *x->load);
+    if (!x->load)
+        return 0;
+    p->count++;
+    x->what = what;
+    x->nest = nest;
+    int column = d->loops - 1, row = d->loops - 2, transposed = 0;
+    for (int i = 0; i < what->loads && column >= 0 && !transposed; i++) {
+        int64_t inner = load[i].step[column];
+        if (inner == 0 || inner == 1)
+            continue;
+        for (int k = column - 1; k >= 0 && !transposed; k--)
+            if (load[i].step[k] == 1) {
+                row = k;
+                transposed = 1;
+            }
+    }
+    x->columns = column >= 0 ? d->count[column] : 1;
+    x->rows = row >= 0 ? d->count[row] : 1;
+    if (transposed && x->columns > TRANSPOSED_COLUMNS) {
+        x->tile_columns = TRANSPOSED_COLUMNS;
+        x->tile_rows = x->rows < TILE / TRANSPOSED_COLUMNS ? x->rows : TILE / TRANSPOSED_COLUMNS;
+    } else {
+        x->tile_columns = x->columns < TILE ? x->columns : TILE;
+        x->tile_rows = x->tile_columns < x->columns ? 1 : clamp(TILE / x->tile_columns, 1, x->rows);
+    }
+    x->row_tiles = (x->rows + x->tile_rows - 1) / x->tile_rows;
+    x->column_tiles = (x->columns + x->tile_columns - 1) / x->tile_columns;
+    int64_t tiles = x->row_tiles * x->column_tiles;
+    for (int i = -1; i < what->loads; i++) {
+        access *a = i < 0 ? &x->store : &x->load[i];
+        const int64_t *step = i < 0 ? d->step : load[i].step;
+        a->base = i < 0 ? d->base : load[i].base;
+        a->column = column >= 0 ? step[column] : 0;
+        a->row = row >= 0 ? step[row] : 0;
+        int outer = 0;
+        for (int k = 0; k < d->loops; k++)
+            if (k != column && k != row) {
+                a->outer[outer] = step[k];
+                x->outer_count[outer++] = d->count[k];
+            }
+        x->outers = outer;
+    }
+    for (int k = 0; k < x->outers; k++)
+        tiles *= x->outer_count[k];
+    x->first_tile = p->tiles;
+    p->tiles += tiles;
+    return 1;
+}
+
+/* Plans one nest: every element of outputs of shape s, by the alternatives, which share them out among themselves. */
+static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *s, const alternative *alternatives,
+                             int count, const void *frame)
+{
+    int64_t total = elements(s);
+    if (p->nests == MAX_NESTS)
+        return "too many loop nests";
+    p->nest[p->nests++] = *outputs;
+    p->total_elements += total;
+    if (total == 0)
+        return NULL;
+    int64_t room = 64, depth = 0;
+    domain *stack = malloc((size_t)room * sizeof *stack);
+    affine *load = NULL;
+    const char *error = stack ? NULL : "out of memory";
+    for (int a = 0; a < count && !error; a++) {
+        const alternative *what = &alternatives[a];
+        affine *grown = realloc(load, (size_t)(what->loads ? what->loads : 1) * sizeof *load);
+        if (!grown) {
+            error = "out of memory";
+            break;
+        }
+        load = grown;
+        memset(&stack[0], 0, sizeof stack[0]);
+        stack[0].loops = 1;
+        stack[0].count[0] = total;
+        stack[0].step[0] = 1;
+        depth = 1;
+        while (depth > 0 && !error) {
+            domain *d = &stack[depth - 1];
+            verdict v = what->place(d, frame, load);
+            int k = d->at_loop;
+            if (v == DONE) {
+                if (!add_piece(p, p->nests - 1, what, d, load))
+                    error = "too many pieces";
+                depth--;
+            } else if (v == OUTSIDE) {
+                depth--;
+            } else if (v == INVALID) {
+                error = "an index lies outside of its tensor";
+            } else if (v == REFINE) {
+                memmove(&d->count[k + 1], &d->count[k], (size_t)(d->loops - k) * sizeof d->count[0]);
+                memmove(&d->step[k + 1], &d->step[k], (size_t)(d->loops - k) * sizeof d->step[0]);
+                d->count[k] /= d->at;
+                d->count[k + 1] = d->at;
+                d->step[k] *= d->at;
+                d->loops++;
+            } else { /* CUT: the front part goes on top */
+                if (depth == room) {
+                    domain *more = realloc(stack, (size_t)room * 2 * sizeof *stack);
+                    if (!more) {
+                        error = "out of memory";
+                        break;
+                    }
+                    stack = more;
+                    room *= 2;
+                    d = &stack[depth - 1];
+                }
+                stack[depth] = *d;
+                stack[depth].count[k] = d->at;
+                d->base += d->step[k] * d->at;
+                d->count[k] -= d->at;
+                depth++;
+            }
+        }
+    }
+    free(load);
+    free(stack);
+    return error;
+}
+
+static void free_plan(plan *p)
+{
+    if (!p)
+        return;
+    for (int64_t i = 0; i < p->count; i++)
+        free(p->pieces[i].load);
+    free(p->pieces);
+    for (int i = 0; i < p->inputs && p->value; i++)
+        free(p->value[i]);
+    free(p->value);
+    free(p->input_shape);
+    free(p->output_shape);
+    free(p->identity);
+    free(p);
+}
+
+/* Finds the inputs that an output may overwrite: all loads read the very element that the piece stores. */
+static void find_identities(plan *p)
+{
+    for (int i = 0; i < p->inputs; i++)
+        p->identity[i] = p->nests == 1;
+    for (int64_t n = 0; n < p->count; n++) {
+        const piece *x = &p->pieces[n];
+        for (int l = 0; l < x->what->loads; l++) {
+            const access *a = &x->load[l], *b = &x->store;
+            if (a->base != b->base || a->column != b->column || a->row != b->row
+                || memcmp(a->outer, b->outer, sizeof a->outer) != 0)
+                p->identity[x->what->inputs[l]] = 0;
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- packing */
+
+/* Transposes a block of 8 x 8 elements. */
+#define DEFINE_TRANSPOSE(type, name)                                                                                   \
+    static inline void transpose_##name(type *to, int64_t to_row, const type *from, int64_t from_column)               \
+    {                                                                                                                  \
+        type block[8][8];                                                                                              \
+        for (int j = 0; j < 8; j++)                                                                                    \
+            memcpy(block[j], from + j * from_column, sizeof block[j]);                                                 \
+        for (int i = 0; i < 8; i++)                                                                                    \
+            for (int j = 0; j < 8; j++)                                                                                \
+                to[i * to_row + j] = block[j][i];                                                                      \
+    }
+
+DEFINE_TRANSPOSE(uint8_t, pack_1)
+DEFINE_TRANSPOSE(uint16_t, pack_2)
+DEFINE_TRANSPOSE(uint64_t, pack_8)
+
+#if defined(__AVX2__) && (defined(__clang__) || __GNUC__ >= 12)
+/* In registers: pairs, then quadruples, then halves change places. */
+static inline void transpose_pack_4(uint32_t *to, int64_t to_row, const uint32_t *from, int64_t from_column)
+{
+    typedef uint32_t row __attribute__((vector_size(32)));
+    row a[8], b[8];
+    for (int j = 0; j < 8; j++)
+        memcpy(&a[j], from + j * from_column, sizeof a[j]);
+    for (int j = 0; j < 8; j += 2) {
+        b[j] = __builtin_shufflevector(a[j], a[j + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[j + 1] = __builtin_shufflevector(a[j], a[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int j = 0; j < 8; j += 4)
+        for (int k = 0; k < 2; k++) {
+            a[j + 2 * k] = __builtin_shufflevector(b[j + k], b[j + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[j + 2 * k + 1] = __builtin_shufflevector(b[j + k], b[j + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int j = 0; j < 4; j++) {
+        row low = __builtin_shufflevector(a[j], a[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        row high = __builtin_shufflevector(a[j], a[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        memcpy(to + j * to_row, &low, sizeof low);
+        memcpy(to + (j + 4) * to_row, &high, sizeof high);
+    }
+}
+#else
+DEFINE_TRANSPOSE(uint32_t, pack_4)
+#endif
+
+/* Copies rows x columns elements of 1, 2, 4 or 8 bytes; steps in elements. */
+#define DEFINE_PACK(type, name)                                                                                        \
+    static void name(type *to, int64_t to_row, int64_t to_column, const type *from, int64_t from_row,                  \
+                     int64_t from_column, int64_t rows, int64_t columns)                                               \
+    {                                                                                                                  \
+        if (to_column == 1 && from_column == 1) {                                                                      \
+            if (to_row == columns && from_row == columns) {                                                            \
+                memcpy(to, from, (size_t)(rows * columns) * sizeof(type));                                             \
+                return;                                                                                                \
+            }                                                                                                          \
+            if (columns >= 32) {                                                                                       \
+                for (int64_t r = 0; r < rows; r++)                                                                     \
+                    memcpy(to + r * to_row, from + r * from_row, (size_t)columns * sizeof(type));                      \
+                return;                                                                                                \
+            }                                                                                                          \
+            for (int64_t r = 0; r < rows; r++)                                                                         \
+                for (int64_t c = 0; c < columns; c++)                                                                  \
+                    to[r * to_row + c] = from[r * from_row + c];                                                       \
+        } else if (to_column == 1 && from_column == 0) {                                                               \
+            for (int64_t r = 0; r < rows; r++) {                                                                       \
+                type value = from[r * from_row];                                                                       \
+                for (int64_t c = 0; c < columns; c++)                                                                  \
+                    to[r * to_row + c] = value;                                                                        \
+            }                                                                                                          \
+        } else if (to_column == 1 && from_row == 1) {                                                                  \
+            int64_t r = 0;                                                                                             \
+            for (; r + 8 <= rows; r += 8) {                                                                            \
+                int64_t c = 0;                                                                                         \
+                for (; c + 8 <= columns; c += 8)                                                                       \
+                    transpose_##name(to + r * to_row + c, to_row, from + c * from_column + r, from_column);            \
+                for (; c < columns; c++)                                                                               \
+                    for (int i = 0; i < 8; i++)                                                                        \
+                        to[(r + i) * to_row + c] = from[c * from_column + r + i];                                      \
+            }                                                                                                          \
+            for (; r < rows; r++)                                                                                      \
+                for (int64_t c = 0; c < columns; c++)                                                                  \
+                    to[r * to_row + c] = from[c * from_column + r];                                                    \
+        } else {                                                                                                       \
+            for (int64_t r = 0; r < rows; r++)                                                                         \
+                for (int64_t c = 0; c < columns; c++)                                                                  \
+                    to[r * to_row + c * to_column] = from[r * from_row + c * from_column];                             \
+        }                                                                                                              \
+    }
+
+DEFINE_PACK(uint8_t, pack_1)
+DEFINE_PACK(uint16_t, pack_2)
+DEFINE_PACK(uint32_t, pack_4)
+DEFINE_PACK(uint64_t, pack_8)
+
+static void pack(int bytes, void *to, int64_t to_row, int64_t to_column, const void *from, int64_t from_row,
+                 int64_t from_column, int64_t rows, int64_t columns)
+{
+    if (bytes == 4)
+        pack_4(to, to_row, to_column, from, from_row, from_column, rows, columns);
+    else if (bytes == 1)
+        pack_1(to, to_row, to_column, from, from_row, from_column, rows, columns);
+    else if (bytes == 2)
+        pack_2(to, to_row, to_column, from, from_row, from_column, rows, columns);
+    else
+        pack_8(to, to_row, to_column, from, from_row, from_column, rows, columns);
+}
+
+/* ---------------------------------------------------------------- running */
+
+enum { MAX_OPERANDS = 32 }; /* loads and stores of a nest */
+
+static int is_flat(const access *a, int64_t rows, int64_t columns)
+{
+    return (a->column == 1 || columns == 1) && (rows == 1 || a->row == columns);
+}
+
+/* Runs tiles [begin, end) of the plan. inputs and outputs: data pointers. */
+static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *const *inputs, void *const *outputs)
+{
+    static __thread __attribute__((aligned(64))) unsigned char buffer[MAX_OPERANDS][TILE * 8];
+    int64_t low = 0, high = p->count - 1;
+    while (low < high) { /* the piece that holds tile `begin` */
+        int64_t middle = (low + high + 1) / 2;
+        if (p->pieces[middle].first_tile <= begin)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    for (int64_t tile = begin; tile < end; low++) {
+        const piece *x = &p->pieces[low];
+        const alternative *what = x->what;
+        const nest_outputs *to = &p->nest[x->nest];
+        int64_t last = low + 1 < p->count ? p->pieces[low + 1].first_tile : p->tiles;
+        if (last > end)
+            last = end;
+        const unsigned char *packed[MAX_OPERANDS] = {0};
+        int64_t packed_rows = 0, packed_columns = 0;
+        for (; tile < last; tile++) {
+            int64_t t = tile - x->first_tile;
+            int64_t c0 = t % x->column_tiles * x->tile_columns;
+            t /= x->column_tiles;
+            int64_t r0 = t % x->row_tiles * x->tile_rows;
+            t /= x->row_tiles;
+            int64_t counter[MAX_LOOPS];
+            for (int k = x->outers - 1; k >= 0; k--) {
+                counter[k] = t % x->outer_count[k];
+                t /= x->outer_count[k];
+            }
+            int64_t columns = x->columns - c0 < x->tile_columns ? x->columns - c0 : x->tile_columns;
+            int64_t rows = x->rows - r0 < x->tile_rows ? x->rows - r0 : x->tile_rows;
+            if (rows != packed_rows || columns != packed_columns)
+                memset(packed, 0, sizeof packed);
+            packed_rows = rows;
+            packed_columns = columns;
+            int64_t at = x->store.base + r0 * x->store.row + c0 * x->store.column;
+            for (int k = 0; k < x->outers; k++)
+                at += counter[k] * x->store.outer[k];
+            const void *loads[MAX_OPERANDS];
+            for (int i = 0; i < what->loads; i++) {
+                const access *a = &x->load[i];
+                int64_t from = a->base + r0 * a->row + c0 * a->column;
+                for (int k = 0; k < x->outers; k++)
+                    from += counter[k] * a->outer[k];
+                int bytes = what->input_bytes[i];
+                const unsigned char *source = (const unsigned char *)inputs[what->inputs[i]] + from * bytes;
+                if (!what->compute) {
+                    pack(bytes, (unsigned char *)outputs[to->outputs[0]] + at * bytes, x->store.row, x->store.column,
+                         source, a->row, a->column, rows, columns);
+                } else if (what->once[i] || is_flat(a, rows, columns)) {
+                    loads[i] = source;
+                } else {
+                    if (packed[i] != source)
+                        pack(bytes, buffer[i], columns, 1, source, a->row, a->column, rows, columns);
+                    packed[i] = source;
+                    loads[i] = buffer[i];
+                }
+            }
+            if (!what->compute)
+                continue;
+            void *stores[MAX_OPERANDS];
+            int flat = is_flat(&x->store, rows, columns);
+            for (int i = 0; i < to->stores; i++)
+                stores[i] = flat ? (void *)((unsigned char *)outputs[to->outputs[i]] + at * to->output_bytes[i])
+                                 : (void *)buffer[what->loads + i];
+            what->compute(rows * columns, loads, stores);
+            for (int i = 0; i < to->stores && !flat; i++)
+                pack(to->output_bytes[i], (unsigned char *)outputs[to->outputs[i]] + at * to->output_bytes[i],
+                     x->store.row, x->store.column, stores[i], columns, 1, rows, columns);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+/* The library: a table of generated kernels as onnxruntime custom operators in domain graphopt.fused. */
+
+typedef struct {
+    const char *name;
+    int inputs, outputs;
+    const int *input_types, *output_types; /* ONNX element types */
+    const unsigned char *structural;       /* inputs whose int values the plan depends on: 4 or 8 bytes an element; 0 */
+    const int *overwrites;                 /* for each output the input whose storage it may take; -1 for none */
+    int cost;                              /* rough operations per element, to decide when threads pay */
+    const char *(*make_plan)(plan *p, const shape *in, const int64_t *const *value);
+} kernel;
+
+extern const kernel KERNELS[];
+extern const int KERNEL_COUNT;
+
+enum { MAX_INPUTS = 64, MAX_OUTPUTS = 32, SEQUENTIAL_WORK = 1 << 16, CHUNK_WORK = 1 << 15, KEPT_PLANS = 32 };
+
+typedef struct {
+    OrtCustomOp op; /* first, so that onnxruntime's pointer is ours */
+    const kernel *what;
+} custom_operator;
+
+/* One node of a session. Plans are only ever added, so a run may read the list while another adds to it. */
+typedef struct {
+    const OrtApi *api;
+    const kernel *what;
+    plan *plans;
+    int kept;
+    const OrtValue *constant[MAX_INPUTS];
+    const void *constant_data[MAX_INPUTS];
+} fused_node;
+
+static int has_shape_reference;
+
+#define RETURN_ON_ERROR(call)                                                                                          \
+    do {                                                                                                               \
+        OrtStatus *status_ = (call);                                                                                   \
+        if (status_)                                                                                                   \
+            return status_;                                                                                            \
+    } while (0)
+
+static OrtStatus *read_shape(const OrtApi *api, const OrtValue *value, shape *s)
+{
+    size_t rank = 0;
+    OrtStatus *status = go_tensor_shape(api, has_shape_reference, value, s->size, MAX_RANK, &rank);
+    s->rank = (int)rank;
+    return status;
+}
+
+static int64_t structural_at(int bytes, const void *data, int64_t i)
+{
+    return bytes == 4 ? (int64_t)((const int32_t *)data)[i] : ((const int64_t *)data)[i];
+}
+
+static int plan_fits(const plan *p, const kernel *k, const shape *in, const void *const *data)
+{
+    for (int i = 0; i < k->inputs; i++) {
+        if (!same_shape(&p->input_shape[i], &in[i]))
+            return 0;
+        if (k->structural[i])
+            for (int64_t e = 0, n = elements(&in[i]); e < n; e++)
+                if (p->value[i][e] != structural_at(k->structural[i], data[i], e))
+                    return 0;
+    }
+    return 1;
+}
+
+static plan *new_plan(const kernel *k, const shape *in, const void *const *data)
+{
+    plan *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->inputs = k->inputs;
+    p->outputs = k->outputs;
+    p->input_shape = malloc(sizeof(shape) * (size_t)(k->inputs + 1));
+    p->output_shape = calloc((size_t)k->outputs + 1, sizeof(shape));
+    p->identity = calloc((size_t)k->inputs + 1, 1);
+    p->value = calloc((size_t)k->inputs + 1, sizeof *p->value);
+    if (!p->input_shape || !p->output_shape || !p->identity || !p->value) {
+        free_plan(p);
+        return NULL;
+    }
+    for (int i = 0; i < k->inputs; i++) {
+        p->input_shape[i] = in[i];
+        if (!k->structural[i])
+            continue;
+        int64_t n = elements(&in[i]);
+        p->value[i] = malloc(sizeof(int64_t) * (size_t)(n + 1));
+        if (!p->value[i]) {
+            free_plan(p);
+            return NULL;
+        }
+        for (int64_t e = 0; e < n; e++)
+            p->value[i][e] = structural_at(k->structural[i], data[i], e);
+    }
+    p->error = k->make_plan(p, in, (const int64_t *const *)p->value);
+    find_identities(p);
+    return p;
+}
+
+typedef struct {
+    const plan *p;
+    const void *const *inputs;
+    void *const *outputs;
+    int64_t chunk;
+} job;
+
+static void run_chunk(void *data, size_t index)
+{
+    const job *j = data;
+    int64_t begin = (int64_t)index * j->chunk, end = begin + j->chunk;
+    run_tiles(j->p, begin, end < j->p->tiles ? end : j->p->tiles, j->inputs, j->outputs);
+}
+
+static OrtStatus *compute_node(void *state, OrtKernelContext *context)
+{
+    fused_node *node = state;
+    const OrtApi *api = node->api;
+    const kernel *k = node->what;
+    shape in[MAX_INPUTS];
+    const void *data[MAX_INPUTS];
+    void *out[MAX_OUTPUTS];
+    for (int i = 0; i < k->inputs; i++) {
+        const OrtValue *value = node->constant[i];
+        data[i] = node->constant_data[i];
+        if (!value) {
+            RETURN_ON_ERROR(go_input(api, context, (size_t)i, &value));
+            RETURN_ON_ERROR(go_tensor_const_data(api, value, &data[i]));
+        }
+        RETURN_ON_ERROR(read_shape(api, value, &in[i]));
+    }
+    plan *p = __atomic_load_n(&node->plans, __ATOMIC_ACQUIRE), *own = NULL;
+    while (p && !plan_fits(p, k, in, data))
+        p = p->next;
+    if (!p) {
+        p = new_plan(k, in, data);
+        if (!p)
+            return go_status(api, GO_ORT_RUNTIME_EXCEPTION, "out of memory");
+        if (__atomic_fetch_add(&node->kept, 1, __ATOMIC_RELAXED) < KEPT_PLANS) {
+            p->next = __atomic_load_n(&node->plans, __ATOMIC_RELAXED);
+            while (!__atomic_compare_exchange_n(&node->plans, &p->next, p, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+                ;
+        } else {
+            own = p;
+        }
+    }
+    OrtStatus *status = NULL;
+    if (p->error)
+        status = go_status(api, GO_ORT_INVALID_ARGUMENT, p->error);
+    for (int o = 0; o < k->outputs && !status; o++) {
+        OrtValue *value = NULL;
+        status = go_output(api, context, (size_t)o, p->output_shape[o].size, (size_t)p->output_shape[o].rank, &value);
+        if (!status)
+            status = go_tensor_data(api, value, &out[o]);
+    }
+    /* an output in the storage of an input that is not read element by element: read from a copy */
+    void *copies[MAX_OUTPUTS];
+    int copied = 0;
+    for (int o = 0; o < k->outputs && !status && p->tiles > 0; o++) {
+        int i = k->overwrites[o];
+        if (i < 0 || out[o] != data[i] || p->identity[i] || copied == MAX_OUTPUTS)
+            continue;
+        size_t bytes = (size_t)elements(&in[i]) * 8; /* at most: the element size is not needed */
+        bytes = bytes / 8 * (size_t)(k->input_types[i] == GO_DTYPE_DOUBLE || k->input_types[i] == GO_DTYPE_INT64
+                                             || k->input_types[i] == GO_DTYPE_UINT64
+                                         ? 8
+                                     : k->input_types[i] == GO_DTYPE_FLOAT || k->input_types[i] == GO_DTYPE_INT32
+                                             || k->input_types[i] == GO_DTYPE_UINT32
+                                         ? 4
+                                     : k->input_types[i] == GO_DTYPE_FLOAT16 || k->input_types[i] == GO_DTYPE_INT16
+                                             || k->input_types[i] == GO_DTYPE_UINT16
+                                         ? 2
+                                         : 1);
+        void *copy = malloc(bytes ? bytes : 1);
+        if (!copy) {
+            status = go_status(api, GO_ORT_RUNTIME_EXCEPTION, "out of memory");
+            break;
+        }
+        memcpy(copy, data[i], bytes);
+        data[i] = copies[copied++] = copy;
+    }
+    if (!status && p->tiles > 0) {
+        int64_t work = p->total_elements * k->cost;
+        if (work < SEQUENTIAL_WORK || p->tiles == 1) {
+            run_tiles(p, 0, p->tiles, data, out);
+        } else {
+            job j = {p, data, out, 1};
+            j.chunk = p->tiles * CHUNK_WORK / work + 1;
+            int64_t chunks = (p->tiles + j.chunk - 1) / j.chunk;
+            status = go_parallel_for(api, context, run_chunk, (size_t)chunks, 0, &j);
+        }
+    }
+    for (int i = 0; i < copied; i++)
+        free(copies[i]);
+    free_plan(own);
+    return status;
+}
+
+static OrtStatus *create_node(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **state)
+{
+    fused_node *node = calloc(1, sizeof *node);
+    if (!node)
+        return go_status(api, GO_ORT_RUNTIME_EXCEPTION, "out of memory");
+    node->api = api;
+    node->what = ((const custom_operator *)op)->what;
+    for (int i = 0; i < node->what->inputs; i++) {
+        int constant = 0;
+        const OrtValue *value = NULL;
+        OrtStatus *status = go_info_constant_input(api, info, (size_t)i, &constant, &value);
+        if (!status && constant)
+            status = go_tensor_const_data(api, value, &node->constant_data[i]);
+        if (status) {
+            free(node);
+            return status;
+        }
+        node->constant[i] = constant ? value : NULL;
+    }
+    *state = node;
+    return NULL;
+}
+
+static void destroy_node(void *state)
+{
+    fused_node *node = state;
+    for (plan *p = node->plans, *next; p; p = next) {
+        next = p->next;
+        free_plan(p);
+    }
+    free(node);
+}
+
+static const kernel *kernel_of(const OrtCustomOp *op) { return ((const custom_operator *)op)->what; }
+static const char *operator_name(const OrtCustomOp *op) { return kernel_of(op)->name; }
+static const char *operator_provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
+static size_t operator_inputs(const OrtCustomOp *op) { return (size_t)kernel_of(op)->inputs; }
+static size_t operator_outputs(const OrtCustomOp *op) { return (size_t)kernel_of(op)->outputs; }
+static int operator_version(const OrtCustomOp *op) { return (void)op, 1; }
+static int operator_arity(const OrtCustomOp *op) { return (void)op, 0; }
+
+static ONNXTensorElementDataType operator_input_type(const OrtCustomOp *op, size_t i)
+{
+    return (ONNXTensorElementDataType)kernel_of(op)->input_types[i];
+}
+
+static ONNXTensorElementDataType operator_output_type(const OrtCustomOp *op, size_t i)
+{
+    return (ONNXTensorElementDataType)kernel_of(op)->output_types[i];
+}
+
+static OrtCustomOpInputOutputCharacteristic operator_operand(const OrtCustomOp *op, size_t i)
+{
+    return (void)op, (void)i, GO_ARG_REQUIRED;
+}
+
+static OrtMemType operator_memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, GO_MEM_DEFAULT; }
+
+/* onnxruntime does not say which operator it asks for, so each pair (input, 0) has a function of its own. */
+#define DEFINE_OVERWRITE(number)                                                                                       \
+    static size_t overwrite_##number(int **inputs, int **outputs)                                                      \
+    {                                                                                                                  \
+        static int input = number, output = 0;                                                                         \
+        *inputs = &input;                                                                                              \
+        *outputs = &output;                                                                                            \
+        return 1;                                                                                                      \
+    }
+DEFINE_OVERWRITE(0)
+DEFINE_OVERWRITE(1)
+DEFINE_OVERWRITE(2)
+DEFINE_OVERWRITE(3)
+static size_t (*const OVERWRITE[])(int **, int **) = {overwrite_0, overwrite_1, overwrite_2, overwrite_3};
+static void release_overwrite(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
+
+static OrtCustomOpDomain *fused_domain;
+static const OrtApi *domain_api;
+static pthread_mutex_t domain_lock = PTHREAD_MUTEX_INITIALIZER;
+
+__attribute__((destructor)) static void release_fused_domain(void)
+{
+    if (fused_domain)
+        go_release_domain(domain_api, fused_domain);
+}
+
+static OrtStatus *make_domain(const OrtApi *api)
+{
+    static custom_operator operators[MAX_KERNELS];
+    OrtCustomOpDomain *domain = NULL;
+    RETURN_ON_ERROR(go_create_domain(api, "graphopt.fused", &domain));
+    for (int i = 0; i < KERNEL_COUNT; i++) {
+        custom_operator *c = &operators[i];
+        c->what = &KERNELS[i];
+        c->op.version = GRAPHOPT_ORT_API_VERSION;
+        c->op.GetName = operator_name;
+        c->op.GetExecutionProviderType = operator_provider;
+        c->op.GetInputType = operator_input_type;
+        c->op.GetInputTypeCount = operator_inputs;
+        c->op.GetOutputType = operator_output_type;
+        c->op.GetOutputTypeCount = operator_outputs;
+        c->op.KernelDestroy = destroy_node;
+        c->op.GetInputCharacteristic = operator_operand;
+        c->op.GetOutputCharacteristic = operator_operand;
+        c->op.GetInputMemoryType = operator_memory;
+        c->op.GetVariadicInputMinArity = operator_arity;
+        c->op.GetVariadicInputHomogeneity = operator_arity;
+        c->op.GetVariadicOutputMinArity = operator_arity;
+        c->op.GetVariadicOutputHomogeneity = operator_arity;
+        c->op.CreateKernelV2 = create_node;
+        c->op.KernelComputeV2 = compute_node;
+        c->op.GetStartVersion = operator_version;
+        int overwritten = KERNELS[i].overwrites[0];
+        if (overwritten >= 0 && overwritten < (int)(sizeof OVERWRITE / sizeof OVERWRITE[0])) {
+            c->op.GetMayInplace = OVERWRITE[overwritten];
+            c->op.ReleaseMayInplace = release_overwrite;
+        }
+        OrtStatus *status = go_domain_add_op(api, domain, &c->op);
+        if (status) {
+            go_release_domain(api, domain);
+            return status;
+        }
+    }
+    fused_domain = domain;
+    domain_api = api;
+    return NULL;
+}
+
+/* The entry point that SessionOptions.register_custom_ops_library looks for. */
+GO_ORT_EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
+{
+    const OrtApi *oldest = base->GetApi(1);
+    if (go_runtime_api_version(base) < (int)GRAPHOPT_ORT_API_VERSION)
+        return go_status(oldest, GO_ORT_NOT_IMPLEMENTED, "graphopt kernels need onnxruntime 1.18 or newer");
+    const char *missing = missing_instructions();
+    if (missing)
+        return go_status(oldest, GO_ORT_NOT_IMPLEMENTED, missing);
+    const OrtApi *api = base->GetApi(GRAPHOPT_ORT_API_VERSION);
+    has_shape_reference = go_runtime_api_version(base) >= GO_ORT_SINCE_SHAPE_REFERENCE;
+    pthread_mutex_lock(&domain_lock);
+    OrtStatus *status = fused_domain ? NULL : make_domain(api);
+    pthread_mutex_unlock(&domain_lock);
+    return status ? status : go_options_add_domain(api, options, fused_domain);
+}

@@ -1,0 +1,255 @@
+/* Scalar functions of the generated kernels.
+ *
+ * The float32 ones are branch-free polynomials, so that the compiler vectorises the loops that call them. Errors are
+ * stated in units in the last place (ULP) and checked by tests against the double-precision functions of libm.
+ */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__clang__)
+#define VECTORISED _Pragma("clang loop vectorize(enable) interleave(enable)")
+#elif defined(__GNUC__)
+#define VECTORISED _Pragma("GCC ivdep")
+#else
+#define VECTORISED
+#endif
+
+#define ALWAYS static inline __attribute__((always_inline, unused))
+
+/* A fused multiply-add where the machine has one, two roundings elsewhere: exactness is not relied on. */
+#if defined(__FMA__) || defined(__aarch64__)
+#define MULTIPLY_ADD(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+#endif
+
+ALWAYS float bits_to_float(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+ALWAYS uint32_t float_to_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* ---------------------------------------------------------------- 16-bit floats */
+
+ALWAYS float half_to_float(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, magnitude = h & 0x7fff;
+    uint32_t normal = (magnitude << 13) + 0x38000000u;
+    float subnormal = (float)(int32_t)magnitude * 5.9604644775390625e-8f; /* 2^-24 */
+    uint32_t special = (magnitude << 13) | 0x7f800000u;
+    uint32_t bits = magnitude >= 0x7c00 ? special : magnitude >= 0x400 ? normal : float_to_bits(subnormal);
+    return bits_to_float(bits | sign);
+}
+
+/* Round to nearest, ties to even. */
+ALWAYS uint16_t float_to_half(float x)
+{
+    uint32_t bits = float_to_bits(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+    uint32_t normal = (magnitude - 0x38000000u + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    /* adding 0.5 puts the unit of a subnormal half (2^-24) at the last bit of the sum */
+    uint32_t subnormal = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
+    uint32_t special = magnitude > 0x7f800000u ? 0x7e00 : 0x7c00;
+    uint32_t half = magnitude >= 0x47800000u ? special : magnitude >= 0x38800000u ? normal : subnormal;
+    return (uint16_t)(half | sign);
+}
+
+ALWAYS float bfloat_to_float(uint16_t b) { return bits_to_float((uint32_t)b << 16); }
+
+ALWAYS uint16_t float_to_bfloat(float x)
+{
+    uint32_t bits = float_to_bits(x);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000u ? (bits >> 16) | 0x40 : rounded);
+}
+
+/* ---------------------------------------------------------------- float32 */
+
+/* e^x. Error below 2 ULP. */
+ALWAYS float exp_f32(float x)
+{
+    float limited = x > 89.0f ? 89.0f : x < -104.0f ? -104.0f : x;
+    limited = x != x ? 0.0f : limited;
+    float scaled = MULTIPLY_ADD(limited, 1.44269504f, 12582912.0f); /* rounds to the nearest integer */
+    float n = scaled - 12582912.0f;
+    float r = MULTIPLY_ADD(n, -0.693359375f, limited);
+    r = MULTIPLY_ADD(n, 2.12194440e-4f, r);
+    float p = 1.9875691500e-4f;
+    p = MULTIPLY_ADD(p, r, 1.3981999507e-3f);
+    p = MULTIPLY_ADD(p, r, 8.3334519073e-3f);
+    p = MULTIPLY_ADD(p, r, 4.1665795894e-2f);
+    p = MULTIPLY_ADD(p, r, 1.6666665459e-1f);
+    p = MULTIPLY_ADD(p, r, 5.0000001201e-1f);
+    p = MULTIPLY_ADD(p, r * r, r) + 1.0f;
+    int32_t e = (int32_t)n, half = e / 2; /* two factors, so that the extremes neither overflow nor vanish too soon */
+    float y = p * bits_to_float((uint32_t)(half + 127) << 23) * bits_to_float((uint32_t)(e - half + 127) << 23);
+    return x != x ? x : y;
+}
+
+/* Natural logarithm. Error below 2 ULP. */
+ALWAYS float log_f32(float x)
+{
+    float scaled = x < FLT_MIN ? x * 8388608.0f : x; /* subnormals times 2^23 */
+    uint32_t bits = float_to_bits(scaled) - 0x3f3504f3u; /* from sqrt(1/2) */
+    int32_t e = (int32_t)bits >> 23;
+    float m = bits_to_float((bits & 0x007fffff) + 0x3f3504f3u);
+    float n = (float)e - (x < FLT_MIN ? 23.0f : 0.0f);
+    float r = m - 1.0f, z = r * r;
+    float p = 7.0376836292e-2f;
+    p = MULTIPLY_ADD(p, r, -1.1514610310e-1f);
+    p = MULTIPLY_ADD(p, r, 1.1676998740e-1f);
+    p = MULTIPLY_ADD(p, r, -1.2420140846e-1f);
+    p = MULTIPLY_ADD(p, r, 1.4249322787e-1f);
+    p = MULTIPLY_ADD(p, r, -1.6668057665e-1f);
+    p = MULTIPLY_ADD(p, r, 2.0000714765e-1f);
+    p = MULTIPLY_ADD(p, r, -2.4999993993e-1f);
+    p = MULTIPLY_ADD(p, r, 3.3333331174e-1f);
+    float y = p * r * z;
+    y = MULTIPLY_ADD(n, -2.12194440e-4f, y);
+    y = MULTIPLY_ADD(z, -0.5f, y);
+    y = MULTIPLY_ADD(n, 0.693359375f, r + y);
+    y = x > FLT_MAX ? x : y;
+    y = x == 0.0f ? -INFINITY : y;
+    return x >= 0.0f ? y : NAN;
+}
+
+/* log(1 + x) for x >= 0, as softplus needs it. */
+ALWAYS float log_one_plus_f32(float x)
+{
+    float sum = 1.0f + x, lost = (sum - 1.0f) - x;
+    float y = log_f32(sum) - lost / sum;
+    return x > FLT_MAX ? x : y;
+}
+
+ALWAYS float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
+
+/* Hyperbolic tangent. Error below 3 ULP. */
+ALWAYS float tanh_f32(float x)
+{
+    float magnitude = x < 0.0f ? -x : x, z = x * x;
+    float p = -5.70498872745e-3f;
+    p = MULTIPLY_ADD(p, z, 2.06390887954e-2f);
+    p = MULTIPLY_ADD(p, z, -5.37397155531e-2f);
+    p = MULTIPLY_ADD(p, z, 1.33314422036e-1f);
+    p = MULTIPLY_ADD(p, z, -3.33332819422e-1f);
+    float small = MULTIPLY_ADD(p * z, x, x);
+    float large = 1.0f - 2.0f / (exp_f32(magnitude + magnitude) + 1.0f);
+    large = x < 0.0f ? -large : large;
+    return magnitude < 0.625f ? small : large;
+}
+
+ALWAYS float softplus_f32(float x)
+{
+    float magnitude = x < 0.0f ? -x : x;
+    return (x > 0.0f ? x : x != x ? x : 0.0f) + log_one_plus_f32(exp_f32(-magnitude));
+}
+
+/* Error function. Error below 3 ULP: a polynomial in x^2 near zero, 1 - exp(polynomial) beyond. */
+ALWAYS float erf_f32(float x)
+{
+    float magnitude = x < 0.0f ? -x : x, z = x * x;
+    float p = 8.397801866522059e-05f;
+    p = MULTIPLY_ADD(p, z, -0.0008149807108566165f);
+    p = MULTIPLY_ADD(p, z, 0.005201715975999832f);
+    p = MULTIPLY_ADD(p, z, -0.026859702542424202f);
+    p = MULTIPLY_ADD(p, z, 0.11283701658248901f);
+    p = MULTIPLY_ADD(p, z, -0.37612634897232056f);
+    float small = MULTIPLY_ADD(p * z, x, x * 1.128379225730896f);
+    float t = magnitude > 4.0f ? 4.0f : magnitude;
+    float q = -5.028422833674995e-07f;
+    q = MULTIPLY_ADD(q, t, -1.4578050468116999e-05f);
+    q = MULTIPLY_ADD(q, t, 0.00039830541936680675f);
+    q = MULTIPLY_ADD(q, t, -0.004058853257447481f);
+    q = MULTIPLY_ADD(q, t, 0.024906275793910027f);
+    q = MULTIPLY_ADD(q, t, -0.10802615433931351f);
+    q = MULTIPLY_ADD(q, t, -0.6335323452949524f);
+    q = MULTIPLY_ADD(q, t, -1.1294389963150024f);
+    q = MULTIPLY_ADD(q, t, 0.00016132957534864545f);
+    float large = 1.0f - exp_f32(q);
+    large = x < 0.0f ? -large : large;
+    return x != x ? x : magnitude < 0.921875f ? small : large;
+}
+
+/* Integer division and remainder without undefined cases: by zero gives 0, the smallest by -1 wraps. */
+#define DEFINE_DIVISION(type, name, is_signed)                                                                         \
+    ALWAYS type divide_##name(type a, type b)                                                                          \
+    {                                                                                                                  \
+        if (b == 0)                                                                                                    \
+            return 0;                                                                                                  \
+        return is_signed && b == (type)-1 ? (type)(0 - (uint64_t)a) : (type)(a / b);                                   \
+    }                                                                                                                  \
+    ALWAYS type modulo_##name(type a, type b) /* sign of the divisor */                                                \
+    {                                                                                                                  \
+        if (b == 0 || (is_signed && b == (type)-1))                                                                    \
+            return 0;                                                                                                  \
+        type r = (type)(a % b);                                                                                        \
+        return is_signed && r != 0 && (r < 0) != (b < 0) ? (type)(r + b) : r;                                          \
+    }                                                                                                                  \
+    ALWAYS type remainder_##name(type a, type b) /* sign of the dividend */                                            \
+    {                                                                                                                  \
+        return b == 0 || (is_signed && b == (type)-1) ? 0 : (type)(a % b);                                             \
+    }                                                                                                                  \
+    ALWAYS type power_##name(type a, type b)                                                                           \
+    {                                                                                                                  \
+        uint64_t y = 1, x = (uint64_t)a;                                                                               \
+        if (is_signed && b < 0)                                                                                        \
+            return a == 1 ? 1 : a == (type)-1 ? (b % 2 == 0 ? 1 : (type)-1) : 0;                                       \
+        for (uint64_t e = (uint64_t)b; e; e >>= 1, x *= x)                                                             \
+            if (e & 1)                                                                                                 \
+                y *= x;                                                                                                \
+        return (type)y;                                                                                                \
+    }
+DEFINE_DIVISION(int8_t, i8, 1)
+DEFINE_DIVISION(int16_t, i16, 1)
+DEFINE_DIVISION(int32_t, i32, 1)
+DEFINE_DIVISION(int64_t, i64, 1)
+DEFINE_DIVISION(uint8_t, u8, 0)
+DEFINE_DIVISION(uint16_t, u16, 0)
+DEFINE_DIVISION(uint32_t, u32, 0)
+DEFINE_DIVISION(uint64_t, u64, 0)
+
+/* Float to integer: what does not fit becomes the smallest value, as x86 does it; narrower types keep the low bits. */
+ALWAYS int32_t to_i32(double x) { return x > -2147483649.0 && x < 2147483648.0 ? (int32_t)x : INT32_MIN; }
+ALWAYS int32_t float_to_i32(float x) { return x >= -2147483648.0f && x < 2147483648.0f ? (int32_t)x : INT32_MIN; }
+ALWAYS int64_t to_i64(double x)
+{
+    return x >= -9223372036854775808.0 && x < 9223372036854775808.0 ? (int64_t)x : INT64_MIN;
+}
+ALWAYS uint64_t to_u64(double x)
+{
+    return x >= 9223372036854775808.0 && x < 18446744073709551616.0
+               ? (uint64_t)(x - 9223372036854775808.0) + (UINT64_C(1) << 63)
+               : (uint64_t)to_i64(x);
+}
+
+/* Bounds; on floats a NaN operand gives NaN. Two selections in a row: gcc does not vectorise the same as one test. */
+#define DEFINE_BOUNDS(type, name)                                                                                      \
+    ALWAYS type maximum_##name(type a, type b)                                                                         \
+    {                                                                                                                  \
+        type bound = a > b ? a : b;                                                                                    \
+        return a != a ? a : bound;                                                                                     \
+    }                                                                                                                  \
+    ALWAYS type minimum_##name(type a, type b)                                                                         \
+    {                                                                                                                  \
+        type bound = a < b ? a : b;                                                                                    \
+        return a != a ? a : bound;                                                                                     \
+    }
+DEFINE_BOUNDS(float, f32)
+DEFINE_BOUNDS(double, f64)
+DEFINE_BOUNDS(int8_t, i8)
+DEFINE_BOUNDS(int16_t, i16)
+DEFINE_BOUNDS(int32_t, i32)
+DEFINE_BOUNDS(int64_t, i64)
+DEFINE_BOUNDS(uint8_t, u8)
+DEFINE_BOUNDS(uint16_t, u16)
+DEFINE_BOUNDS(uint32_t, u32)
+DEFINE_BOUNDS(uint64_t, u64)

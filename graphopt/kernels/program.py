@@ -1,0 +1,159 @@
+"""The loop program: a pattern as values over index spaces, before it becomes C.
+
+A program is a list of values in single-assignment order. An *input* is a tensor in memory. A *map* computes each
+element from one element of each (broadcast) operand. A *view* moves elements by an index map. ``check`` is the
+specification: what it accepts, the emitter turns into C.
+"""
+
+from dataclasses import dataclass
+
+from graphopt.kernels.scalar import PRIMITIVES, STORAGE
+from graphopt.operators.lowering import Call, Concat, Expression, Gather, IndexMap, Literal, Operand, Pad, Transpose
+
+MAX_RANK = 8
+MAX_INPUTS = 64
+MAX_OUTPUTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Tensor number ``position`` of the call.
+
+    Attributes:
+        structural: the plan reads its integers.
+        once: it has one element in every example, so it is read outside of the loop.
+    """
+
+    position: int
+    dtype: str
+    structural: bool = False
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """One element of the result from one element of each operand; ``operands`` are values by slot, -1 where absent."""
+
+    expression: Expression
+    operands: tuple[int, ...]
+    dtype: str
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Elements of the operands through an index map; ``values`` are the operands by slot that the plan reads."""
+
+    index_map: IndexMap
+    operands: tuple[int, ...]
+    values: tuple[int, ...]
+    dtype: str
+    origin: str
+
+
+Value = Input | Map | View
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A kernel before it is C.
+
+    Attributes:
+        name: C identifier and operator type.
+        values: in single-assignment order.
+        outputs: value of each output.
+        groups: outputs that had the same shape in every example, so that one nest computes them together.
+        overwrites: input whose storage output 0 may take; -1 for none.
+        comment: lines that say what it computes, for the reader of the C.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    outputs: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+    overwrites: int
+    comment: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The program's inputs by position."""
+        return tuple(value for value in self.values if isinstance(value, Input))
+
+
+def check(program: Program) -> list[str]:
+    """What is wrong with a program, one line each; empty for a valid one."""
+    wrong: list[str] = []
+    if not program.name.isidentifier() or not program.name.isascii():
+        wrong.append(f"name {program.name!r} is no identifier")
+    if [value.position for value in program.inputs] != list(range(len(program.inputs))):
+        wrong.append("inputs are not in order")
+    if len(program.inputs) > MAX_INPUTS or len(program.outputs) > MAX_OUTPUTS:
+        wrong.append("too many inputs or outputs")
+    if not program.outputs:
+        wrong.append("no outputs")
+    if sorted(output for group in program.groups for output in group) != list(range(len(program.outputs))):
+        wrong.append("groups do not partition the outputs")
+    for index, value in enumerate(program.values):
+        where = f"value {index}"
+        if value.dtype not in STORAGE:
+            wrong.append(f"{where}: no kernels for element type {value.dtype or 'unknown'}")
+        if isinstance(value, Input):
+            continue
+        if any(operand >= index for operand in value.operands):
+            wrong.append(f"{where}: operand is not computed before it")
+            continue
+        if isinstance(value, Map):
+            wrong += [f"{where}: {line}" for line in _check_expression(value, program)]
+        else:
+            wrong += [f"{where}: {line}" for line in _check_view(value, program)]
+    wrong += [f"output {value} is not a value" for value in program.outputs if value >= len(program.values)]
+    return wrong
+
+
+def _check_expression(value: Map, program: Program) -> list[str]:
+    wrong: list[str] = []
+
+    def visit(expression: Expression) -> None:
+        if isinstance(expression, Operand):
+            slot = expression.slot
+            if slot >= len(value.operands) or value.operands[slot] < 0:
+                wrong.append(f"slot {slot} is absent")
+            elif program.values[value.operands[slot]].dtype != expression.dtype:
+                wrong.append(f"slot {slot} is not {expression.dtype}")
+        elif isinstance(expression, Call):
+            if expression.primitive != "cast" and expression.primitive not in PRIMITIVES:
+                wrong.append(f"unknown primitive {expression.primitive}")
+            if expression.dtype not in STORAGE:
+                wrong.append(f"no kernels for element type {expression.dtype}")
+            for argument in expression.arguments:
+                visit(argument)
+        else:
+            assert isinstance(expression, Literal)
+
+    visit(value.expression)
+    if value.expression.dtype != value.dtype:
+        wrong.append(f"computes {value.expression.dtype}, declared {value.dtype}")
+    return wrong
+
+
+def _check_view(value: View, program: Program) -> list[str]:
+    wrong = [
+        f"reads integers of value {index}, which is not a structural input"
+        for index in value.values
+        if not (index < len(program.values) and _is_structural(program.values[index]))
+    ]
+    if not isinstance(value.index_map, (Concat, Pad)) and len(value.operands) != 1:
+        wrong.append("more than one operand")
+    if any(program.values[operand].dtype != value.dtype for operand in value.operands):
+        wrong.append("changes the element type")
+    if isinstance(value.index_map, Transpose):
+        permutation = value.index_map.permutation
+        if sorted(permutation) != list(range(len(permutation))):
+            wrong.append("not a permutation")
+    if isinstance(value.index_map, Gather) and value.index_map.axis < 0:
+        wrong.append("negative axis")
+    return wrong
+
+
+def _is_structural(value: Value) -> bool:
+    return isinstance(value, Input) and value.structural

@@ -1,0 +1,422 @@
+"""ONNX files: reading with every check that a hostile or broken file calls for, and writing."""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from graphopt.errors import GraphoptError
+from graphopt.files import staged
+
+LARGEST_MESSAGE = 2**31 - 2**24
+"""Bytes that one protobuf message can hold (2 GB), less some room for what is not weights."""
+
+# Where a tensor without raw data keeps its values, and how many of them an element takes.
+_FIELDS: dict[int, tuple[str, int]] = {
+    TensorProto.FLOAT: ("float_data", 1),
+    TensorProto.COMPLEX64: ("float_data", 2),
+    TensorProto.DOUBLE: ("double_data", 1),
+    TensorProto.COMPLEX128: ("double_data", 2),
+    TensorProto.INT64: ("int64_data", 1),
+    TensorProto.UINT32: ("uint64_data", 1),
+    TensorProto.UINT64: ("uint64_data", 1),
+    TensorProto.STRING: ("string_data", 1),
+    **dict.fromkeys(
+        (
+            TensorProto.INT32,
+            TensorProto.INT16,
+            TensorProto.INT8,
+            TensorProto.UINT16,
+            TensorProto.UINT8,
+            TensorProto.BOOL,
+            TensorProto.FLOAT16,
+            TensorProto.BFLOAT16,
+        ),
+        ("int32_data", 1),
+    ),
+}
+# Fields of onnx.ModelProto and the wire type that each one has.
+_MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+
+
+def load(path: Path) -> ModelProto:
+    """Read a model, weights in external files included, and check it.
+
+    Args:
+        path: the ``.onnx`` file.
+
+    Returns:
+        The model, with all of its weights in memory.
+
+    Raises:
+        GraphoptError: the file is missing, unreadable, not ONNX or truncated; an external file is missing, too short
+            or outside of the model's folder; the graph has a cycle, a tensor with two producers or with none.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
+    model = _parse(path, content)
+    del content
+    try:
+        _load_external_data(model, path.parent)
+        check(model)
+    except GraphoptError as error:
+        raise GraphoptError(f"{path}: {error}") from None
+    return model
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """Write a model whole; weights that do not fit into one file go to ``<name>.data`` beside it.
+
+    Args:
+        model: what to write; not changed.
+        path: the ``.onnx`` file.
+
+    Raises:
+        GraphoptError: the file cannot be written.
+    """
+    path = Path(path)
+    if weight_bytes(model) <= LARGEST_MESSAGE:
+        with staged(path) as temporary:
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    outer = ModelProto()
+    outer.CopyFrom(without_weights(model))
+    data = path.with_name(path.name + ".data")
+    with staged(data) as temporary, temporary.open("wb") as stream:
+        for tensor in model.graph.initializer:
+            outer.graph.initializer.append(_externalized(tensor, data.name, stream))
+    with staged(path) as temporary:
+        temporary.write_bytes(outer.SerializeToString(deterministic=True))
+
+
+def _externalized(tensor: TensorProto, location: str, stream: BinaryIO) -> TensorProto:
+    """The tensor as a reference to bytes appended to the stream; small ones stay as they are."""
+    copy = TensorProto()
+    if tensor_bytes(tensor) < 1024 or tensor.data_type == TensorProto.STRING:
+        copy.CopyFrom(tensor)
+        return copy
+    content = tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
+    offset = -(-stream.tell() // 4096) * 4096  # page-aligned, so that it can be mapped
+    stream.seek(offset)
+    stream.write(content)
+    copy.name, copy.data_type, copy.data_location = tensor.name, tensor.data_type, TensorProto.EXTERNAL
+    copy.dims.extend(tensor.dims)
+    for key, value in (("location", location), ("offset", offset), ("length", len(content))):
+        copy.external_data.add(key=key, value=str(value))
+    return copy
+
+
+def without_weights(model: ModelProto) -> ModelProto:
+    """A copy of the model without the initializers of its main graph; no weight is copied on the way."""
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _assign(copy, field.name, value)
+    copy.graph.SetInParent()
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _assign(copy.graph, field.name, value)
+    return copy
+
+
+def _assign(message: ModelProto | GraphProto, name: str, value: object) -> None:
+    if isinstance(value, str | int | bytes | float):
+        setattr(message, name, value)
+    else:
+        getattr(message, name).MergeFrom(value)
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes that a tensor's elements take, from its dimensions and type."""
+    return -(-math.prod(tensor.dims) * _item_bits(tensor.data_type) // 8)
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of all initializers of the main graph."""
+    return sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
+
+
+def _item_bits(data_type: int) -> int:
+    if data_type == TensorProto.STRING:
+        return 64
+    if data_type in (TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)):
+        return 4
+    try:
+        return 8 * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    except (KeyError, TypeError, ValueError):
+        raise GraphoptError(f"unknown element type {data_type}") from None
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def _parse(path: Path, content: bytes) -> ModelProto:
+    if not content:
+        raise GraphoptError(f"{path}: not an ONNX file: it is empty")
+    if content[4:8] == b"ORTM":
+        raise GraphoptError(f"{path}: an ORT-format file; give the ONNX model that it was made from")
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError:
+        cause = "truncated" if _is_cut_off(content) else "not an ONNX file"
+        raise GraphoptError(f"{path}: {cause}") from None
+    if not model.HasField("graph"):
+        cause = "no graph in it" if _is_cut_off(content + b"\x3a\x7f") else "not an ONNX file"
+        raise GraphoptError(f"{path}: {cause}")
+    if not model.opset_import and model.ir_version >= 3:
+        raise GraphoptError(f"{path}: truncated: it does not say which operator sets it uses")
+    return model
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether the bytes are fields of a model up to one that ends behind the end of the file."""
+    position, end = 0, len(content)
+
+    def varint() -> int | None:
+        nonlocal position
+        value = shift = 0
+        while position < end:
+            byte = content[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+            if shift > 63:
+                return -1
+        return None
+
+    fields = 0
+    while position < end:
+        key = varint()
+        if key is None:
+            return fields > 0
+        if _MODEL_FIELDS.get(key >> 3) != key & 7:
+            return False
+        value = varint()
+        if value is None:
+            return fields > 0
+        if key & 7 == 2:
+            if value < 0 or position + value > end:
+                # A first field that is already too long is more likely garbage, unless it is the graph.
+                return fields > 0 or key >> 3 == 7
+            position += value
+        fields += 1
+    return False
+
+
+def _load_external_data(model: ModelProto, folder: Path) -> None:
+    tensors = [t for t in every_tensor(model) if t.data_location == TensorProto.EXTERNAL]
+    # Sizes of all of them are checked before the first byte is read into memory.
+    ranges = [_external_range(tensor, folder) for tensor in tensors]
+    for tensor, (path, offset, length) in zip(tensors, ranges, strict=True):
+        try:
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                tensor.raw_data = stream.read(length)
+        except OSError as error:
+            raise GraphoptError(f"external data {path.name!r}: cannot read: {error.strerror or error}") from None
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+
+def _external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """(file, first byte, bytes) of a tensor whose data is outside, checked against the file's size."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    what = f"external data {location!r} of tensor {tensor.name!r}"
+    relative = Path(location.replace("\\", "/"))
+    if not location or relative.is_absolute() or ".." in relative.parts or "\0" in location:
+        raise GraphoptError(f"{what} is not a path inside of the model's folder")
+    root = folder.resolve()
+    try:
+        path = (folder / relative).resolve()
+        inside = path.is_relative_to(root)
+        size = path.stat().st_size if inside else 0
+    except (OSError, RuntimeError):
+        raise GraphoptError(f"{what} is missing") from None
+    if not inside:
+        raise GraphoptError(f"{what} leads out of the model's folder")
+    if not path.is_file():
+        raise GraphoptError(f"{what} is not a file")
+    needed = tensor_bytes(tensor)
+    try:
+        offset = int(entries.get("offset", "0") or 0)
+        length = int(entries.get("length", "") or needed)
+    except ValueError:
+        raise GraphoptError(f"{what} has an offset or a length that is not a number") from None
+    if offset < 0 or length != needed:
+        raise GraphoptError(f"{what} has {length} bytes from {offset}; its shape needs {needed}")
+    if offset + length > size:
+        raise GraphoptError(f"{what} is too short: {offset + length} bytes are needed, {size} are there")
+    return path, offset, length
+
+
+def every_tensor(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that the file holds: initializers and attributes, of bodies and functions too."""
+    for graph in every_graph(model.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        yield from _attribute_tensors(graph.node)
+    for function in model.functions:
+        yield from _attribute_tensors(function.node)
+        for node in function.node:
+            for body in bodies(node):
+                for graph in every_graph(body):
+                    yield from graph.initializer
+                    yield from _attribute_tensors(graph.node)
+
+
+def _attribute_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def bodies(node: NodeProto) -> list[GraphProto]:
+    """The graphs inside of a node: branches of If, bodies of Loop and Scan."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graph and all graphs inside of its nodes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from every_graph(body)
+
+
+# ------------------------------------------------------------------------------------------------- checking
+
+
+def check(model: ModelProto) -> None:
+    """Check that the graph is one: no cycle, one producer for every tensor that is read.
+
+    Operators, types and shapes are not looked at: the runtime does that, and knows more operators.
+
+    Raises:
+        GraphoptError: naming the tensor or nodes at fault.
+    """
+    for tensor in every_tensor(model):
+        _check_size(tensor)
+    _check_graph(model.graph, frozenset())
+    for function in model.functions:
+        _check_nodes(function.node, set(function.input), function.output, frozenset(), f"function {function.name!r}")
+
+
+def _check_size(tensor: TensorProto) -> None:
+    if any(size < 0 for size in tensor.dims):
+        raise GraphoptError(f"tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+    if tensor.HasField("raw_data"):
+        needed, held = tensor_bytes(tensor), len(tensor.raw_data)
+        if needed != held:
+            raise GraphoptError(f"tensor {tensor.name!r} holds {held} bytes; its shape needs {needed}")
+    elif tensor.data_type in _FIELDS:
+        field, per_element = _FIELDS[tensor.data_type]
+        needed, held = math.prod(tensor.dims) * per_element, len(getattr(tensor, field))
+        if needed != held:
+            raise GraphoptError(f"tensor {tensor.name!r} holds {held} values; its shape needs {needed}")
+
+
+def _check_graph(graph: GraphProto, outer: frozenset[str]) -> None:
+    names = [value.name for value in graph.input]
+    initializers = [tensor.name for tensor in graph.initializer]
+    initializers += [sparse.values.name for sparse in graph.sparse_initializer]
+    for kind, group in (("inputs", names), ("initializers", initializers)):
+        if len(set(group)) != len(group):
+            twice = next(name for index, name in enumerate(group) if name in group[:index])
+            raise GraphoptError(f"two {kind} are named {twice!r}")
+    known = {*names, *initializers}
+    _check_nodes(graph.node, known, [value.name for value in graph.output], outer, "the graph")
+
+
+def _check_nodes(
+    nodes: Sequence[NodeProto], known: set[str], outputs: Iterable[str], outer: frozenset[str], where: str
+) -> None:
+    made = set(known)
+    for node in nodes:
+        for name in node.output:
+            if name in made:
+                raise GraphoptError(f"tensor {name!r} has two producers; the second is {describe(node)}")
+            if name:
+                made.add(name)
+    scope = outer | made
+    for node in nodes:
+        for name in node.input:
+            if name and name not in scope:
+                raise GraphoptError(f"{describe(node)} reads {name!r}, which nothing produces")
+        for body in bodies(node):
+            _check_graph(body, scope)
+    for name in outputs:
+        if name not in scope:
+            raise GraphoptError(f"output {name!r} of {where} is produced by nothing")
+    topological_order(nodes)
+
+
+def describe(node: NodeProto) -> str:
+    """A node in words, for messages."""
+    return f"{node.op_type} {node.name!r}" if node.name else f"{node.op_type} that makes {list(node.output)[:1]}"
+
+
+def captured_names(node: NodeProto) -> list[str]:
+    """Names that a node's bodies read from outside, each once, in order of first use."""
+    return list(dict.fromkeys(name for body in bodies(node) for name in _free_names(body)))
+
+
+def _free_names(graph: GraphProto) -> Iterator[str]:
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own |= {sparse.values.name for sparse in graph.sparse_initializer}
+    own |= {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        yield from (name for name in (*node.input, *captured_names(node)) if name and name not in own)
+    yield from (value.name for value in graph.output if value.name not in own)
+
+
+def topological_order(nodes: Sequence[NodeProto]) -> list[int]:
+    """Indices of the nodes so that producers stand before consumers; what is in order already stays so.
+
+    Raises:
+        GraphoptError: there is a cycle; the message names nodes on it.
+    """
+    producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    feeders = [{producer[name] for name in (*node.input, *captured_names(node)) if name in producer} for node in nodes]
+    users: list[list[int]] = [[] for _ in nodes]
+    waiting = [len(group) for group in feeders]
+    for index, group in enumerate(feeders):
+        for feeder in group:
+            users[feeder].append(index)
+    ready = [index for index, count in enumerate(waiting) if count == 0]
+    order = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for user in users[index]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, user)
+    if len(order) < len(nodes):
+        left = {index for index, count in enumerate(waiting) if count > 0}
+        path = [min(left)]
+        while (following := min(feeders[path[-1]] & left)) not in path:
+            path.append(following)
+        ring = path[path.index(following) :][::-1]
+        words = " -> ".join(describe(nodes[index]) for index in [*ring[:3], *ring[:1]])
+        raise GraphoptError(f"the graph has a cycle of {len(ring)} nodes: {words}")
+    return order

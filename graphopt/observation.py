@@ -1,0 +1,553 @@
+"""Observing a model: the exact type and shape of every tensor, for given input shapes.
+
+onnxruntime tells the type of every tensor when a session is made, and the shapes that follow from the input shapes
+alone. Where some do not (a Reshape to computed sizes, boxes that survive a threshold), the model is run once with
+seeded inputs, and a ``Shape`` node behind every tensor says how large it was: only these few integers leave the run,
+so that it needs no more memory than any other run.
+"""
+
+import math
+import re
+import tempfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+
+from graphopt.errors import GraphoptError
+from graphopt.graph import LARGEST_KEPT_CONSTANT, OperatorGraph, Shape
+from graphopt.model_files import LARGEST_MESSAGE, every_graph, save, weight_bytes, without_weights
+from graphopt.model_graphs import TensorType, declared_types, dtype_name, inline_functions, to_graph, with_ranks
+from graphopt.weights import dropped
+
+Range = tuple[float, float]
+"""Values of an input: from the first, below the second; when both are equal, that value."""
+
+LARGEST_INTEGER = 20
+"""Integers of inputs without a range lie below this, or below the size of the table that they index."""
+
+FREE_SIZES = {"channels": 3, "image": 224, "volume": 16, "sequence": 16}
+"""Sizes of free axes in default shapes, by what the axis probably is; the first axis is a batch of 1."""
+
+# onnxruntime's names of element types, where numpy's differ.
+_ORT_NAMES = {
+    "float": "float32",
+    "double": "float64",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+}
+_PROBE = "graphopt_shape_of_"
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input that a caller feeds.
+
+    Attributes:
+        name: its name.
+        dtype: numpy's name of the element type; empty when it is no tensor.
+        dims: per axis a size, the name of a symbol, or None for a free axis without a name; None when the rank is free.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen of a model at certain input shapes.
+
+    Attributes:
+        graph: the operator graph, with dtypes and ranks.
+        shapes: tensor name to shape: inputs and computed tensors.
+        unknown: computed tensors that have no shape here; sequences and the like, which have none, are not counted.
+        failure: why the model could not run, in a line; empty when it ran or did not have to.
+    """
+
+    graph: OperatorGraph
+    shapes: dict[str, Shape]
+    unknown: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def observe(
+    model: ModelProto,
+    input_shapes: Mapping[str, Shape],
+    *,
+    ranges: Mapping[str, Range] | None = None,
+    seed: int = 0,
+    name: str = "",
+) -> Observation:
+    """Type and shape of every tensor at these input shapes.
+
+    Args:
+        model: a checked model; dropped weights may stay dropped.
+        input_shapes: input name to shape; inputs whose shape the model declares may be left out.
+        ranges: input name to (low, high) of its values, where the values decide shapes or must be valid.
+        seed: of the values that are fed.
+        name: what the graph is called.
+
+    Returns:
+        The observation. Where the model cannot run, shapes are inferred and some may be unknown.
+
+    Raises:
+        GraphoptError: a shape contradicts the model; the message names the input.
+    """
+    return Observer(model, name).observe(input_shapes, ranges=ranges, seed=seed)
+
+
+class Observer:
+    """Observes one model at several shapes; what does not depend on them is done once."""
+
+    def __init__(self, model: ModelProto, name: str = "") -> None:
+        """Prepare to observe a checked model; its graph will have this name."""
+        self._model = inline_functions(model)
+        self.inputs = inputs_of(self._model)
+        light = _light(self._model)
+        computed = _computed(self._model)
+        try:
+            self._types, _ = _inferred(light, computed)
+            self._known_to_runtime = True
+        except Exception:  # an operator that onnxruntime does not have: onnx may still know types of some
+            self._types = declared_types(self._model)
+            self._known_to_runtime = False
+        self._types.update({i.name: (i.dtype, None if i.dims is None else len(i.dims)) for i in self.inputs})
+        self.graph = to_graph(self._model, name, self._types)
+        self._tensors = [t for t in computed if self._types.get(t, ("", None))[0]]
+        self._light = light
+        self._session: InferenceSession | None = None
+
+    def observe(
+        self,
+        input_shapes: Mapping[str, Shape],
+        *,
+        ranges: Mapping[str, Range] | None = None,
+        seed: int = 0,
+        run: bool = False,
+    ) -> Observation:
+        """Like the function ``observe``.
+
+        Args:
+            input_shapes: as there.
+            ranges: as there.
+            seed: as there.
+            run: run the model even where all shapes follow from the input shapes.
+        """
+        given = complete_shapes(self.inputs, input_shapes)
+        shapes: dict[str, Shape] = dict(given)
+        failure = refused = ""
+        try:
+            shapes.update(self._infer(given))
+        except Exception as error:
+            refused = one_line(error)
+        if run or any(name not in shapes for name in self._tensors):
+            try:
+                shapes.update(self._run(given, ranges, seed))
+            except GraphoptError:
+                raise
+            except Exception as error:
+                failure = one_line(error)
+        if failure and refused and self._known_to_runtime:
+            # It loads with free shapes, but neither loads nor runs with these.
+            text = ", ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in given.items())
+            raise GraphoptError(f"input shapes {text} contradict the model: {refused}")
+        self.graph = with_ranks(self.graph, shapes)
+        unknown = tuple(
+            t
+            for t, tensor in self.graph.tensors.items()
+            if not tensor.constant and t not in shapes and self._countable(t)
+        )
+        return Observation(self.graph, shapes, unknown, failure)
+
+    def _countable(self, tensor: str) -> bool:
+        """Whether a tensor has a shape at all; what the runtime calls neither a tensor nor unknown is a sequence."""
+        return not self._known_to_runtime or bool(self._types.get(tensor, ("", None))[0])
+
+    def _infer(self, given: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Shapes that follow from the input shapes."""
+        fixed = ModelProto()
+        fixed.CopyFrom(self._light)
+        for value in fixed.graph.input:
+            if value.name in given:
+                _set_shape(value, given[value.name])
+        if self._known_to_runtime:
+            _, shapes = _inferred(fixed, self._tensors)
+            return shapes
+        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
+        values = (*inferred.graph.value_info, *inferred.graph.output)
+        return {value.name: shape for value in values if (shape := _fixed_shape(value)) is not None}
+
+    def _run(self, given: Mapping[str, Shape], ranges: Mapping[str, Range] | None, seed: int) -> dict[str, Shape]:
+        """Shapes of all computed tensors in one run."""
+        if self._session is None:
+            probed = ModelProto()
+            probed.CopyFrom(self._model)
+            _forget_shapes(probed)
+            del probed.graph.output[:]
+            for index, tensor in enumerate(self._tensors):
+                probed.graph.node.add(op_type="Shape", input=[tensor], output=[f"{_PROBE}{index}"])
+                probed.graph.output.add(name=f"{_PROBE}{index}")
+            self._session = open_session(probed)
+        feeds = seeded_inputs(self._model, given, ranges=ranges, seed=seed)
+        results = self._session.run(None, feeds)
+        return {t: tuple(int(size) for size in shape) for t, shape in zip(self._tensors, results, strict=True)}
+
+
+def open_session(
+    model: ModelProto,
+    level: GraphOptimizationLevel = GraphOptimizationLevel.ORT_DISABLE_ALL,
+    *,
+    entries: Mapping[str, str] | None = None,
+    saved_as: Path | None = None,
+) -> InferenceSession:
+    """A session on one thread of the CPU.
+
+    Args:
+        model: may be larger than one message: then it goes through a temporary file.
+        level: optimisations.
+        entries: session configuration entries.
+        saved_as: where the runtime saves the model that it optimised.
+
+    Raises:
+        Exception: what onnxruntime raises; see ``one_line``.
+    """
+    options = SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # failures are raised; nothing else is news
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    if saved_as is not None:
+        options.optimized_model_filepath = str(saved_as)
+    providers = ["CPUExecutionProvider"]
+    if weight_bytes(model) <= LARGEST_MESSAGE:
+        return InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path)
+        return InferenceSession(str(path), options, providers=providers)
+
+
+def one_line(error: BaseException) -> str:
+    """An onnxruntime error without its code, source location and line breaks, at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z\[])", "", text).rstrip(". ")
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+# ---------------------------------------------------------------------------------------------- types and shapes
+
+
+def _computed(model: ModelProto) -> list[str]:
+    """Names of all results of nodes of the main graph that are not constants."""
+    stand_ins = {node.output[0] for node, _ in dropped(model.graph)}
+    return [
+        name
+        for node in model.graph.node
+        if node.op_type != "Constant"
+        for name in node.output
+        if name and name not in stand_ins
+    ]
+
+
+def _light(model: ModelProto) -> ModelProto:
+    """The model with its large initializers turned into inputs: all that inference needs, without the weights."""
+    light = without_weights(model)
+    declared = {value.name for value in light.graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= LARGEST_KEPT_CONSTANT:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    _forget_shapes(light)
+    return light
+
+
+def _forget_shapes(model: ModelProto) -> None:
+    """Remove declared shapes of everything but inputs: they can be wrong, and the runtime would believe them."""
+    for graph in every_graph(model.graph):
+        graph.ClearField("value_info")
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+
+
+def _inferred(light: ModelProto, tensors: Sequence[str]) -> tuple[dict[str, TensorType], dict[str, Shape]]:
+    """Onnxruntime's types of the tensors, and shapes of those that it can tell.
+
+    Raises:
+        Exception: onnxruntime does not load the model.
+    """
+    probed = ModelProto()
+    probed.CopyFrom(light)
+    del probed.graph.output[:]
+    for tensor in tensors:
+        probed.graph.output.add(name=tensor)
+    session = open_session(probed, entries={"session.disable_prepacking": "1"})
+    types: dict[str, TensorType] = {}
+    shapes: dict[str, Shape] = {}
+    for value in session.get_outputs():
+        kind = re.fullmatch(r"tensor\((\w+)\)", value.type)
+        if kind is None:
+            continue
+        dims = value.shape
+        # onnxruntime says the same of a scalar and of a tensor of unknown rank: no dimensions.
+        types[value.name] = (_ORT_NAMES.get(kind[1], kind[1]), len(dims) or None)
+        if dims and all(isinstance(size, int) for size in dims):
+            shapes[value.name] = tuple(dims)
+    return types, shapes
+
+
+def _set_shape(value: ValueInfoProto, shape: Shape) -> None:
+    tensor = value.type.tensor_type
+    tensor.ClearField("shape")
+    tensor.shape.SetInParent()
+    for size in shape:
+        tensor.shape.dim.add(dim_value=size)
+
+
+def _fixed_shape(value: ValueInfoProto) -> Shape | None:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in tensor.shape.dim)
+
+
+# ------------------------------------------------------------------------------------------------------- inputs
+
+
+def inputs_of(model: ModelProto) -> tuple[Input, ...]:
+    """The inputs that a caller feeds; initializers are none of them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants.update(sparse.values.name for sparse in model.graph.sparse_initializer)
+    found = []
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        if not value.type.HasField("tensor_type"):
+            found.append(Input(value.name, "", None))
+            continue
+        tensor = value.type.tensor_type
+        dims = None
+        if tensor.HasField("shape"):
+            # Some exporters write -1 for a free size.
+            dims = tuple(
+                dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else (dim.dim_param or None)
+                for dim in tensor.shape.dim
+            )
+        found.append(Input(value.name, dtype_name(tensor.elem_type), dims))
+    return tuple(found)
+
+
+def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Shapes of all inputs, checked against what the model declares.
+
+    Args:
+        inputs: the model's inputs.
+        shapes: input name to shape; may leave out what the model declares in full.
+
+    Returns:
+        Input name to shape, in the model's order.
+
+    Raises:
+        GraphoptError: an unknown name, a missing shape, another rank or another size than declared.
+    """
+    known = {i.name for i in inputs}
+    for name in shapes:
+        if name not in known:
+            there = ", ".join(i.name for i in inputs) or "none"
+            raise GraphoptError(f"input {name!r}: the model has no such input; it has {there}")
+    complete = {}
+    for i in inputs:
+        declared = "?" if i.dims is None else "x".join(str(d) if d is not None else "?" for d in i.dims) or "a scalar"
+        if i.name not in shapes:
+            if i.dims is None or not all(isinstance(size, int) for size in i.dims):
+                raise GraphoptError(f"input {i.name!r}: no shape is given, and the model leaves it free ({declared})")
+            complete[i.name] = tuple(size for size in i.dims if isinstance(size, int))
+            continue
+        shape = tuple(int(size) for size in shapes[i.name])
+        given = "x".join(map(str, shape)) or "a scalar"
+        if any(size < 0 for size in shape):
+            raise GraphoptError(f"input {i.name!r}: shape {given} has a negative size")
+        if i.dims is not None and len(i.dims) != len(shape):
+            raise GraphoptError(
+                f"input {i.name!r}: shape {given} has rank {len(shape)}; the model says {declared}, rank {len(i.dims)}"
+            )
+        for axis, (size, wanted) in enumerate(zip(shape, i.dims or shape, strict=True)):
+            if isinstance(wanted, int) and wanted != size:
+                raise GraphoptError(
+                    f"input {i.name!r}: shape {given} has {size} in axis {axis}; the model says {declared}"
+                )
+        complete[i.name] = shape
+    return complete
+
+
+def default_shapes(model: ModelProto, given: Mapping[str, Shape] | None = None) -> dict[str, Shape]:
+    """Shapes for a model that came without any: the declared ones, with sensible sizes where axes are free.
+
+    The first axis, and every axis whose symbol contains ``batch``, is 1. Of inputs with four axes the second one is 3
+    channels and the others 224 (sizes of an image); of inputs with five axes 3 and 16; all other free axes are 16. An
+    axis has the size that another one with the same symbol has.
+
+    Args:
+        model: a checked model.
+        given: shapes that are known.
+
+    Returns:
+        Input name to shape, for every input.
+
+    Raises:
+        GraphoptError: a given shape contradicts the model, or an input has no declared rank.
+    """
+    inputs = inputs_of(model)
+    shapes = dict(given or {})
+    symbols: dict[str, int] = {}
+    for i in inputs:
+        for size, wanted in zip(shapes.get(i.name, ()), i.dims or (), strict=False):
+            if isinstance(wanted, str):
+                symbols.setdefault(wanted, size)
+    for i in inputs:
+        if i.name not in shapes and i.dims is not None:
+            shapes[i.name] = tuple(_default_size(i, axis, symbols) for axis in range(len(i.dims)))
+    return complete_shapes(inputs, shapes)
+
+
+def _default_size(i: Input, axis: int, symbols: dict[str, int]) -> int:
+    dims = i.dims or ()
+    size = dims[axis]
+    if isinstance(size, int):
+        return size
+    if axis == 0 or (size is not None and "batch" in size.lower()):
+        guess = 1
+    elif len(dims) in (4, 5) and i.dtype.startswith(("float", "bfloat", "uint8")):
+        kind = "channels" if axis == 1 else "image" if len(dims) == 4 else "volume"
+        guess = FREE_SIZES[kind]
+    else:
+        guess = FREE_SIZES["sequence"]
+    return guess if size is None else symbols.setdefault(size, guess)
+
+
+def seeded_inputs(
+    model: ModelProto,
+    shapes: Mapping[str, Shape],
+    *,
+    ranges: Mapping[str, Range] | None = None,
+    seed: int = 0,
+) -> dict[str, NDArray[Any]]:
+    """Values for every input, the same for the same name, shape, range and seed.
+
+    Floating-point values are uniform in [0, 1). Booleans and inputs with ``mask`` in their name are 1; those with
+    ``token_type`` are 0. Other integers are uniform in [1, 20), or below the size of the smallest table that they index
+    in the graph. A range replaces all of this.
+
+    Args:
+        model: tells names, types and, where it has nodes, which integers are indices.
+        shapes: input name to shape; inputs whose shape the model declares may be left out.
+        ranges: input name to (low, high).
+        seed: another seed gives other values.
+
+    Returns:
+        Input name to array.
+
+    Raises:
+        GraphoptError: a shape is missing or contradicts the model; a range is of no input or empty; an input is not a
+            tensor of numbers or text.
+    """
+    inputs = inputs_of(model)
+    complete = complete_shapes(inputs, shapes)
+    ranges = ranges or {}
+    for name in ranges:
+        if name not in complete:
+            raise GraphoptError(f"range of {name!r}: the model has no such input")
+    limits = index_limits(model)
+    return {i.name: _values(i, complete[i.name], ranges.get(i.name), limits.get(i.name), seed) for i in inputs}
+
+
+def _values(i: Input, shape: Shape, bounds: Range | None, limit: int | None, seed: int) -> NDArray[Any]:
+    generator = np.random.default_rng(zlib.crc32(f"{seed} {i.name}".encode()))
+    if i.dtype == "string":
+        return np.full(shape, "a", object)
+    if not i.dtype:
+        raise GraphoptError(f"input {i.name!r}: not a tensor, so its values cannot be made up")
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(_data_type(i.dtype)))
+    if bounds is not None:
+        low, high = bounds
+        if not low <= high:
+            raise GraphoptError(f"range of {i.name!r}: {low} is above {high}")
+        if low == high or (dtype.kind in "iu" and math.ceil(low) >= math.ceil(high)):
+            return np.full(shape, low).astype(dtype)
+        if dtype.kind in "iu":
+            return generator.integers(math.ceil(low), math.ceil(high), shape).astype(dtype)
+        return np.asarray(low + (high - low) * generator.random(shape)).astype(dtype)
+    if dtype.kind == "b" or (dtype.kind in "iu" and "mask" in i.name):
+        return np.ones(shape, dtype)
+    if dtype.kind in "iu":
+        if "token_type" in i.name:
+            return np.zeros(shape, dtype)
+        high = LARGEST_INTEGER if limit is None else min(limit, LARGEST_INTEGER)
+        return generator.integers(min(1, high - 1), high, shape).astype(dtype)
+    return np.asarray(generator.random(shape)).astype(dtype)
+
+
+def _data_type(dtype: str) -> int:
+    return next(
+        int(number)
+        for number in TensorProto.DataType.values()
+        if number not in (TensorProto.UNDEFINED, TensorProto.STRING) and dtype_name(number) == dtype
+    )
+
+
+# Operators that hand their first operand's values on, so that an index stays an index.
+_HAND_ON = frozenset(
+    (
+        "Cast",
+        "Identity",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Expand",
+        "Tile",
+        "Concat",
+        "Gather",
+    )
+)
+
+
+def index_limits(model: ModelProto) -> dict[str, int]:
+    """Input name to the rows of the smallest constant table that its values index (Gather and its kin)."""
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sizes |= {node.output[0]: shape for node, shape in dropped(model.graph)}
+    sources: dict[str, set[str]] = {value.name: {value.name} for value in model.graph.input}
+    limits: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type == "Gather" and len(node.input) == 2 and node.input[0] in sizes:
+            shape = sizes[node.input[0]]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            if shape and -len(shape) <= axis < len(shape) and shape[axis] > 0:
+                for source in sources.get(node.input[1], ()):
+                    limits[source] = min(limits.get(source, shape[axis]), shape[axis])
+        elif node.op_type in _HAND_ON and node.input:
+            _hand_on(node, sources)
+    return limits
+
+
+def _hand_on(node: NodeProto, sources: dict[str, set[str]]) -> None:
+    operands = node.input if node.op_type == "Concat" else node.input[:1]
+    found = {source for name in operands for source in sources.get(name, ())}
+    for name in node.output:
+        sources.setdefault(name, set()).update(found)

@@ -1,0 +1,373 @@
+"""Element-wise operators: arithmetic, comparisons, logic, selections, casts and activations."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from graphopt.graph import Node
+from graphopt.operators.base import FusionClass, Operator, elementwise_cost
+from graphopt.operators.lowering import (
+    CannotLowerError,
+    Elementwise,
+    Expression,
+    call,
+    cast,
+    literal,
+)
+
+Operands = Sequence[Expression | None]
+MICROSOFT = "com.microsoft"
+
+DTYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    16: "bfloat16",
+}
+"""Element types of onnx.TensorProto that kernels know."""
+
+
+def _need(operand: Expression | None) -> Expression:
+    if operand is None:
+        raise CannotLowerError("a required operand is absent")
+    return operand
+
+
+def _number(node: Node, name: str, default: float) -> float:
+    value = node.attributes.get(name, default)
+    return float(value) if isinstance(value, (int, float)) else default
+
+
+def _unary(primitive: str) -> Callable[[Node, Operands], Expression]:
+    return lambda node, x: call(primitive, _need(x[0]))
+
+
+def _binary(primitive: str) -> Callable[[Node, Operands], Expression]:
+    return lambda node, x: call(primitive, _need(x[0]), _need(x[1]))
+
+
+def _swapped(primitive: str) -> Callable[[Node, Operands], Expression]:
+    return lambda node, x: call(primitive, _need(x[1]), _need(x[0]))
+
+
+def _variadic(primitive: str) -> Callable[[Node, Operands], Expression]:
+    def expression(node: Node, x: Operands) -> Expression:
+        total = _need(x[0])
+        for operand in x[1:]:
+            total = call(primitive, total, _need(operand))
+        return total
+
+    return expression
+
+
+def _mean(node: Node, x: Operands) -> Expression:
+    total = _variadic("add")(node, x)
+    return call("divide", total, literal(len(x), total))
+
+
+def _identity(node: Node, x: Operands) -> Expression:
+    return _need(x[0])
+
+
+def _clip(node: Node, x: Operands) -> Expression:
+    y = _need(x[0])
+    low = x[1] if len(x) > 1 else None
+    high = x[2] if len(x) > 2 else None
+    if low is None and "min" in node.attributes:
+        low = literal(_number(node, "min", 0.0), y)
+    if high is None and "max" in node.attributes:
+        high = literal(_number(node, "max", 0.0), y)
+    # the upper bound is applied last, so that it wins where the bounds cross, as numpy and onnxruntime have it
+    if low is not None:
+        y = call("maximum", y, low)
+    return y if high is None else call("minimum", y, high)
+
+
+def _cast(node: Node, x: Operands) -> Expression:
+    to = node.attributes.get("to")
+    if not isinstance(to, int) or to not in DTYPES:
+        raise CannotLowerError("cast to a type without kernels")
+    return cast(_need(x[0]), DTYPES[to])
+
+
+def _cast_like(node: Node, x: Operands) -> Expression:
+    return cast(_need(x[0]), _need(x[1]).dtype)
+
+
+def _where(node: Node, x: Operands) -> Expression:
+    return call("select", _need(x[0]), _need(x[1]), _need(x[2]))
+
+
+def _modulo(node: Node, x: Operands) -> Expression:
+    a, b = _need(x[0]), _need(x[1])
+    if a.dtype in ("float32", "float64", "float16", "bfloat16"):
+        if node.attributes.get("fmod", 0) != 1:
+            raise CannotLowerError("Mod of floats needs fmod=1")
+        return call("remainder", a, b)
+    return call("remainder" if node.attributes.get("fmod", 0) == 1 else "modulo", a, b)
+
+
+def _power(node: Node, x: Operands) -> Expression:
+    base, exponent = _need(x[0]), _need(x[1])
+    return call("power", base, cast(exponent, base.dtype))
+
+
+def _is_inf(node: Node, x: Operands) -> Expression:
+    positive, negative = node.attributes.get("detect_positive", 1), node.attributes.get("detect_negative", 1)
+    if positive and negative:
+        return call("is_inf", _need(x[0]))
+    if not positive and not negative:
+        raise CannotLowerError("IsInf that detects nothing")
+    return call("is_positive_inf" if positive else "is_negative_inf", _need(x[0]))
+
+
+def _relu_like(negative: Callable[[Node, Expression], Expression]) -> Callable[[Node, Operands], Expression]:
+    """x where x >= 0 (and where x is NaN), else a function of x."""
+
+    def expression(node: Node, x: Operands) -> Expression:
+        value = _need(x[0])
+        return call("select", call("less", value, literal(0, value)), negative(node, value), value)
+
+    return expression
+
+
+def _exp_minus_one(x: Expression) -> Expression:
+    return call("subtract", call("exp", x), literal(1, x))
+
+
+def _elu(node: Node, x: Expression) -> Expression:
+    return call("multiply", literal(_number(node, "alpha", 1.0), x), _exp_minus_one(x))
+
+
+def _selu(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    alpha = _number(node, "alpha", 1.6732631921768188)
+    gamma = literal(_number(node, "gamma", 1.0507010221481323), value)
+    negative = call("multiply", literal(alpha, value), _exp_minus_one(value))
+    inner = call("select", call("less", value, literal(0, value)), negative, value)
+    return call("multiply", gamma, inner)
+
+
+def _celu(node: Node, x: Expression) -> Expression:
+    alpha = literal(_number(node, "alpha", 1.0), x)
+    return call("multiply", alpha, _exp_minus_one(call("divide", x, alpha)))
+
+
+def _leaky(node: Node, x: Expression) -> Expression:
+    return call("multiply", literal(_number(node, "alpha", 0.01), x), x)
+
+
+def _prelu(node: Node, x: Operands) -> Expression:
+    value, slope = _need(x[0]), _need(x[1])
+    return call("select", call("less", value, literal(0, value)), call("multiply", slope, value), value)
+
+
+def _thresholded(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    alpha = literal(_number(node, "alpha", 1.0), value)
+    return call("select", call("less", alpha, value), value, literal(0, value))
+
+
+def _shrink(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    bias, edge = literal(_number(node, "bias", 0.0), value), literal(_number(node, "lambd", 0.5), value)
+    low = literal(-_number(node, "lambd", 0.5), value)
+    inner = call("select", call("less", edge, value), call("subtract", value, bias), literal(0, value))
+    return call("select", call("less", value, low), call("add", value, bias), inner)
+
+
+def _between(x: Expression, low: float, high: float) -> Expression:
+    return call("minimum", call("maximum", x, literal(low, x)), literal(high, x))
+
+
+def _hard_sigmoid_of(x: Expression, alpha: float, beta: float) -> Expression:
+    line = call("add", call("multiply", literal(alpha, x), x), literal(beta, x))
+    return _between(line, 0.0, 1.0)
+
+
+def _hard_sigmoid(node: Node, x: Operands) -> Expression:
+    return _hard_sigmoid_of(_need(x[0]), _number(node, "alpha", 0.2), _number(node, "beta", 0.5))
+
+
+def _hard_swish(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    return call("multiply", value, _hard_sigmoid_of(value, 1 / 6, 0.5))
+
+
+def _softsign(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    return call("divide", value, call("add", literal(1, value), call("absolute", value)))
+
+
+def _mish(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    return call("multiply", value, call("tanh", call("softplus", value)))
+
+
+def _swish(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    alpha = _number(node, "alpha", 1.0)
+    scaled = value if alpha == 1.0 else call("multiply", literal(alpha, value), value)
+    return call("multiply", value, call("sigmoid", scaled))
+
+
+def _quick_gelu(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    scaled = call("multiply", literal(_number(node, "alpha", 1.702), value), value)
+    return call("multiply", value, call("sigmoid", scaled))
+
+
+def _gelu_exact(x: Expression) -> Expression:
+    inner = call("erf", call("multiply", x, literal(math.sqrt(0.5), x)))
+    return call("multiply", call("multiply", literal(0.5, x), x), call("add", literal(1, x), inner))
+
+
+def _gelu_tanh(x: Expression) -> Expression:
+    cube = call("multiply", call("multiply", x, x), x)
+    inner = call("add", x, call("multiply", literal(0.044715, x), cube))
+    bent = call("tanh", call("multiply", literal(math.sqrt(2 / math.pi), x), inner))
+    return call("multiply", call("multiply", literal(0.5, x), x), call("add", literal(1, x), bent))
+
+
+def _gelu(node: Node, x: Operands) -> Expression:
+    approximate = node.attributes.get("approximate", "none")
+    tanh = approximate in ("tanh", b"tanh")
+    return _gelu_tanh(_need(x[0])) if tanh else _gelu_exact(_need(x[0]))
+
+
+def _bias_gelu(node: Node, x: Operands) -> Expression:
+    return _gelu_exact(call("add", _need(x[0]), _need(x[1])))
+
+
+def _fast_gelu(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    if len(x) > 1 and x[1] is not None:
+        value = call("add", value, x[1])
+    return _gelu_tanh(value)
+
+
+def _reciprocal(node: Node, x: Operands) -> Expression:
+    value = _need(x[0])
+    return call("divide", literal(1, value), value)
+
+
+def _bit_shift(node: Node, x: Operands) -> Expression:
+    left = node.attributes.get("direction") in ("LEFT", b"LEFT")
+    return call("shift_left" if left else "shift_right", _need(x[0]), _need(x[1]))
+
+
+def _row(
+    op_type: str,
+    expression: Callable[[Node, Operands], Expression] | None,
+    *,
+    rate: str = "add",
+    flops: int = 1,
+    cost: int = 1,
+    attributes: tuple[str, ...] = (),
+    commutative: bool = False,
+    domain: str = "",
+    structural: tuple[int, ...] = (),
+) -> Operator:
+    return Operator(
+        op_type,
+        FusionClass.ELEMENTWISE,
+        elementwise_cost(flops),
+        domain=domain,
+        rate_class=rate,
+        attributes=attributes,
+        commutative=commutative,
+        structural=structural,
+        labelled=structural,
+        lowering=None if expression is None else Elementwise(expression, cost),
+    )
+
+
+OPERATORS: tuple[Operator, ...] = (
+    # arithmetic
+    _row("Add", _binary("add"), commutative=True),
+    _row("Sub", _binary("subtract")),
+    _row("Mul", _binary("multiply"), rate="mul", commutative=True),
+    _row("Div", _binary("divide"), rate="div", cost=4),
+    _row("Mod", _modulo, rate="div", cost=8, attributes=("fmod",)),
+    # a constant exponent belongs to the label: a square is a product, not a power
+    _row("Pow", _power, rate="pow", cost=16, structural=(1,)),
+    _row("Neg", _unary("negate")),
+    _row("Abs", _unary("absolute")),
+    _row("Reciprocal", _reciprocal, rate="div", cost=4),
+    _row("Sqrt", _unary("sqrt"), rate="sqrt", cost=4),
+    _row("Sign", _unary("sign")),
+    _row("Floor", _unary("floor")),
+    _row("Ceil", _unary("ceil")),
+    _row("Round", _unary("round")),
+    _row("Sum", _variadic("add"), commutative=True),
+    _row("Mean", _mean, commutative=True),
+    _row("Max", _variadic("maximum"), commutative=True),
+    _row("Min", _variadic("minimum"), commutative=True),
+    _row("Clip", _clip, attributes=("min", "max")),
+    # transcendental
+    _row("Exp", _unary("exp"), rate="exp", flops=1, cost=8),
+    _row("Log", _unary("log"), rate="log", cost=8),
+    _row("Erf", _unary("erf"), rate="erf", cost=12),
+    _row("Tanh", _unary("tanh"), rate="tanh", cost=10),
+    _row("Sigmoid", _unary("sigmoid"), rate="sigmoid", cost=10),
+    _row("Softplus", _unary("softplus"), rate="exp", cost=16),
+    _row("Sin", _unary("sin"), rate="sin", cost=20),
+    _row("Cos", _unary("cos"), rate="sin", cost=20),
+    _row("Tan", _unary("tan"), rate="sin", cost=20),
+    _row("Asin", _unary("asin"), rate="sin", cost=20),
+    _row("Acos", _unary("acos"), rate="sin", cost=20),
+    _row("Atan", _unary("atan"), rate="sin", cost=20),
+    _row("Sinh", _unary("sinh"), rate="exp", cost=20),
+    _row("Cosh", _unary("cosh"), rate="exp", cost=20),
+    _row("Asinh", _unary("asinh"), rate="log", cost=20),
+    _row("Acosh", _unary("acosh"), rate="log", cost=20),
+    _row("Atanh", _unary("atanh"), rate="log", cost=20),
+    # comparisons, logic, selection
+    _row("Equal", _binary("equal"), commutative=True),
+    _row("Less", _binary("less")),
+    _row("LessOrEqual", _binary("less_equal")),
+    _row("Greater", _swapped("less")),
+    _row("GreaterOrEqual", _swapped("less_equal")),
+    _row("And", _binary("and"), commutative=True),
+    _row("Or", _binary("or"), commutative=True),
+    _row("Xor", _binary("xor"), commutative=True),
+    _row("Not", _unary("not")),
+    _row("BitwiseAnd", _binary("and"), commutative=True),
+    _row("BitwiseOr", _binary("or"), commutative=True),
+    _row("BitwiseXor", _binary("xor"), commutative=True),
+    _row("BitwiseNot", _unary("bitwise_not")),
+    _row("BitShift", _bit_shift, attributes=("direction",)),
+    _row("IsNaN", _unary("is_nan")),
+    _row("IsInf", _is_inf, attributes=("detect_positive", "detect_negative")),
+    _row("Where", _where),
+    _row("Cast", _cast, attributes=("to",), rate="cast"),
+    _row("CastLike", _cast_like, rate="cast"),
+    _row("Identity", _identity, flops=0, rate="copy"),
+    # activations
+    _row("Relu", _relu_like(lambda node, x: literal(0, x))),
+    _row("LeakyRelu", _relu_like(_leaky), attributes=("alpha",)),
+    _row("PRelu", _prelu),
+    _row("Elu", _relu_like(_elu), rate="exp", cost=10, attributes=("alpha",)),
+    _row("Celu", _relu_like(_celu), rate="exp", cost=12, attributes=("alpha",)),
+    _row("Selu", _selu, rate="exp", cost=10, attributes=("alpha", "gamma")),
+    _row("ThresholdedRelu", _thresholded, attributes=("alpha",)),
+    _row("Shrink", _shrink, attributes=("bias", "lambd")),
+    _row("HardSigmoid", _hard_sigmoid, flops=4, attributes=("alpha", "beta")),
+    _row("HardSwish", _hard_swish, flops=5, cost=2),
+    _row("Softsign", _softsign, flops=3, rate="div", cost=5),
+    _row("Mish", _mish, flops=3, rate="tanh", cost=24),
+    _row("Swish", _swish, flops=2, rate="sigmoid", cost=10, attributes=("alpha",)),
+    _row("Gelu", _gelu, flops=5, rate="erf", cost=14, attributes=("approximate",)),
+    _row("Gelu", _gelu, flops=5, rate="erf", cost=14, domain=MICROSOFT),
+    _row("BiasGelu", _bias_gelu, flops=6, rate="erf", cost=15, domain=MICROSOFT),
+    _row("FastGelu", _fast_gelu, flops=8, rate="tanh", cost=14, domain=MICROSOFT),
+    _row("QuickGelu", _quick_gelu, flops=3, rate="sigmoid", cost=12, domain=MICROSOFT, attributes=("alpha",)),
+)

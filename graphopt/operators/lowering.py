@@ -1,0 +1,206 @@
+"""How an operator is computed inside a kernel: scalar expressions for values, index maps for layout.
+
+An operator lowers in one of two ways. An *element-wise* operator gives one scalar expression per result, over one
+element of each (broadcast) operand. A *layout* operator gives a chain of index maps, each of which says from which
+element of its operand an element of its result comes. ``graphopt.kernels`` strings them together.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt.graph import Node, OperatorGraph
+
+# ------------------------------------------------------------------ scalar expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One element of operand number ``slot``."""
+
+    slot: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A number."""
+
+    value: float | int | bool
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A primitive of ``graphopt.kernels.scalar.PRIMITIVES`` applied to expressions."""
+
+    primitive: str
+    arguments: "tuple[Expression, ...]"
+    dtype: str
+
+
+Expression = Operand | Literal | Call
+
+COMPARISONS = frozenset({"equal", "less", "less_equal", "is_nan", "is_inf", "is_positive_inf", "is_negative_inf"})
+
+
+def call(primitive: str, *arguments: Expression) -> Call:
+    """Apply a primitive; the result has the last argument's dtype, or bool for comparisons."""
+    return Call(primitive, arguments, "bool" if primitive in COMPARISONS else arguments[-1].dtype)
+
+
+def cast(x: Expression, dtype: str) -> Expression:
+    """Convert to another dtype."""
+    return x if x.dtype == dtype else Call("cast", (x,), dtype)
+
+
+def literal(value: float | int, like: Expression) -> Literal:
+    """A number of the same dtype as an expression."""
+    return Literal(value, like.dtype)
+
+
+# ------------------------------------------------------------------ index maps
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A size known when shapes are: times * (product of the operand's sizes along axes) / divided."""
+
+    axes: tuple[int, ...] = ()
+    times: int = 1
+    divided: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Integers known when the kernel plans: those of operand number ``slot``, or fixed ones."""
+
+    slot: int = -1
+    fixed: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """``result.shape[k] = operand.shape[permutation[k]]``."""
+
+    permutation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """Same elements in storage order, new sizes: computed from the operand's, or an ONNX Reshape target."""
+
+    sizes: tuple[Dim, ...] | None = None
+    target: Values | None = None
+    allow_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """Broadcast to a target shape (ONNX Expand)."""
+
+    target: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """ONNX Slice: bounds may be negative or beyond; axes and steps may be absent."""
+
+    starts: Values
+    ends: Values
+    axes: Values | None = None
+    steps: Values | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """The first ``size`` elements along an axis."""
+
+    axis: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Part number ``part`` of ONNX Split along an axis into ``parts``, with sizes or equal."""
+
+    axis: int
+    part: int
+    parts: int
+    sizes: Values | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """All operands one after the other along an axis."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """ONNX Pad with a constant: pads from ``pads``; the value is operand ``value_slot``, zero when absent (-1)."""
+
+    pads: Values
+    value_slot: int = -1
+    axes: Values | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PadTo:
+    """Zeros behind along an axis, up to a multiple of ``multiple``."""
+
+    axis: int
+    multiple: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """ONNX Gather along an axis with indices known when the kernel plans."""
+
+    axis: int
+    indices_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """ONNX Tile."""
+
+    repeats: Values
+
+
+IndexMap = Transpose | Reshape | Expand | Slice | Take | Part | Concat | Pad | PadTo | Gather | Tile
+
+
+# ------------------------------------------------------------------ lowerings
+
+
+class CannotLowerError(Exception):
+    """This use of the operator has no kernel; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """Lowering of an element-wise operator.
+
+    Attributes:
+        expression: (node, operand expressions by slot, None where absent) to one expression per result.
+        cost: rough operations per element, to decide when threads pay.
+    """
+
+    expression: Callable[[Node, Sequence[Expression | None]], Expression]
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Lowering of a layout operator.
+
+    Attributes:
+        maps: (graph, node, result index) to index maps, first the one next to the operands. Only the first map may
+            have several operands (Concat); others have the map before them as operand.
+    """
+
+    maps: Callable[[OperatorGraph, Node, int], tuple[IndexMap, ...]]
+
+
+Lowering = Elementwise | Layout

@@ -1,0 +1,74 @@
+"""Reductions along axes, and softmax with its kin: one output element, or row, from a slice of the input."""
+
+from graphopt.operators.base import CostFormula, FusionClass, Operator
+from graphopt.operators.formulas import per_input
+
+_SOFTMAX = per_input(5)  # maximum, subtract it, exp, sum, divide: ONNX operator Softmax
+_LOG_SOFTMAX = per_input(5)  # maximum, subtract it, exp, sum, subtract log(sum): ONNX operator LogSoftmax
+_HARDMAX = per_input(2)  # maximum, compare with its position: ONNX operator Hardmax
+
+
+def _reduce(op_type: str, flops_per_element: int, rate_class: str, *, domain: str = "") -> Operator:
+    """A row for ONNX's Reduce family: so many operations per element of the input; the axes are read by the host.
+
+    Axes are an attribute in older opsets and operand 1 in newer ones.
+    """
+    cost: CostFormula = per_input(flops_per_element, host=(1,))
+    return Operator(
+        op_type,
+        FusionClass.REDUCTION,
+        cost,
+        domain,
+        rate_class=rate_class,
+        attributes=("axes", "keepdims", "noop_with_empty_axes"),
+        structural=(1,),
+        labelled=(1,),
+    )
+
+
+def _row(op_type: str, cost: CostFormula, rate_class: str, attributes: tuple[str, ...], domain: str = "") -> Operator:
+    return Operator(op_type, FusionClass.REDUCTION, cost, domain, rate_class=rate_class, attributes=attributes)
+
+
+OPERATORS: tuple[Operator, ...] = (
+    _reduce("ReduceSum", 1, "reduce"),
+    _reduce("ReduceMean", 1, "reduce"),
+    _reduce("ReduceMax", 1, "reduce"),
+    _reduce("ReduceMin", 1, "reduce"),
+    _reduce("ReduceProd", 1, "reduce"),
+    _reduce("ReduceL1", 2, "reduce"),  # absolute value, add
+    _reduce("ReduceL2", 2, "reduce"),  # multiply-add; the root of each sum is left out
+    _reduce("ReduceSumSquare", 2, "reduce"),  # multiply-add
+    _reduce("ReduceLogSum", 1, "reduce"),
+    _reduce("ReduceLogSumExp", 4, "exp"),  # maximum, subtract it, exp, add
+    _reduce("ReduceSumInteger", 1, "reduce", domain="com.microsoft"),
+    _row("ArgMax", per_input(1), "argmax", ("axis", "keepdims", "select_last_index")),
+    _row("ArgMin", per_input(1), "argmax", ("axis", "keepdims", "select_last_index")),
+    _row("Softmax", _SOFTMAX, "softmax", ("axis",)),
+    _row("LogSoftmax", _LOG_SOFTMAX, "softmax", ("axis",)),
+    _row("Hardmax", _HARDMAX, "reduce", ("axis",)),
+    # Adding the bias (a mask) comes first: onnxruntime contrib operator BiasSoftmax.
+    _row("BiasSoftmax", per_input(6), "softmax", ("axis", "is_inner_broadcast"), "com.microsoft"),
+    # Cross entropy: log-softmax, one picked element per row, their mean; LogSoftmax is all but the whole of it.
+    _row("SoftmaxCrossEntropyLoss", _LOG_SOFTMAX, "softmax", ("ignore_index", "reduction")),
+    _row("NegativeLogLikelihoodLoss", per_input(0), "gather", ("ignore_index", "reduction")),
+    # A running sum needs the sum before it: one addition per element (ONNX: CumSum, CumProd).
+    Operator(
+        "CumSum",
+        FusionClass.SEQUENTIAL,
+        per_input(1, host=(1,)),
+        rate_class="scan",
+        attributes=("exclusive", "reverse"),
+        structural=(1,),
+        labelled=(1,),
+    ),
+    Operator(
+        "CumProd",
+        FusionClass.SEQUENTIAL,
+        per_input(1, host=(1,)),
+        rate_class="scan",
+        attributes=("exclusive", "reverse"),
+        structural=(1,),
+        labelled=(1,),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Reports: results as tables for a terminal, as Markdown and as JSON."""

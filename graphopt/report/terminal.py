@@ -1,0 +1,94 @@
+"""A report as plain or coloured text that fits a terminal."""
+
+import io
+from typing import TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from graphopt.report.document import Align, Block, Cell, Column, Document, Listing, Paragraph, Table
+from graphopt.report.numbers import percent
+
+BAR_CELLS = 8
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def write(document: Document, stream: TextIO, *, width: int = 80, colour: bool = False) -> None:
+    """Draw a document.
+
+    Args:
+        document: what to draw.
+        stream: where to.
+        width: columns that it may use, at least 40.
+        colour: whether escape codes for colour and weight are wanted.
+    """
+    drawn = io.StringIO()
+    console = Console(
+        file=drawn,
+        width=max(width, 40),
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    console.print(Text(document.title, style="bold"))
+    for block in document.blocks:
+        console.print()
+        console.print(_drawn(block))
+    stream.writelines(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines())
+
+
+def _drawn(block: Block) -> Text | RichTable:
+    match block:
+        case Paragraph():
+            return Text(block.text)
+        case Listing():
+            return _listing(block)
+        case Table():
+            return _table(block)
+
+
+def _listing(block: Listing) -> RichTable:
+    grid = RichTable.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for line in block.lines:
+        grid.add_row(Text("-"), Text(line))
+    return grid
+
+
+def _table(block: Table) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    for column in block.columns:
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.align is Align.RIGHT else "left",
+            no_wrap=not column.flexible,
+            overflow="fold",
+            ratio=None,
+        )
+    for row in block.rows:
+        table.add_row(*(_cell(column, cell) for column, cell in zip(block.columns, row, strict=True)))
+    return table
+
+
+def _cell(column: Column, cell: Cell) -> Text:
+    if isinstance(cell, str):
+        return Text(cell)
+    text = Text(f"{percent(cell):>6}")
+    if column.bar:
+        text.append(f" {bar(cell):<{BAR_CELLS}}", style="cyan")
+    return text
+
+
+def bar(share: float) -> str:
+    """A bar for a share from 0 to 1, in eighths of a character; anything above zero shows."""
+    eighths = round(min(max(share, 0.0), 1.0) * BAR_CELLS * 8)
+    if share > 0:
+        eighths = max(eighths, 1)
+    return (EIGHTHS[8] * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()

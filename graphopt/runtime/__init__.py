@@ -1,0 +1,1 @@
+"""Running models: onnxruntime sessions, the reference runtime, comparing numbers, measuring time."""

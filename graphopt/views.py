@@ -1,0 +1,57 @@
+"""The three views of a model: raw (as exported), portable and executed (as onnxruntime optimises it)."""
+
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx
+from onnx import ModelProto
+from onnxruntime import GraphOptimizationLevel
+
+from graphopt.errors import GraphoptError
+from graphopt.model_files import LARGEST_MESSAGE, weight_bytes
+from graphopt.observation import one_line, open_session
+from graphopt.weights import fill_weights
+
+ViewName = Literal["executed", "portable", "raw"]
+VIEWS: tuple[ViewName, ...] = get_args(ViewName)
+
+_LEVELS = {
+    "executed": GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "portable": GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+_DATA = "weights.bin"
+
+
+def to_view(model: ModelProto, view: ViewName) -> ModelProto:
+    """The model as onnxruntime executes it, or a part of the way there.
+
+    Args:
+        model: a checked model; not changed. Dropped weights are filled in first: weights that are all one constant
+            would be merged and folded.
+        view: ``executed``: after all optimisations of this machine; it belongs to this kind of CPU and is run with
+            optimisation disabled. ``portable``: after the extended optimisations, for any machine. ``raw``: as it is.
+
+    Returns:
+        A new model; free axes stay free. For ``raw`` the model itself.
+
+    Raises:
+        GraphoptError: onnxruntime rejects the model, or the view is not one.
+    """
+    if view == "raw":
+        return model
+    if view not in _LEVELS:
+        raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
+    filled = fill_weights(model)
+    # Weights of its own making (packed for the machine) can be as large as those of the model.
+    entries = {}
+    if weight_bytes(filled) > LARGEST_MESSAGE // 2:
+        entries["session.optimized_model_external_initializers_file_name"] = _DATA
+        entries["session.optimized_model_external_initializers_min_size_in_bytes"] = "1024"
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        try:
+            open_session(filled, _LEVELS[view], entries=entries, saved_as=path)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise GraphoptError(f"onnxruntime rejects it: {one_line(error)}") from None
+        return onnx.load(path)

@@ -1,0 +1,343 @@
+"""Mining: every frequent, connected, convex pattern of a set of weighted graphs, or only the closed ones."""
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from math import ceil
+
+from graphopt.errors import GraphoptError
+from graphopt.mining.canonical import SHORT_DIGEST, Edge
+from graphopt.mining.engines import Engine, open_engine
+from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
+from graphopt.mining.growth import Absorption, Code, Places, Tally
+from graphopt.mining.symmetry import Occurrence, Symmetry
+
+Progress = Callable[[int, int, int], None]
+"""Called after each level with its size, its number of frequent patterns, and their occurrences."""
+
+DEFAULT_BUDGET = 200_000
+"""Representative occurrences that one graph may have on one level before the miner gives up on it."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The graphs that were mined: distinct ones, and which of them each given graph is."""
+
+    given: tuple[MiningGraph, ...]
+    distinct: tuple[MiningGraph, ...]
+    index: tuple[int, ...]
+    symmetries: dict[int, Symmetry] = field(default_factory=dict, compare=False, repr=False)
+
+    def symmetry(self, graph: int) -> Symmetry:
+        """The families of a distinct graph, found when first asked for."""
+        if graph not in self.symmetries:
+            self.symmetries[graph] = Symmetry.of(self.distinct[graph])
+        return self.symmetries[graph]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A connected labelled DAG that occurs.
+
+    Attributes:
+        digest: SHA-256 of its canonical form, 64 hexadecimal digits.
+        labels: its nodes' labels, in canonical order.
+        edges: (producer, output, consumer, slot) between places in that order.
+        support: sum of the weights of the graphs that contain it.
+        occurrences: number of occurrences, each counted with the weight of its graph.
+        places: representative occurrences in the distinct graphs.
+        closed: whether no larger pattern has the same occurrences; None when that was not asked.
+    """
+
+    digest: str
+    labels: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    support: int
+    occurrences: int
+    places: tuple[Places, ...] = field(repr=False, compare=False)
+    closed: bool | None = None
+    _corpus: Corpus | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return len(self.labels)
+
+    @property
+    def short(self) -> str:
+        """The first digits of the digest, for people."""
+        return self.digest[:SHORT_DIGEST]
+
+    def occurrences_in(self, graph: int, *, apart_from: int = 0) -> Iterator[Occurrence]:
+        """Every occurrence in one *distinct* graph, nodes in canonical order.
+
+        Args:
+            graph: index of a distinct graph.
+            apart_from: bits of nodes that occurrences must not hold.
+        """
+        for places in self.places:
+            if places.graph == graph:
+                for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
+                    if multiplicity == 1:
+                        if not apart_from or not bits(nodes) & apart_from:
+                            yield tuple(nodes)
+                    elif self._corpus is not None:
+                        yield from self._corpus.symmetry(graph).images(bits(nodes), tuple(nodes), apart_from)
+
+    def found(self) -> Iterator[tuple[int, tuple[Hashable, ...]]]:
+        """Every occurrence in every graph that was given, on demand.
+
+        Yields:
+            the position of the graph among those given, and its own names of the nodes, in canonical order.
+        """
+        if self._corpus is None:
+            return
+        for position, graph in enumerate(self._corpus.given):
+            for nodes in self.occurrences_in(self._corpus.index[position]):
+                yield position, tuple(graph.identities[node] for node in nodes)
+
+    @cached_property
+    def disjoint_occurrences(self) -> int:
+        """Size of a maximal set of disjoint occurrences, each counted with the weight of its graph.
+
+        Found by going through the occurrences in order of their nodes; a set with more may exist.
+        """
+        if self._corpus is None:
+            return 0
+        return sum(
+            self._corpus.distinct[places.graph].weight * len(list(self.disjoint_in(places.graph)))
+            for places in self.places
+        )
+
+    def disjoint_in(self, graph: int, covered: int = 0) -> Iterator[Occurrence]:
+        """Disjoint occurrences in one distinct graph, chosen in order of their nodes.
+
+        Args:
+            graph: index of a distinct graph.
+            covered: bits of nodes that are taken already.
+        """
+        for places in self.places:
+            if places.graph != graph:
+                continue
+            rows = sorted(zip(places.nodes.tolist(), places.multiplicities, strict=True), key=lambda row: sorted(row[0]))
+            for nodes, multiplicity in rows:
+                mask = bits(nodes)
+                if multiplicity == 1 or self._corpus is None:
+                    if not mask & covered:
+                        covered |= mask
+                        yield tuple(nodes)
+                    continue
+                symmetry = self._corpus.symmetry(graph)
+                while (image := next(symmetry.images(mask, tuple(nodes), covered), None)) is not None:
+                    covered |= bits(image)
+                    yield image
+
+
+@dataclass(frozen=True)
+class MiningResult:
+    """Patterns in order of size and digest.
+
+    Attributes:
+        patterns: what was found.
+        graphs: number of graphs given; ``distinct`` of them differ.
+        distinct: number of distinct graphs.
+        weight: sum of all weights.
+        min_support: the threshold that was applied, as a weight.
+        truncated: graphs (by position among those given) that exceeded the work budget, with the size from which on
+            patterns or occurrences of theirs are missing.
+    """
+
+    patterns: tuple[Pattern, ...]
+    graphs: int
+    distinct: int
+    weight: int
+    min_support: int
+    truncated: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the work budget cut something off: supports and counts are then lower bounds."""
+        return bool(self.truncated)
+
+    def __iter__(self) -> Iterator[Pattern]:
+        return iter(self.patterns)
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def __getitem__(self, digest: str) -> Pattern:
+        """The pattern with this digest, or with the only digest that starts so."""
+        matches = [pattern for pattern in self.patterns if pattern.digest.startswith(digest)]
+        if len(matches) != 1:
+            raise KeyError(digest)
+        return matches[0]
+
+
+def mine(
+    graphs: Iterable[Weighted | MiningGraph],
+    *,
+    min_support: int | float | Fraction = 1,
+    max_size: int = 8,
+    min_size: int = 1,
+    closed: bool = True,
+    k: int | None = None,
+    engine: str = "processes",
+    jobs: int | None = None,
+    budget: int = DEFAULT_BUDGET,
+    admit: Callable[[Sequence[Code]], Collection[str]] | None = None,
+    progress: Progress | None = None,
+) -> MiningResult:
+    """Find every frequent pattern.
+
+    A *pattern* is a connected labelled DAG up to isomorphism: node labels, and for each edge the index of the result and
+    the slot of the operand, with parallel edges. An *occurrence* is a set of nodes of a graph that induces the pattern
+    and is convex: no path leaves it and comes back. The *support* of a pattern is the sum of the weights of the graphs
+    with at least one occurrence.
+
+    A pattern is *closed* when no larger pattern (of at most ``max_size`` nodes) has the same occurrences: when there is
+    none such that each occurrence of either lies in, or holds, exactly one of the other, and such that occurrences which
+    are disjoint stay disjoint. Whoever can fuse a set of disjoint occurrences of a pattern that is not closed can fuse
+    as many of the larger one instead.
+
+    Graphs written alike count as one with the sum of their weights: weight *w* equals *w* copies. The result is the same
+    for any order of graphs or nodes, any engine and any number of jobs.
+
+    Args:
+        graphs: operator graphs, captures, networkx DiGraphs or MultiDiGraphs (``label`` on nodes; ``slot`` and ``output``
+            on edges, 0 by default), or pairs of one of those and a weight (a whole number, of any size).
+        min_support: least support, as a weight (whole number) or as a fraction of all weight (between 0 and 1, rounded up).
+        max_size: most nodes of a pattern.
+        min_size: fewest nodes of a pattern that is returned.
+        closed: whether only closed patterns are returned.
+        k: return only that many patterns, those that cover most: by size times weighted occurrences.
+        engine: ``processes`` or ``serial``.
+        jobs: number of worker processes; all processors when None.
+        budget: most (representative) occurrences of one graph and size; see MiningResult.truncated.
+        admit: called once with the canonical forms of all frequent patterns; returns the digests of those that may hide
+            a smaller pattern. All may when None.
+        progress: called after each level.
+
+    Returns:
+        the patterns, and whether the work budget cut something off.
+
+    Raises:
+        GraphoptError: a graph cannot be mined, or an argument makes no sense.
+
+    Example:
+        Two graphs with ``a → b`` in common, one of them executed three times:
+
+        >>> import networkx as nx
+        >>> first, second = nx.DiGraph(), nx.DiGraph()
+        >>> first.add_nodes_from([(0, {"label": "a"}), (1, {"label": "b"}), (2, {"label": "c"})])
+        >>> first.add_edges_from([(0, 1), (1, 2)])
+        >>> second.add_nodes_from([("x", {"label": "a"}), ("y", {"label": "b"})])
+        >>> second.add_edge("x", "y", slot=0)
+        >>> for pattern in mine([(first, 1), (second, 3)], min_support=4, engine="serial"):
+        ...     print(pattern.labels, pattern.edges, pattern.support, pattern.occurrences)
+        ('a', 'b') ((0, 0, 1, 0),) 4 4
+    """
+    given = tuple(from_any(item) for item in graphs)
+    if max_size < 1 or min_size < 1:
+        raise GraphoptError("patterns have at least one node: max_size and min_size must be 1 or more")
+    distinct, index = merged(given)
+    corpus = Corpus(given, tuple(distinct), tuple(index))
+    weight = sum(graph.weight for graph in given)
+    threshold = absolute_support(min_support, weight)
+    if not distinct:
+        return MiningResult((), 0, 0, 0, threshold)
+    tallies: dict[str, Tally] = {}
+    with open_engine(engine, distinct, jobs=jobs, budget=budget) as running:
+        level = _combined(running.call("start"))
+        size = 1
+        last: list[str] = []
+        while True:
+            frequent = {name: tally for name, tally in level.items() if tally.support >= threshold}
+            tallies.update(frequent)
+            last = sorted(frequent)
+            if progress is not None:
+                progress(size, len(frequent), sum(tally.occurrences for tally in frequent.values()))
+            if size == max_size or not frequent:
+                break
+            level = _combined(running.call("grow", last))
+            size += 1
+        running.call("keep", last)
+        codes: dict[str, Code] = {}
+        for described in running.call("describe", sorted(tallies)):
+            codes.update((code.digest, code) for code in described)
+        wanted = set(tallies)
+        if closed:
+            wanted -= _hidden(running, tallies, admit(list(codes.values())) if admit is not None else None)
+        names = sorted((n for n in wanted if len(codes[n].labels) >= min_size), key=lambda n: (len(codes[n].labels), n))
+        if k is not None:
+            best = sorted(names, key=lambda n: (-len(codes[n].labels) * tallies[n].occurrences, n))[:k]
+            names = [name for name in names if name in set(best)]
+        places: dict[str, list[Places]] = {}
+        for found in running.call("places", names):
+            for name, entries in found.items():
+                places.setdefault(name, []).extend(entries)
+        cut: dict[int, int] = {}
+        for truncated in running.call("truncated"):
+            cut.update(truncated)
+    patterns = tuple(
+        Pattern(
+            digest=name,
+            labels=codes[name].labels,
+            edges=codes[name].edges,
+            support=tallies[name].support,
+            occurrences=tallies[name].occurrences,
+            places=tuple(sorted(places[name], key=lambda entry: entry.graph)),
+            closed=True if closed else None,
+            _corpus=corpus,
+        )
+        for name in names
+    )
+    return MiningResult(
+        patterns=patterns,
+        graphs=len(given),
+        distinct=len(distinct),
+        weight=weight,
+        min_support=threshold,
+        truncated=tuple((position, cut[graph]) for position, graph in enumerate(index) if graph in cut),
+    )
+
+
+def absolute_support(min_support: int | float | Fraction, weight: int) -> int:
+    """The least support as a weight: a whole number as it is, a fraction of all weight rounded up; at least 1.
+
+    Raises:
+        GraphoptError: it is neither.
+    """
+    if isinstance(min_support, bool) or min_support < 0:
+        raise GraphoptError(f"the least support must be a whole number or a fraction below 1, not {min_support!r}")
+    if isinstance(min_support, int):
+        return max(min_support, 1)
+    if min_support > 1:
+        raise GraphoptError(f"the least support must be a whole number or a fraction below 1, not {min_support!r}")
+    # 0.01 means one in a hundred, not the binary fraction that is closest to it.
+    fraction = Fraction(repr(min_support)) if isinstance(min_support, float) else min_support
+    return max(ceil(fraction * weight), 1)
+
+
+def _combined(shards: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
+    total: dict[str, Tally] = {}
+    for tallies in shards:
+        for name, tally in tallies.items():
+            total[name] = tally if name not in total else total[name].plus(tally)
+    return total
+
+
+def _hidden(running: Engine, tallies: dict[str, Tally], admitted: Collection[str] | None) -> set[str]:
+    """Patterns that are not closed: proposed by the shard of their first graph, confirmed by all."""
+    allowed = None if admitted is None else set(admitted)
+    hidden: set[str] = set()
+    claims: list[Absorption] = []
+    for settled, open_claims in running.call("propose", tallies, allowed):
+        hidden |= settled
+        claims.extend(open_claims)
+    claims = [claim for claim in claims if claim.small not in hidden]
+    if claims:
+        for claim, *answers in zip(claims, *running.call("confirm", claims), strict=True):
+            if all(answers):
+                hidden.add(claim.small)
+    return hidden

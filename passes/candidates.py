@@ -1,0 +1,207 @@
+"""Occurrences in one model that could be fused, what each would save, and why others could not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt import roofline
+from graphopt.graph import Capture, OperatorGraph
+from graphopt.machine import Machine
+from graphopt.operators import FusionClass, find
+from graphopt.passes import match, regions
+from graphopt.passes.base import WantedPattern
+from graphopt.passes.extract import Extraction, extract
+from graphopt.passes.reach import reach
+
+Lowerable = Callable[[OperatorGraph], str | None]
+"""Body to None where a kernel can be generated for it, else the reason why not."""
+
+MOST_OPERANDS = 32
+"""Most operands and results of a kernel, together."""
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A set of operators that one kernel can compute.
+
+    Attributes:
+        extraction: its body, and how the body is called.
+        before: predicted seconds of its operators, one by one; per execution, averaged over the captures.
+        after: predicted seconds as one kernel; likewise.
+    """
+
+    extraction: Extraction
+    before: float
+    after: float
+
+    @property
+    def saving(self) -> float:
+        """Predicted seconds saved per execution."""
+        return self.before - self.after
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A set of operators that was looked at and not fused.
+
+    Attributes:
+        nodes: indices in the graph.
+        reason: why.
+        saving: predicted seconds per execution that fusing would save; None when unknown.
+    """
+
+    nodes: tuple[int, ...]
+    reason: str
+    saving: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What ``find_candidates`` found."""
+
+    occurrences: tuple[Occurrence, ...]
+    refusals: tuple[Refusal, ...]
+
+
+class Fusibility:
+    """Whether one kernel may compute a set of operators: the rules, then the kernel generator. Answers are kept."""
+
+    def __init__(self, graph: OperatorGraph, lowerable: Lowerable, most_operands: int = MOST_OPERANDS) -> None:
+        self.graph = graph
+        self.lowerable = lowerable
+        self.most_operands = most_operands
+        self._extractions: dict[tuple[int, ...], Extraction] = {}
+        self._reasons: dict[str, str | None] = {}
+
+    def extraction(self, nodes: tuple[int, ...]) -> Extraction:
+        """The set as a body."""
+        if nodes not in self._extractions:
+            self._extractions[nodes] = extract(self.graph, nodes)
+        return self._extractions[nodes]
+
+    def reason(self, nodes: tuple[int, ...]) -> str | None:
+        """None where one kernel may compute the set, else the reason why not."""
+        for index in nodes:
+            node = self.graph.nodes[index]
+            operator = find(node)
+            if operator is None:
+                return f"unknown operator {node.operator}"
+            if operator.fusion_class in (FusionClass.OPAQUE, FusionClass.SEQUENTIAL):
+                return f"{node.operator} is {operator.fusion_class}"
+            if operator.lowering is None:
+                return f"no lowering for {node.operator}"
+        extraction = self.extraction(nodes)
+        count = len(extraction.inputs) + len(extraction.outputs)
+        if count > self.most_operands:
+            return f"{count} operands and results are more than {self.most_operands}"
+        if extraction.identity not in self._reasons:
+            self._reasons[extraction.identity] = self.lowerable(extraction.body)
+        return self._reasons[extraction.identity]
+
+
+def find_candidates(
+    graph: OperatorGraph,
+    captures: Sequence[Capture],
+    machine: Machine,
+    lowerable: Lowerable,
+    *,
+    wanted: Sequence[WantedPattern] | None = None,
+    excluded: Sequence[str] = (),
+    min_size: int = 2,
+    max_size: int = 64,
+    most_operands: int = MOST_OPERANDS,
+) -> Candidates:
+    """Occurrences that could be fused.
+
+    With patterns, their exact occurrences. Without, the largest regions that one kernel can compute, and smaller ones
+    inside of them for the case that the largest do not pay.
+
+    Args:
+        graph: the operator graph.
+        captures: the graph with the shapes it ran with; at least one.
+        machine: for predicted times.
+        lowerable: the kernel generator's judgement on a body.
+        wanted: patterns to look for.
+        excluded: identities that must not be fused.
+        min_size: fewest operators in an occurrence.
+        max_size: most operators in an occurrence.
+        most_operands: most operands and results of a kernel.
+
+    Returns:
+        Candidates, which may overlap, and what was refused.
+    """
+    fusibility = Fusibility(graph, lowerable, most_operands)
+    refusals: list[Refusal] = []
+    if wanted is None:
+        sets, stopped = _regions(graph, captures, fusibility, max_size)
+        refusals += stopped
+    else:
+        sets, stopped = _wanted(graph, fusibility, wanted, max_size)
+        refusals += stopped
+    found = []
+    banned = set(excluded)
+    for nodes in sets:
+        if len(nodes) < min_size:
+            continue
+        extraction = fusibility.extraction(nodes)
+        if extraction.identity in banned:
+            continue
+        times = _seconds(captures, nodes, machine)
+        if times is None:
+            refusals.append(Refusal(nodes, "cost unknown"))
+            continue
+        found.append(Occurrence(extraction, *times))
+    refusals += _alone(graph, fusibility, {index for nodes in sets for index in nodes})
+    return Candidates(tuple(found), tuple(refusals))
+
+
+def _regions(
+    graph: OperatorGraph, captures: Sequence[Capture], fusibility: Fusibility, max_size: int
+) -> tuple[list[tuple[int, ...]], list[Refusal]]:
+    sets: dict[tuple[int, ...], None] = {}
+    refusals: list[Refusal] = []
+    for position, allowed in enumerate(regions.FILTERS):
+        growth = regions.grow(graph, captures, fusibility.reason, allowed=allowed, max_size=max_size)
+        sets.update(dict.fromkeys(growth.regions))
+        if position == 0:
+            refusals += [Refusal(nodes, reason) for nodes, reason in growth.stopped]
+    return sorted(sets), refusals
+
+
+def _wanted(
+    graph: OperatorGraph, fusibility: Fusibility, wanted: Sequence[WantedPattern], max_size: int
+) -> tuple[list[tuple[int, ...]], list[Refusal]]:
+    target, reachable = match.labelled(graph), reach(graph)
+    sets: dict[tuple[int, ...], None] = {}
+    refusals: list[Refusal] = []
+    for pattern in wanted:
+        for nodes in match.occurrences(graph, pattern.labels, pattern.edges, target=target, reachable=reachable):
+            reason = fusibility.reason(nodes) if len(nodes) <= max_size else "too large"
+            if reason is None:
+                sets[nodes] = None
+            else:
+                refusals.append(Refusal(nodes, reason))
+    return sorted(sets), refusals
+
+
+def _alone(graph: OperatorGraph, fusibility: Fusibility, covered: set[int]) -> list[Refusal]:
+    """Operators in no candidate that a kernel could not compute even alone."""
+    rows = []
+    for index in range(len(graph.nodes)):
+        reason = fusibility.reason((index,)) if index not in covered else None
+        if reason is not None:
+            rows.append(Refusal((index,), reason))
+    return rows
+
+
+def _seconds(captures: Sequence[Capture], nodes: tuple[int, ...], machine: Machine) -> tuple[float, float] | None:
+    """(before, after) per execution, averaged over the captures; None when unknown."""
+    executions = sum(capture.executions for capture in captures)
+    before = after = 0.0
+    for capture in captures:
+        fused = roofline.fused_seconds(capture, nodes, machine)
+        apart = [roofline.operator_seconds(capture, index, machine) for index in nodes]
+        if fused is None or any(seconds is None for seconds in apart):
+            return None
+        before += capture.executions * sum(seconds for seconds in apart if seconds is not None)
+        after += capture.executions * fused
+    return before / executions, after / executions

@@ -1,0 +1,227 @@
+"""The fusion pass: find candidates, choose among them, put fused operators in their place."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+
+from graphopt import machine as machines
+from graphopt import models
+from graphopt.errors import GraphoptError
+from graphopt.graph import Capture, OperatorGraph, Shape
+from graphopt.passes.base import Context, PassResult, register
+from graphopt.passes.candidates import Lowerable, Occurrence, Refusal, find_candidates
+from graphopt.passes.extract import Extraction
+from graphopt.passes.rewrite import rewrite
+from graphopt.passes.select import Candidate, select
+
+LEAST_WORTH = 1e-12
+"""Seconds per operator that a fusion counts as saving when it shall be made whatever it saves."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A fused operator and where it went.
+
+    Attributes:
+        identity: digest of its body.
+        name: operator type in the domain of fused operators.
+        body: its operators.
+        occurrences: what it replaces, in the graph's order.
+        calls: names of the nodes that call it, in the same order.
+        before: predicted seconds of what it replaces, per execution, all occurrences.
+        after: predicted seconds of its calls, likewise.
+        shapes: shapes of the body's tensors in each capture and occurrence, each set once.
+    """
+
+    identity: str
+    name: str
+    body: OperatorGraph
+    occurrences: tuple[Extraction, ...]
+    calls: tuple[str, ...]
+    before: float
+    after: float
+    shapes: tuple[Mapping[str, Shape], ...]
+
+
+@dataclass(frozen=True)
+class Fusions:
+    """Details of the fusion pass.
+
+    Attributes:
+        graph: the operator graph before.
+        captures: the graph with the shapes it was looked at.
+        made: the fused operators.
+        refused: what was not fused, and why.
+    """
+
+    graph: OperatorGraph
+    captures: tuple[Capture, ...]
+    made: tuple[Fusion, ...]
+    refused: tuple[Refusal, ...]
+
+
+@register("fuse")
+@dataclass(frozen=True)
+class Fuse:
+    """Replace groups of operators by fused operators, each with a generated kernel."""
+
+    top_k: int | None = None
+    min_size: int = 2
+    max_size: int = 64
+    max_operands: int = 32
+    name: ClassVar[str]
+
+    def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
+        """The model with fused operators; details are ``Fusions``.
+
+        Node names are made unique. At most ``top_k`` different fused operators are made: those that save most.
+        """
+        named = with_unique_names(models.inline_functions(model))
+        captures = context.captures or observe(named, context)
+        graph = captures[0].graph
+        found = find_candidates(
+            graph,
+            captures,
+            context.machine or machines.load(),
+            context.lowerable or _kernel_generator(),
+            wanted=context.opportunities,
+            excluded=tuple(context.excluded),
+            min_size=self.min_size,
+            max_size=self.max_size,
+            most_operands=self.max_operands,
+        )
+        chosen = _choose(graph, found.occurrences, self.top_k, context.keep_losing)
+        refused = [*found.refusals, *_left_over(found.occurrences, chosen)]
+        if not chosen:
+            return PassResult(model, False, (), Fusions(graph, captures, (), tuple(refused)))
+        changed = rewrite(named, graph, [occurrence.extraction for occurrence in chosen], source=context.source)
+        made = _fusions(changed, captures, chosen)
+        replaced = sum(len(occurrence.extraction.nodes) for occurrence in chosen)
+        note = f"{replaced} operators became {len(chosen)} calls of {len(made)} fused operators"
+        return PassResult(changed, True, (note,), Fusions(graph, captures, made, tuple(refused)))
+
+
+def observe(model: onnx.ModelProto, context: Context) -> tuple[Capture, ...]:
+    """The model's operator graph with the shapes at each set of captured input shapes; without any, no shapes."""
+    if not context.observed:
+        return (Capture(models.to_graph(model, context.source), {}, 1, context.source),)
+    captures: list[Capture] = []
+    for entry in context.observed:
+        seen = models.observe(model, entry.shapes, ranges=entry.ranges or None)
+        graph = captures[0].graph if captures else seen.graph
+        captures.append(Capture(graph, seen.shapes, entry.executions, context.source))
+    return tuple(captures)
+
+
+def with_unique_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, with a name of its own for every node of the main graph; the same object when they have one already."""
+    names = [node.name for node in model.graph.node]
+    if all(names) and len(set(names)) == len(names):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    taken, used = set(names), set()
+    for node in changed.graph.node:
+        name, number = node.name or node.op_type, 0
+        while name in used or (name in taken and name != node.name) or (number == 0 and not node.name):
+            number += 1
+            name = f"{node.name or node.op_type}_{number}"
+        node.name = name
+        used.add(name)
+    return changed
+
+
+def _kernel_generator() -> Lowerable:
+    from graphopt import kernels  # imported late: only this step needs it
+
+    return kernels.lowerable
+
+
+def _choose(
+    graph: OperatorGraph, occurrences: Sequence[Occurrence], top_k: int | None, keep_losing: bool
+) -> list[Occurrence]:
+    """Disjoint occurrences with the greatest saving, of at most so many identities."""
+
+    def candidate(occurrence: Occurrence) -> Candidate:
+        # Where losing ones are kept too, the number of operators decides among them.
+        least = LEAST_WORTH * len(occurrence.extraction.nodes) if keep_losing else occurrence.saving
+        return Candidate(tuple(sorted(occurrence.extraction.nodes)), max(occurrence.saving, least))
+
+    chosen = [occurrences[index] for index in select(graph, [candidate(o) for o in occurrences])]
+    if top_k is None:
+        return chosen
+    if top_k < 1:
+        raise GraphoptError(f"pass fuse: option top-k: {top_k} is less than 1")
+    # Choosing again among the best identities lets their occurrences take the room that the others leave.
+    savings: dict[str, float] = {}
+    for occurrence in chosen:
+        identity = occurrence.extraction.identity
+        savings[identity] = savings.get(identity, 0.0) + occurrence.saving
+    best = set(sorted(savings, key=lambda identity: (-savings[identity], identity))[:top_k])
+    kept = [o for o in occurrences if o.extraction.identity in best]
+    again = select(graph, [candidate(o) for o in kept])
+    return [kept[index] for index in again]
+
+
+def _left_over(occurrences: Sequence[Occurrence], chosen: Sequence[Occurrence]) -> list[Refusal]:
+    """Candidates that were not chosen: no saving, or overlap with others. What lies inside of a chosen one is no news."""
+    taken: set[int] = set().union(*(occurrence.extraction.nodes for occurrence in chosen))
+    rows = []
+    for occurrence in occurrences:
+        nodes = tuple(sorted(occurrence.extraction.nodes))
+        if set(nodes) <= taken or occurrence in chosen:
+            continue
+        if occurrence.saving <= 0:
+            reason = "no saving predicted"
+        elif set(nodes) & taken:
+            reason = "overlaps with what saves more"
+        else:
+            reason = "not among the best, or would close a cycle with them"
+        rows.append(Refusal(nodes, reason, occurrence.saving))
+    return rows
+
+
+def _fusions(
+    model: onnx.ModelProto, captures: Sequence[Capture], chosen: Sequence[Occurrence]
+) -> tuple[Fusion, ...]:
+    callers = {node.output[0]: node.name for node in model.graph.node if node.output}
+    groups: dict[str, list[Occurrence]] = {}
+    for occurrence in chosen:
+        groups.setdefault(occurrence.extraction.name, []).append(occurrence)
+    rows = []
+    for name, members in groups.items():
+        members.sort(key=lambda occurrence: min(occurrence.extraction.nodes))
+        first = members[0].extraction
+        shapes: dict[tuple[tuple[str, Shape], ...], None] = {}
+        for member in members:
+            for capture in captures:
+                shapes[tuple(sorted(_shapes(capture, member.extraction).items()))] = None
+        rows.append(
+            Fusion(
+                first.identity,
+                name,
+                first.body,
+                tuple(member.extraction for member in members),
+                tuple(callers[member.extraction.outputs[0]] for member in members),
+                sum(member.before for member in members),
+                sum(member.after for member in members),
+                tuple(dict(items) for items in shapes),
+            )
+        )
+    return tuple(sorted(rows, key=lambda fusion: (fusion.after - fusion.before, fusion.name)))
+
+
+def _shapes(capture: Capture, extraction: Extraction) -> dict[str, Shape]:
+    """Shapes of a body's tensors at one occurrence and capture, as far as they are known."""
+    shapes: dict[str, Shape] = {}
+    pairs = [*zip(extraction.body.inputs, extraction.inputs, strict=True)]
+    for node, index in zip(extraction.body.nodes, extraction.nodes, strict=True):
+        original = capture.graph.nodes[index]
+        pairs += zip(node.outputs, original.outputs, strict=True)
+    for formal, name in pairs:
+        shape = capture.shape(name) if name else None
+        if formal and shape is not None:
+            shapes[formal] = shape
+    return shapes

@@ -1,0 +1,197 @@
+"""The plan: what ``graphopt apply`` fused and what it left alone, and why, with predicted and measured times."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from graphopt.graph import Shape
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FusedEntry:
+    """A fused operator of the model that was written.
+
+    Attributes:
+        identity: digest of its body.
+        name: operator type in domain ``graphopt.fused``.
+        operators: operators of the body, in order.
+        occurrences: for each call, the names of the nodes that it replaces.
+        predicted_before: seconds per execution of the replaced operators, all occurrences, by the roofline.
+        predicted_after: seconds per execution of the calls, by the roofline.
+        measured_before: seconds per execution of the replaced operators on this machine; None when not measured.
+        measured_after: seconds per execution of the calls on this machine; None when not measured.
+    """
+
+    identity: str
+    name: str
+    operators: tuple[str, ...]
+    occurrences: tuple[tuple[str, ...], ...]
+    predicted_before: float
+    predicted_after: float
+    measured_before: float | None = None
+    measured_after: float | None = None
+
+
+@dataclass(frozen=True)
+class NotFusedEntry:
+    """Operators that stay as they are; those with the same operators and reason are one entry.
+
+    Attributes:
+        operators: operator types.
+        reason: why, in a few words.
+        occurrences: how many such sets of operators there are.
+        nodes: names of the nodes of the first few.
+        predicted_saving: seconds per execution that fusing all would save by the roofline; None when unknown.
+        measured_before: seconds per execution, where the fusion was tried; None otherwise.
+        measured_after: likewise, as fused operators.
+        identity: digest of the body, where the fusion was tried; empty otherwise.
+    """
+
+    operators: tuple[str, ...]
+    reason: str
+    occurrences: int
+    nodes: tuple[tuple[str, ...], ...] = ()
+    predicted_saving: float | None = None
+    measured_before: float | None = None
+    measured_after: float | None = None
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much faster the written model is than a baseline.
+
+    Attributes:
+        baseline: ``stock`` (the original model in onnxruntime with everything enabled) or ``unfused`` (the written
+            model's view without fused operators).
+        seconds_before: median seconds of the baseline, averaged over the captured shapes by executions.
+        seconds_after: likewise of the written model.
+        ratio: before over after.
+        low: lower end of the ratio's 95 % interval.
+        high: upper end.
+    """
+
+    baseline: str
+    seconds_before: float
+    seconds_after: float
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``graphopt apply`` did.
+
+    Attributes:
+        model: file name of the original.
+        output: file name of the model that was written.
+        kernels: file name of the kernel library; None when there is none.
+        view: view of the written model.
+        passes: the pipeline, as text.
+        accept: how fusions were accepted: measured, predicted or all.
+        machine: name of the roofline description.
+        captured: captured input shapes, with executions.
+        nodes_before: operators of the original.
+        nodes_unfused: operators in the view before fusion.
+        nodes_after: operators of the written model.
+        fused: fused operators, those that save most first.
+        not_fused: what stays, and why.
+        comparisons: measured against baselines; empty when nothing was measured.
+        verdict: ``equal``, ``close`` or ``different`` numbers against the view without fused operators; ``not checked``.
+        max_absolute: greatest absolute difference of all outputs.
+        max_relative: greatest difference relative to the output's largest value.
+        notes: what passes did, and what else there is to know; one line each.
+        environment: versions, compiler and flags.
+    """
+
+    model: str
+    output: str
+    kernels: str | None
+    view: str
+    passes: str
+    accept: str
+    machine: str
+    captured: tuple[tuple[Mapping[str, Shape], int], ...]
+    nodes_before: int
+    nodes_unfused: int
+    nodes_after: int
+    fused: tuple[FusedEntry, ...]
+    not_fused: tuple[NotFusedEntry, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    verdict: str = "not checked"
+    max_absolute: float = 0.0
+    max_relative: float = 0.0
+    notes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def comparison(self, baseline: str) -> Comparison | None:
+        """The comparison with a baseline; None when it was not measured."""
+        return next((entry for entry in self.comparisons if entry.baseline == baseline), None)
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON; see docs/passes.md for the schema. Times in seconds."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.model,
+            "output": self.output,
+            "kernels": self.kernels,
+            "view": self.view,
+            "passes": self.passes,
+            "accept": self.accept,
+            "machine": self.machine,
+            "captured": [
+                {"shapes": {name: list(shape) for name, shape in sorted(shapes.items())}, "executions": executions}
+                for shapes, executions in self.captured
+            ],
+            "nodes": {"original": self.nodes_before, "unfused": self.nodes_unfused, "written": self.nodes_after},
+            "fused": [
+                {
+                    "identity": entry.identity,
+                    "name": entry.name,
+                    "operators": list(entry.operators),
+                    "occurrences": [list(nodes) for nodes in entry.occurrences],
+                    "predicted_seconds": {"before": entry.predicted_before, "after": entry.predicted_after},
+                    "measured_seconds": _measured(entry.measured_before, entry.measured_after),
+                }
+                for entry in self.fused
+            ],
+            "not_fused": [
+                {
+                    "operators": list(entry.operators),
+                    "reason": entry.reason,
+                    "occurrences": entry.occurrences,
+                    "nodes": [list(nodes) for nodes in entry.nodes],
+                    "predicted_saving_seconds": entry.predicted_saving,
+                    "measured_seconds": _measured(entry.measured_before, entry.measured_after),
+                    "identity": entry.identity,
+                }
+                for entry in self.not_fused
+            ],
+            "comparisons": [
+                {
+                    "baseline": entry.baseline,
+                    "seconds": {"before": entry.seconds_before, "after": entry.seconds_after},
+                    "ratio": entry.ratio,
+                    "interval": [entry.low, entry.high],
+                }
+                for entry in self.comparisons
+            ],
+            "verification": {
+                "verdict": self.verdict,
+                "max_absolute": self.max_absolute,
+                "max_relative": self.max_relative,
+            },
+            "notes": list(self.notes),
+            "environment": dict(sorted(self.environment.items())),
+        }
+
+    def to_json(self) -> str:
+        """The plan as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _measured(before: float | None, after: float | None) -> dict[str, float] | None:
+    return None if before is None or after is None else {"before": before, "after": after}

@@ -1,0 +1,204 @@
+"""Small helpers on ONNX protobufs that several passes share."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from graphopt.errors import GraphoptError
+
+
+def copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that can be changed."""
+    duplicate = onnx.ModelProto()
+    duplicate.CopyFrom(model)
+    return duplicate
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside of a node (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Names of tensors from outside that the node's bodies read, or hand out; names made inside are left out."""
+    names: set[str] = set()
+    for body in bodies(node):
+        made = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+        made |= {sparse.values.name for sparse in body.sparse_initializer}
+        read: set[str] = set()
+        for inner in body.node:
+            read |= {name for name in inner.input if name} | captured(inner)
+            made |= {name for name in inner.output if name}
+        names |= (read | {value.name for value in body.output}) - made
+    return names
+
+
+def uses(graph: onnx.GraphProto) -> set[str]:
+    """Every tensor name that a node of the graph, a body inside of it, or the caller reads."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names |= {name for name in node.input if name} | captured(node)
+    return names
+
+
+def sort_nodes(nodes: Sequence[onnx.NodeProto], source: str = "model") -> list[onnx.NodeProto]:
+    """The nodes with every producer before its consumers; as close to the order they came in as that allows.
+
+    Raises:
+        GraphoptError: the nodes form a cycle.
+    """
+    producer = {output: index for index, node in enumerate(nodes) for output in node.output if output}
+    waiting: list[int] = []
+    followers: list[list[int]] = [[] for _ in nodes]
+    for index, node in enumerate(nodes):
+        feeders = {producer[name] for name in (*node.input, *captured(node)) if name in producer}
+        waiting.append(len(feeders))
+        for feeder in feeders:
+            followers[feeder].append(index)
+    # A heap on the old position keeps the old order wherever the edges leave a choice.
+    ready = [index for index, count in enumerate(waiting) if count == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for follower in followers[index]:
+            waiting[follower] -= 1
+            if waiting[follower] == 0:
+                heapq.heappush(ready, follower)
+    if len(order) != len(nodes):
+        stuck = next(nodes[i] for i, count in enumerate(waiting) if count > 0)
+        raise GraphoptError(f"{source}: the graph has a cycle through node {stuck.name or stuck.op_type}")
+    return [nodes[index] for index in order]
+
+
+def drop_unused(graph: onnx.GraphProto) -> tuple[int, int]:
+    """Remove, in place, nodes whose results nothing reads, then initializers and type notes that nothing reads.
+
+    Returns:
+        (nodes removed, initializers removed).
+    """
+    needed = {value.name for value in graph.output}
+    producer = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    keep: set[int] = set()
+    pending = sorted(needed)
+    while pending:
+        index = producer.get(pending.pop())
+        if index is None or index in keep:
+            continue
+        keep.add(index)
+        node = graph.node[index]
+        read = {name for name in node.input if name} | captured(node)
+        needed |= read
+        pending.extend(sorted(read))
+    nodes = [node for index, node in enumerate(graph.node) if index in keep]
+    removed_nodes = len(graph.node) - len(nodes)
+    listed = {value.name for value in graph.input}
+    removed_initializers = 0
+    if removed_nodes:
+        replace_nodes(graph, nodes)
+    dead = [t for t in graph.initializer if t.name not in needed and t.name not in listed]
+    if dead:
+        removed_initializers = len(dead)
+        gone = {tensor.name for tensor in dead}
+        for position in reversed([i for i, t in enumerate(graph.initializer) if t.name in gone]):
+            del graph.initializer[position]
+    if removed_nodes or dead:
+        made = {output for node in graph.node for output in node.output} | {t.name for t in graph.initializer} | listed
+        for position in reversed([i for i, value in enumerate(graph.value_info) if value.name not in made]):
+            del graph.value_info[position]
+    return removed_nodes, removed_initializers
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put copies of these nodes in place of the graph's nodes."""
+    kept = []
+    for node in nodes:
+        duplicate = onnx.NodeProto()
+        duplicate.CopyFrom(node)
+        kept.append(duplicate)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+LARGEST_READ = 4096
+"""Initializers with more elements are described to shape inference, not handed over: it reads no large values."""
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What shape inference knows of a tensor: ONNX element type, and sizes by dimension (None for unknown ones)."""
+
+    dtype: int
+    dims: tuple[int | None, ...] | None
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """Types of the main graph's tensors, inferred without touching large weights; what stays unknown is missing."""
+    graph = model.graph
+    light = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    light.graph.name = graph.name
+    light.graph.node.extend(graph.node)
+    light.graph.output.extend(graph.output)
+    light.graph.value_info.extend(graph.value_info)
+    listed = {tensor.name for tensor in graph.initializer}
+    light.graph.input.extend(value for value in graph.input if value.name not in listed)
+    for tensor in graph.initializer:
+        if _elements(tensor) <= LARGEST_READ:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    try:
+        light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        pass  # what the model states itself is used
+    types: dict[str, TensorType] = {}
+    for value in (*light.graph.value_info, *light.graph.output, *light.graph.input):
+        tensor_type = value.type.tensor_type
+        if value.type.HasField("tensor_type") and tensor_type.elem_type:
+            dims = None
+            if tensor_type.HasField("shape"):
+                dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor_type.shape.dim)
+            types[value.name] = TensorType(tensor_type.elem_type, dims)
+    for tensor in graph.initializer:
+        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
+    return types
+
+
+def small_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Initializers and ``value`` tensors of Constant nodes with at most LARGEST_READ elements, by name.
+
+    Initializers that are graph inputs too are left out: a caller may replace them.
+    """
+    listed = {value.name for value in graph.input}
+    found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in listed}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            found.update({node.output[0]: a.t for a in node.attribute if a.name == "value"})
+            for attribute in node.attribute:
+                if attribute.name == "value_ints":
+                    found[node.output[0]] = numpy_helper.from_array(np.array(attribute.ints, np.int64))
+                elif attribute.name == "value_int":
+                    found[node.output[0]] = numpy_helper.from_array(np.array(attribute.i, np.int64))
+                elif attribute.name == "value_float":
+                    found[node.output[0]] = numpy_helper.from_array(np.array(attribute.f, np.float32))
+    return {name: tensor for name, tensor in found.items() if _elements(tensor) <= LARGEST_READ}
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    return size

@@ -1,0 +1,149 @@
+"""Put fused operators in place of occurrences: each a call of a local function whose body is the very subgraph."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from graphopt.errors import GraphoptError
+from graphopt.graph import AttributeValue, OperatorGraph
+from graphopt.passes.base import LOCAL_DOMAIN
+from graphopt.passes.extract import Extraction
+from graphopt.passes.protos import copy, drop_unused, replace_nodes, sort_nodes
+
+LOCAL_DOMAIN_VERSION = 1
+FIRST_IR_WITH_FUNCTIONS = 8
+
+
+def rewrite(
+    model: onnx.ModelProto, graph: OperatorGraph, chosen: Sequence[Extraction], *, source: str = "model"
+) -> onnx.ModelProto:
+    """Replace disjoint convex occurrences by fused operators.
+
+    Args:
+        model: the model that the graph was read from.
+        graph: its operator graph.
+        chosen: what to replace; node indices refer to the graph.
+        source: name of the model, for messages.
+
+    Returns:
+        A new model: nodes in topological order, one function per identity, graph inputs and outputs as before. Bodies
+        of If, Loop and Scan are as before.
+
+    Raises:
+        GraphoptError: the chosen sets form a cycle or overlap, or an operator is not in the model.
+    """
+    changed = copy(model)
+    by_output = {name: node for node in changed.graph.node for name in node.output if name}
+    inside: set[int] = set()
+    gone: set[str] = set()
+    for extraction in chosen:
+        if inside & set(extraction.nodes):
+            raise GraphoptError(f"{source}: two of the chosen occurrences share an operator")
+        inside |= set(extraction.nodes)
+        for index in extraction.nodes:
+            outputs = [name for name in graph.nodes[index].outputs if name]
+            if not outputs or any(name not in by_output for name in outputs):
+                raise GraphoptError(f"{source}: operator {graph.nodes[index].name} is not in the model")
+            gone.update(outputs)
+    names = {node.name for node in changed.graph.node}
+    kept = [node for node in changed.graph.node if not any(name in gone for name in node.output)]
+    numbers: dict[str, int] = {}
+    calls = []
+    for extraction in sorted(chosen, key=lambda e: min(e.nodes)):
+        number = numbers.get(extraction.name, 0)
+        while f"{extraction.name}_{number}" in names:
+            number += 1
+        numbers[extraction.name] = number + 1
+        calls.append(
+            (
+                min(extraction.nodes),
+                helper.make_node(
+                    extraction.name,
+                    list(extraction.inputs),
+                    list(extraction.outputs),
+                    name=f"{extraction.name}_{number}",
+                    domain=LOCAL_DOMAIN,
+                ),
+            )
+        )
+    replace_nodes(changed.graph, sort_nodes(_merge(kept, calls, graph), source))
+    made = {name for extraction in chosen for name in extraction.outputs}
+    outputs = {value.name for value in changed.graph.output}
+    stale = [i for i, v in enumerate(changed.graph.value_info) if v.name in gone and v.name not in made | outputs]
+    for position in reversed(stale):
+        del changed.graph.value_info[position]
+    _add_functions(changed, chosen)
+    drop_unused(changed.graph)
+    return changed
+
+
+def _merge(
+    kept: Sequence[onnx.NodeProto], calls: Sequence[tuple[int, onnx.NodeProto]], graph: OperatorGraph
+) -> list[onnx.NodeProto]:
+    """Kept nodes and calls in the graph's order, a call where its first operator stood."""
+    placed: list[tuple[int, int, onnx.NodeProto]] = [(index, 0, node) for index, node in calls]
+    position = -1
+    for node in kept:
+        found = [graph.producers[name][0] for name in node.output if name in graph.producers]
+        position = found[0] if found else position
+        placed.append((position, 1, node))
+    return [node for _, _, node in sorted(placed, key=lambda row: row[:2])]
+
+
+def _add_functions(model: onnx.ModelProto, chosen: Sequence[Extraction]) -> None:
+    if not chosen:
+        return
+    present = {(function.domain, function.name) for function in model.functions}
+    versions = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    for extraction in sorted(chosen, key=lambda e: e.name):
+        if (LOCAL_DOMAIN, extraction.name) not in present:
+            present.add((LOCAL_DOMAIN, extraction.name))
+            model.functions.append(function(extraction.body, versions))
+    if LOCAL_DOMAIN not in versions:
+        model.opset_import.append(helper.make_opsetid(LOCAL_DOMAIN, LOCAL_DOMAIN_VERSION))
+    model.ir_version = max(model.ir_version, FIRST_IR_WITH_FUNCTIONS)
+
+
+def function(body: OperatorGraph, versions: Mapping[str, int] | None = None) -> onnx.FunctionProto:
+    """A body as an ONNX local function of the domain of fused operators.
+
+    Args:
+        body: operators with formal inputs and outputs; constants with values become Constant nodes.
+        versions: opset version by domain; the nodes' own when left out.
+    """
+    nodes = []
+    domains: dict[str, int] = {}
+    constants = [t for t in body.tensors.values() if t.constant and t.value is not None and t.name not in body.inputs]
+    for tensor in sorted(constants, key=lambda t: t.name):
+        value = numpy_helper.from_array(np.ascontiguousarray(tensor.value).reshape(np.shape(tensor.value)))
+        nodes.append(helper.make_node("Constant", [], [tensor.name], name=f"constant_{tensor.name}", value=value))
+        domains[""] = (versions or {}).get("", max((n.version for n in body.nodes if not n.domain), default=13))
+    for node in body.nodes:
+        domain = _domain(node.domain)
+        proto = helper.make_node(
+            node.op_type, list(node.inputs), list(node.outputs), name=node.name, domain=domain or None
+        )
+        proto.attribute.extend(_attribute(key, value) for key, value in sorted(node.attributes.items()))
+        nodes.append(proto)
+        domains[domain] = (versions or {}).get(domain, node.version)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in sorted(domains.items())]
+    return helper.make_function(LOCAL_DOMAIN, body.name, list(body.inputs), list(body.outputs), nodes, opsets)
+
+
+def _attribute(key: str, value: AttributeValue) -> onnx.AttributeProto:
+    if isinstance(value, np.ndarray):
+        return helper.make_attribute(key, numpy_helper.from_array(value))
+    if value is None:
+        raise GraphoptError(f"attribute {key}: operators with bodies cannot be fused")
+    if isinstance(value, tuple):
+        kinds = {int: onnx.AttributeProto.INTS, float: onnx.AttributeProto.FLOATS, str: onnx.AttributeProto.STRINGS}
+        # An empty list keeps no type; ints are what every operator with an empty list of its own uses.
+        kind = kinds.get(type(value[0]), onnx.AttributeProto.INTS) if value else onnx.AttributeProto.INTS
+        return helper.make_attribute(key, list(value), attr_type=kind)
+    return helper.make_attribute(key, value)
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain

@@ -1,0 +1,1 @@
+"""PyTorch definitions of the networks in the sample fleet, one family per file."""

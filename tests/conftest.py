@@ -1,0 +1,50 @@
+"""What all tests share: the command line in a world of its own, and the switch for long tests."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from graphopt.cli import main
+from graphopt.cli.environment import Environment
+from tests.command_line import CommandLine, Outcome
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; --slow runs it"))
+
+
+@pytest.fixture
+def graphopt() -> CommandLine:
+    """Call it with the words of a command line (and ``stdin=`` bytes)."""
+
+    def call(*words: object, stdin: bytes = b"", width: int = 80, terminal: bool = False) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        world = Environment(
+            stdin=io.TextIOWrapper(io.BytesIO(stdin)),
+            stdout=out,
+            stderr=err,
+            terminal=terminal,
+            width=width,
+            jobs=1,
+        )
+        code = main([str(word) for word in words], world)
+        return Outcome(int(code), out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def sample_graphs() -> Path:
+    """The folder of the sample fleet."""
+    return ROOT / "sample_graphs"

@@ -8,22 +8,20 @@ flops per second where the formula counts flops, elements of the result per seco
 """
 
 import argparse
-import ctypes
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import kernels
-from graphopt.graph import Node, Tensor
-from graphopt.kernels.compile import compile_library
+from graphopt.graph import AttributeValue, Node, OperatorGraph, Shape, Tensor
 from graphopt.operators import find
 from graphopt.operators.base import Cost, Operand
 
@@ -145,8 +143,9 @@ CASES: tuple[Case, ...] = (
     Case("GlobalAveragePool", "GlobalAveragePool", [IMAGE]),
     Case(f"{BLOCKED}.GlobalAveragePool", "GlobalAveragePool", [IMAGE], (), {}, BLOCKED),
     unary("ArgMax", "argmax", attributes={"axis": -1}),
-    unary("Softmax", "softmax", attributes={"axis": -1}),
+    Case("softmax", "Softmax", [f32(8, 64, 128)], (), {"axis": -1}),
     Case("scan", "CumSum", [X, ints(1)[0]], (1,)),
+    Case("ReduceSum", "ReduceSum", [f32(64, 16, 64), ints(1)], (1,), {"keepdims": 0}),
     # normalization
     Case("layernorm", "LayerNormalization", [X, f32(256), f32(256)], (1, 2), {"axis": -1}),
     Case("SimplifiedLayerNormalization", "SimplifiedLayerNormalization", [X, f32(256)], (1,), {"axis": -1}),
@@ -178,6 +177,12 @@ CASES: tuple[Case, ...] = (
     Case("dequantize", "DequantizeLinear", [u8(256, 256), *STEP], (1, 2)),
     Case("DynamicQuantizeLinear", "DynamicQuantizeLinear", [X], outputs=3, opset=11),
     Case("gemm_int8", "MatMulInteger", [u8(256, 256), u8(256, 256), ZERO, ZERO], (1, 2, 3)),
+    Case(
+        "QLinearMatMul",
+        "QLinearMatMul",
+        [u8(256, 256), *STEP, u8(256, 256).astype(np.int8), np.asarray(SCALE), np.asarray(np.int8(0)), *STEP],
+        (1, 2, 3, 4, 5, 6, 7),
+    ),
     Case(
         "conv_int8",
         "ConvInteger",
@@ -214,9 +219,11 @@ def model(case: Case, repeat: int = 1) -> bytes:
     return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
 
 
-def session(blob: bytes) -> ort.InferenceSession:
+def session(blob: bytes, library: Path | None = None) -> ort.InferenceSession:
     """A session on one thread that runs the model as it stands."""
     options = ort.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -272,25 +279,86 @@ def cost_of(case: Case, results: Sequence[np.ndarray]) -> Cost:
     return row.cost(node, inputs, [operand(-1, np.asarray(value)) for value in results])
 
 
-TINY = f32(4, 4)
-SMALL = (
-    Case("Neg", "Neg", [TINY]),
-    Case("Add", "Add", [TINY, f32(4)], (1,)),
-    Case("Transpose", "Transpose", [TINY], (), {"perm": [1, 0]}),
-    Case("Slice", "Slice", [TINY, ints(0), ints(4), ints(1)], (1, 2, 3)),
-    Case("Softmax", "Softmax", [TINY], (), {"axis": -1}),
-    Case("MatMul", "MatMul", [TINY, TINY], (1,)),
-    Case("Concat", "Concat", [TINY], (), {"axis": 0}),
+TINY = Case("tiny", "Neg", [f32(4, 4)])
+CONSTANTS = {
+    "zero": ints(0),
+    "one": ints(1),
+    "four": ints(4),
+    "sizes": ints(4, 4),
+    "back": ints(3, 2, 1, 0),
+    "row": f32(4),
+}
+MIXED: tuple[tuple[str, tuple[str, ...], dict[str, object]], ...] = (
+    ("Add", ("row",), {}),
+    ("Transpose", (), {"perm": [1, 0]}),
+    ("Slice", ("zero", "four", "one"), {}),
+    ("Softmax", (), {"axis": -1}),
+    ("Unsqueeze", ("zero",), {}),
+    ("Squeeze", ("zero",), {}),
+    ("Gather", ("back",), {}),
+    ("Concat", (), {"axis": 0}),
+    ("Reshape", ("sizes",), {}),
+    ("Relu", (), {}),
+    ("Mul", ("row",), {}),
+    ("Sigmoid", (), {}),
+    ("Div", ("row",), {}),
+    ("Max", ("row",), {}),
 )
 
 
-def per_node() -> float:
-    """Seconds per node of a chain, the mean over operators on 16 elements."""
-    times = []
-    for case in SMALL:
-        one, many = (fastest(bound(session(model(case, n)), feeds_of(case))) for n in (1, 257))
-        times.append((many - one) / 256)
-    return sum(times) / len(times)
+def chain_of(nodes: Sequence[onnx.NodeProto]) -> bytes:
+    """A model of nodes that hand 16 elements on from x0 to x1 and so forth."""
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [4, 4])],
+        [helper.make_empty_tensor_value_info(f"x{len(nodes)}")],
+        [numpy_helper.from_array(value, name) for name, value in CONSTANTS.items()],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("graphopt.fused", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+
+
+def cold(run: Callable[[], object], repeats: int = 100) -> float:
+    """Seconds of the fastest run when something else has filled the caches before."""
+    other = np.zeros(8 << 20, np.uint8)
+    best = float("inf")
+    for i in range(repeats):
+        other[:] = i % 7
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def per_node(call: float) -> float:
+    """Seconds per node of a chain of 56 nodes on 16 elements, after something else has filled the caches."""
+    nodes = [
+        helper.make_node(op_type, [f"x{i}", *constants], [f"x{i + 1}"], **attributes)
+        for i, (op_type, constants, attributes) in enumerate(4 * MIXED)
+    ]
+    return (cold(bound(session(chain_of(nodes)), {"x0": f32(4, 4)})) - call) / len(nodes)
+
+
+def per_kernel(call: float) -> float:
+    """The same for a chain of 56 calls of 14 different generated kernels, of two operators each."""
+    bodies = []
+    for count in range(14):
+        ends = ("x", "z"), ("y",)
+        nodes = (
+            Node("a", "", "Add", 17, ("x", "z"), ("t0",), {}),
+            *(Node(f"r{i}", "", "Neg", 17, (f"t{i}",), (f"t{i + 1}",), {}) for i in range(count)),
+            Node("b", "", "Relu", 17, (f"t{count}",), ("y",), {}),
+        )
+        names = dict.fromkeys(name for node in nodes for name in (*node.inputs, *node.outputs))
+        tensors = {name: Tensor(name, "float32", 1 if name == "z" else 2) for name in names}
+        bodies.append(kernels.FusedOperator(f"Chain{count}", OperatorGraph("body", nodes, tensors, *ends)))
+    calls = [
+        helper.make_node(f"Chain{i % 14}", [f"x{i}", "row"], [f"x{i + 1}"], domain="graphopt.fused") for i in range(56)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        library = kernels.build_library(bodies, Path(folder), "measure")
+        return (cold(bound(session(chain_of(calls), library), {"x0": f32(4, 4)})) - call) / len(calls)
 
 
 def bandwidth(size: int) -> float:
@@ -315,53 +383,74 @@ def operator_rates(only: str, call: float) -> Iterator[tuple[str, float, str]]:
             yield case.key, sum(np.asarray(value).size for value in results) / seconds, "element/s"
 
 
-# Expressions over elements x and z of float32 inputs, with the flops that our table counts for them.
-KERNELS = {
-    "div": ("z / x", 1),
-    "sqrt": ("__builtin_sqrtf(x)", 1),
-    "exp": ("exp_f32(x)", 1),
-    "log": ("log_f32(x)", 1),
-    "pow": ("exp_f32(z * log_f32(x))", 1),
-    "erf": ("erf_f32(x)", 1),
-    "tanh": ("tanh_f32(x)", 1),
-    "sigmoid": ("sigmoid_f32(x)", 1),
-    "Gelu": ("0.5f * x * (1.0f + erf_f32(x * 0.70710678f))", 5),
-    "com.microsoft.Gelu": ("0.5f * x * (1.0f + erf_f32(x * 0.70710678f))", 5),
-    "com.microsoft.BiasGelu": ("0.5f * (x + z) * (1.0f + erf_f32((x + z) * 0.70710678f))", 6),
-    "com.microsoft.FastGelu": ("x * (0.5f + 0.5f * tanh_f32(x * (0.035677408f * x * x + 0.79788458f)))", 8),
-    "com.microsoft.QuickGelu": ("x * sigmoid_f32(1.702f * x)", 3),
-    "Swish": ("x * sigmoid_f32(x)", 2),
+KERNELS: dict[str, tuple[str, str, int]] = {  # key: domain, type, operands
+    "div": ("", "Div", 2),
+    "sqrt": ("", "Sqrt", 1),
+    "exp": ("", "Exp", 1),
+    "log": ("", "Log", 1),
+    "pow": ("", "Pow", 2),
+    "erf": ("", "Erf", 1),
+    "tanh": ("", "Tanh", 1),
+    "sigmoid": ("", "Sigmoid", 1),
+    "sin": ("", "Sin", 1),
+    "Softplus": ("", "Softplus", 1),
+    "Gelu": ("", "Gelu", 1),
+    "com.microsoft.Gelu": (MS, "Gelu", 1),
+    "com.microsoft.BiasGelu": (MS, "BiasGelu", 2),
+    "com.microsoft.FastGelu": (MS, "FastGelu", 1),
+    "com.microsoft.QuickGelu": (MS, "QuickGelu", 1),
+    "Swish": ("", "Swish", 1),
+    "Mish": ("", "Mish", 1),
 }
-LINK = "((((({0} + 1.5f) * 0.5f + z) * 0.3f - z) * z + 2.0f) * 0.1f)"  # eight additions and multiplications
-CHAIN = LINK.format(LINK.format(LINK.format(LINK.format("x"))))  # enough of them to take longer than the traffic
+STRIDED: dict[str, tuple[str, str, Shape, Shape, dict[str, AttributeValue]]] = {
+    "transpose": ("", "Transpose", (4, 128, 2, 64), (4, 2, 128, 64), {"perm": (0, 2, 1, 3)}),
+    f"{BLOCKED}.ReorderOutput": (BLOCKED, "ReorderOutput", (1, 64, 32, 32), (1, 64, 32, 32), {"channels": 64}),
+    f"{BLOCKED}.ReorderInput": (BLOCKED, "ReorderInput", (1, 64, 32, 32), (1, 64, 32, 32), {}),
+}
+LINKS = 32
 
 
-def kernel_rates(only: str) -> Iterator[tuple[str, float, str]]:
-    """The same for scalar functions of generated kernels, in a loop that the compiler vectorises."""
-    expressions = {"chain": CHAIN, **{key: text for key, (text, _) in KERNELS.items()}}
-    header = Path(kernels.__file__).parent / "c" / "scalar.h"
-    source = f'#include "{header}"\n' + "".join(
-        f'__attribute__((visibility("default"))) void f{i}(const float *restrict a, const float *restrict b,'
-        f" float *restrict y, long n) {{ VECTORISED for (long i = 0; i < n; i++) {{ float x = a[i], z = b[i];"
-        f" y[i] = {text}; }} }}\n"
-        for i, text in enumerate(expressions.values())
+def kernel_seconds(nodes: Sequence[Node], shapes: dict[str, Shape], call: float) -> float:
+    """Seconds of a generated kernel that computes ``y`` from ``x`` and, where a node reads it, ``z``."""
+    operands = [name for name in ("x", "z") if any(name in node.inputs for node in nodes)]
+    tensors = {name: Tensor(name, "float32", len(shape)) for name, shape in shapes.items()}
+    body = OperatorGraph("body", tuple(nodes), tensors, tuple(operands), ("y",))
+    graph = helper.make_graph(
+        [helper.make_node("Measured", operands, ["y"], domain="graphopt.fused")],
+        "kernel",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in operands],
+        [helper.make_empty_tensor_value_info("y")],
     )
-    a, b, y = X.ravel(), Y.ravel(), np.empty(N, np.float32)
-    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (a, b, y)]
+    blob = helper.make_model(graph, opset_imports=[helper.make_opsetid("graphopt.fused", 1)], ir_version=8)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels.c"
-        path.write_text(source)
-        compile_library(path, path.with_suffix(".so"))
-        library = ctypes.CDLL(str(path.with_suffix(".so")))
-        seconds = {
-            key: fastest(partial(getattr(library, f"f{i}"), *pointers, ctypes.c_long(N)))
-            for i, key in enumerate(expressions)
-        }
+        fused = kernels.FusedOperator("Measured", body, (shapes,))
+        library = kernels.build_library([fused], Path(folder), "measure")
+        run = bound(session(blob.SerializeToString(), library), {name: f32(*shapes[name]) for name in operands})
+        return fastest(run) - call
+
+
+def kernel_rates(only: str, call: float) -> Iterator[tuple[str, float, str]]:
+    """The same inside of generated kernels."""
+    shapes = dict.fromkeys(("x", "z", "y", *(f"t{i}" for i in range(LINKS))), X.shape)
+    names = ["x", *(f"t{i}" for i in range(LINKS - 1)), "y"]
+    chain = [
+        Node(f"n{i}", "", "Mul" if i % 2 else "Add", 17, (names[i], "z"), (names[i + 1],), {}) for i in range(LINKS)
+    ]
     for key in ("add", "mul"):
-        yield key, 4 * 8 * N / seconds["chain"], "flop/s"
-    for key, (_, flops) in KERNELS.items():
         if only in key:
-            yield key, flops * N / seconds[key], "flop/s"
+            yield key, LINKS * N / kernel_seconds(chain, shapes, call), "flop/s"
+    for key, (domain, op_type, count) in KERNELS.items():
+        if only in key:
+            node = Node("n", domain, op_type, 21, ("x", "z")[:count], ("y",), {})
+            row = find(node)
+            operand = Operand(Tensor("x", "float32", 2), X.shape)
+            flops = row.cost(node, [operand] * count, [operand]).flops if row is not None else 0
+            yield key, flops / kernel_seconds([node], shapes, call), "flop/s"
+    for key, (domain, op_type, before, after, attributes) in STRIDED.items():
+        if only in key:
+            turn = Node("a", domain, op_type, 17, ("x",), ("t",), attributes)
+            pair = [turn, Node("b", "", "Neg", 17, ("t",), ("y",), {})]
+            yield key, N / kernel_seconds(pair, {"x": before, "t": after, "y": after}, call), "element/s"
 
 
 def line(key: str, value: float, unit: str) -> str:
@@ -377,19 +466,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="measure operators whose key contains this")
     only = parser.parse_args().only
-    call = fastest(bound(session(model(SMALL[0])), feeds_of(SMALL[0])), 0.5)
+    call = fastest(bound(session(model(TINY)), feeds_of(TINY)), 0.5)
     print(f"# onnxruntime {ort.__version__}, load {os.getloadavg()[0]:.1f}, {call * 1e6:.2f} us per call")
     if not only:
         for size in (1 << 20, 24 << 20, 1 << 30):
             print(f"# working set of {size >> 20} MiB")
             print(line("bandwidth", bandwidth(size), "byte/s"))
         print("\n[overhead]")
-        print(line("per_node", per_node(), "s"))
+        print(line("per_node", per_node(call), "s"))
+        print(line("per_kernel", per_kernel(call), "s"))
     print("\n[rates]")
     for key, value, unit in operator_rates(only, call):
         print(line(key, value, unit))
     print("\n[kernel_rates]")
-    for key, value, unit in kernel_rates(only):
+    for key, value, unit in kernel_rates(only, call):
         print(line(key, value, unit))
 
 

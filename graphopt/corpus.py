@@ -2,12 +2,15 @@
 
 import multiprocessing
 import re
+import signal
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +22,7 @@ from graphopt.captures_file import Entry
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
+from graphopt.interrupts import held_back
 from graphopt.observation import Range, default_shapes, inputs_of, one_line
 from graphopt.views import VIEWS, ViewName, to_view
 from graphopt.weights import drop_weights, fill_weights, has_dropped_weights
@@ -164,19 +168,33 @@ def _in_processes(
         for model in order:
             done(model, _load_model(root, model, tuple(groups[model]), view))
         return results
-    # Spawned, not forked: onnxruntime has threads, which a fork would lose while their locks stay taken.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        futures: dict[Future[_Loaded], str] = {
-            pool.submit(_load_model, root, model, tuple(groups[model]), view): model for model in order
-        }
-        for future in as_completed(futures):
-            done(futures[future], future.result())
-    except BrokenProcessPool:
-        raise GraphoptError(f"{root}: a worker process ended while it read models; memory may be short") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    # Workers write their temporary files where this process removes them, should it have to kill a worker.
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+        # Spawned, not forked: onnxruntime has threads, which a fork would lose while their locks stay taken.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_write_into, initargs=(scratch,))
+        resource_tracker.ensure_running()  # its start would let signals through
+        try:
+            with held_back((signal.SIGINT,)):  # an interrupt from the terminal is for us, and we end the workers
+                futures: dict[Future[_Loaded], str] = {
+                    pool.submit(_load_model, root, model, tuple(groups[model]), view): model for model in order
+                }
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+        except BrokenProcessPool:
+            raise GraphoptError(f"{root}: a worker process ended while it read models; memory may be short") from None
+        except BaseException:
+            for worker in tuple((getattr(pool, "_processes", None) or {}).values()):
+                worker.kill()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
     return results
+
+
+def _write_into(folder: str) -> None:
+    """In a worker: make temporary files in this folder."""
+    tempfile.tempdir = folder
 
 
 def _size(path: Path) -> int:

@@ -65,30 +65,30 @@ def load(path: Path) -> ModelProto:
     model = _parse(path, content)
     del content
     try:
-        _load_external_data(model, path.parent)
+        load_external_data(model, path.parent)
         check(model)
     except GraphoptError as error:
         raise GraphoptError(f"{path}: {error}") from None
     return model
 
 
-def save(model: ModelProto, path: Path) -> None:
+def save(model: ModelProto, path: Path, *, largest: int = LARGEST_MESSAGE) -> None:
     """Write a model whole; weights that do not fit into one file go to ``<name>.data`` beside it.
 
     Args:
         model: what to write; not changed.
         path: the ``.onnx`` file.
+        largest: bytes of weights that still go into the one file.
 
     Raises:
         GraphoptError: the file cannot be written.
     """
     path = Path(path)
-    if weight_bytes(model) <= LARGEST_MESSAGE:
+    if weight_bytes(model) <= largest:
         with staged(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
         return
-    outer = ModelProto()
-    outer.CopyFrom(without_weights(model))
+    outer = without_weights(model)
     data = path.with_name(path.name + ".data")
     with staged(data) as temporary, temporary.open("wb") as stream:
         for tensor in model.graph.initializer:
@@ -136,7 +136,8 @@ def _assign(message: ModelProto | GraphProto, name: str, value: object) -> None:
 
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes that a tensor's elements take, from its dimensions and type."""
-    return -(-math.prod(tensor.dims) * _item_bits(tensor.data_type) // 8)
+    bits = math.prod(tensor.dims) * _item_bits(tensor.data_type)
+    return int(-(-bits // 8))
 
 
 def weight_bytes(model: ModelProto) -> int:
@@ -214,7 +215,12 @@ def _is_cut_off(content: bytes) -> bool:
     return False
 
 
-def _load_external_data(model: ModelProto, folder: Path) -> None:
+def load_external_data(model: ModelProto, folder: Path) -> None:
+    """Read what the model keeps in other files of its folder, in place.
+
+    Raises:
+        GraphoptError: a file is missing, too short, or outside of the folder.
+    """
     tensors = [t for t in every_tensor(model) if t.data_location == TensorProto.EXTERNAL]
     # Sizes of all of them are checked before the first byte is read into memory.
     ranges = [_external_range(tensor, folder) for tensor in tensors]

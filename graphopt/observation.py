@@ -18,17 +18,21 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from graphopt.errors import GraphoptError
 from graphopt.graph import LARGEST_KEPT_CONSTANT, OperatorGraph, Shape
-from graphopt.model_files import LARGEST_MESSAGE, every_graph, save, weight_bytes, without_weights
+from graphopt.model_files import every_graph, save, weight_bytes, without_weights
 from graphopt.model_graphs import TensorType, declared_types, dtype_name, inline_functions, to_graph, with_ranks
 from graphopt.weights import dropped
 
 Range = tuple[float, float]
 """Values of an input: from the first, below the second; when both are equal, that value."""
+
+LARGEST_IN_MEMORY = 2**24
+"""Bytes of weights that are handed to onnxruntime in memory. More go through a temporary file, which it maps: that
+takes a third of the time, and there is no limit of 2 GB."""
 
 LARGEST_INTEGER = 20
 """Integers of inputs without a range lie below this, or below the size of the table that they index."""
@@ -116,7 +120,7 @@ class Observer:
         light = _light(self._model)
         computed = _computed(self._model)
         try:
-            self._types, _ = _inferred(light, computed)
+            self._types, _ = _inferred(light, computed, ())
             self._known_to_runtime = True
         except Exception:  # an operator that onnxruntime does not have: onnx may still know types of some
             self._types = declared_types(self._model)
@@ -125,7 +129,9 @@ class Observer:
         self.graph = to_graph(self._model, name, self._types)
         self._tensors = [t for t in computed if self._types.get(t, ("", None))[0]]
         self._light = light
-        self._session: InferenceSession | None = None
+        # onnxruntime says the same of a scalar and of a tensor of unknown rank: no dimensions.
+        self._scalars = [t for t in self._tensors if self._types[t][1] is None] if self._known_to_runtime else []
+        self._runner: _Runner | None = None
 
     def observe(
         self,
@@ -181,7 +187,7 @@ class Observer:
             if value.name in given:
                 _set_shape(value, given[value.name])
         if self._known_to_runtime:
-            _, shapes = _inferred(fixed, self._tensors)
+            _, shapes = _inferred(fixed, self._tensors, self._scalars)
             return shapes
         inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
         values = (*inferred.graph.value_info, *inferred.graph.output)
@@ -189,17 +195,40 @@ class Observer:
 
     def _run(self, given: Mapping[str, Shape], ranges: Mapping[str, Range] | None, seed: int) -> dict[str, Shape]:
         """Shapes of all computed tensors in one run."""
-        if self._session is None:
-            probed = ModelProto()
-            probed.CopyFrom(self._model)
-            _forget_shapes(probed)
-            del probed.graph.output[:]
-            for index, tensor in enumerate(self._tensors):
-                probed.graph.node.add(op_type="Shape", input=[tensor], output=[f"{_PROBE}{index}"])
-                probed.graph.output.add(name=f"{_PROBE}{index}")
-            self._session = open_session(probed)
         feeds = seeded_inputs(self._model, given, ranges=ranges, seed=seed)
-        results = self._session.run(None, feeds)
+        if self._runner is None:
+            self._runner = _Runner(self._model, self._light, self._tensors)
+        return self._runner.shapes(feeds)
+
+
+class _Runner:
+    """Runs a model for the shapes of its tensors."""
+
+    def __init__(self, model: ModelProto, light: ModelProto, tensors: Sequence[str]) -> None:
+        self._model, self._tensors = model, tensors
+        # Large weights are fed, not stored in the session: that takes one copy of them in place of four.
+        self._session = self._open(light)
+        fed = {value.name for value in light.graph.input}
+        self._weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in fed}
+
+    def _open(self, model: ModelProto) -> InferenceSession:
+        probed = ModelProto()
+        probed.CopyFrom(model)
+        _forget_shapes(probed)
+        del probed.graph.output[:]
+        _add_probes(probed, self._tensors)
+        return open_session(probed, entries={"session.disable_prepacking": "1"})
+
+    def shapes(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Shape]:
+        """Tensor name to shape."""
+        try:
+            results = self._session.run(None, {**self._weights, **feeds})
+        except Exception:
+            if not self._weights:
+                raise
+            # Some kernels want weights that are constant.
+            self._session, self._weights = self._open(self._model), {}
+            results = self._session.run(None, dict(feeds))
         return {t: tuple(int(size) for size in shape) for t, shape in zip(self._tensors, results, strict=True)}
 
 
@@ -230,11 +259,11 @@ def open_session(
     if saved_as is not None:
         options.optimized_model_filepath = str(saved_as)
     providers = ["CPUExecutionProvider"]
-    if weight_bytes(model) <= LARGEST_MESSAGE:
+    if weight_bytes(model) <= LARGEST_IN_MEMORY:
         return InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = Path(folder) / "model.onnx"
-        save(model, path)
+        save(model, path, largest=0)
         return InferenceSession(str(path), options, providers=providers)
 
 
@@ -283,8 +312,16 @@ def _forget_shapes(model: ModelProto) -> None:
             value.type.tensor_type.ClearField("shape")
 
 
-def _inferred(light: ModelProto, tensors: Sequence[str]) -> tuple[dict[str, TensorType], dict[str, Shape]]:
+def _inferred(
+    light: ModelProto, tensors: Sequence[str], perhaps_scalars: Sequence[str]
+) -> tuple[dict[str, TensorType], dict[str, Shape]]:
     """Onnxruntime's types of the tensors, and shapes of those that it can tell.
+
+    Args:
+        light: the model; not changed.
+        tensors: results of its nodes.
+        perhaps_scalars: those of them that must be told apart from tensors of unknown rank: the shape of a scalar has
+            no elements, which is known where the rank is.
 
     Raises:
         Exception: onnxruntime does not load the model.
@@ -294,19 +331,27 @@ def _inferred(light: ModelProto, tensors: Sequence[str]) -> tuple[dict[str, Tens
     del probed.graph.output[:]
     for tensor in tensors:
         probed.graph.output.add(name=tensor)
+    _add_probes(probed, perhaps_scalars)
     session = open_session(probed, entries={"session.disable_prepacking": "1"})
     types: dict[str, TensorType] = {}
     shapes: dict[str, Shape] = {}
     for value in session.get_outputs():
-        kind = re.fullmatch(r"tensor\((\w+)\)", value.type)
-        if kind is None:
-            continue
-        dims = value.shape
-        # onnxruntime says the same of a scalar and of a tensor of unknown rank: no dimensions.
-        types[value.name] = (_ORT_NAMES.get(kind[1], kind[1]), len(dims) or None)
-        if dims and all(isinstance(size, int) for size in dims):
-            shapes[value.name] = tuple(dims)
+        kind, dims = re.fullmatch(r"tensor\((\w+)\)", value.type), value.shape
+        if value.name.startswith(_PROBE):
+            if dims == [0]:
+                shapes[perhaps_scalars[int(value.name.removeprefix(_PROBE))]] = ()
+        elif kind is not None:
+            types[value.name] = (_ORT_NAMES.get(kind[1], kind[1]), len(dims) or None)
+            if dims and all(isinstance(size, int) for size in dims):
+                shapes[value.name] = tuple(dims)
     return types, shapes
+
+
+def _add_probes(model: ModelProto, tensors: Sequence[str]) -> None:
+    """Add the shapes of tensors to the model's outputs."""
+    for index, tensor in enumerate(tensors):
+        model.graph.node.add(op_type="Shape", input=[tensor], output=[f"{_PROBE}{index}"])
+        model.graph.output.add(name=f"{_PROBE}{index}")
 
 
 def _set_shape(value: ValueInfoProto, shape: Shape) -> None:

@@ -12,10 +12,14 @@ from functools import cached_property
 from math import prod
 
 from graphopt import operators
-from graphopt.graph import Capture
+from graphopt.graph import Capture, Node
 from graphopt.machine import Machine
 from graphopt.operators.base import Cost, FusionClass, Operator, element_bytes
+from graphopt.operators.blocked import DOMAIN
 from graphopt.operators.opaque import CONTROL_FLOW
+
+_Turn = tuple[str, tuple[int, ...]]
+"""An operator that changes the order of elements: its name and, for a transpose, its permutation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,14 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
         if own is None:
             return None
         compute += own
+    compute += profile.seconds_of_strided_reads(nodes, machine)
     traffic = profile.external_traffic(nodes)
     if traffic is None:
         return None
     moved, parameters = traffic
-    memory = machine.seconds_to_move(moved) + profile.seconds_of_parameters(parameters, machine)
+    # One pass streams its operands like the largest of the operators did: fusing does not move data further away.
+    working_set = min(moved, profile.largest_working_set(nodes))
+    memory = machine.seconds_to_move(moved, working_set) + profile.seconds_of_parameters(parameters, machine)
     return max(compute, memory) + machine.kernel_seconds
 
 
@@ -146,7 +153,7 @@ class _Profile:
         return max(compute, memory) + machine.node_seconds
 
     def _compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
-        """Seconds of arithmetic. In a kernel, layout operators are index maps: free unless the machine says."""
+        """Seconds of arithmetic. In a kernel, layout operators are index maps: see seconds_of_strided_reads."""
         cost, row = self.costs[index], self.rows[index]
         if cost is None or row is None:
             return None
@@ -154,12 +161,10 @@ class _Profile:
             return 0.0
         node = self.graph.nodes[index]
         classes = [name for name in (cost.rate_class, row.rate_class) if name]
-        if not fused:
-            rate = machine.rate(node.operator, classes)
-        elif row.fusion_class is FusionClass.LAYOUT:
-            rate = next((machine.kernel_rates[n] for n in (node.operator, *classes) if n in machine.kernel_rates), None)
-        else:
-            rate = machine.kernel_rate(node.operator, classes)
+        if fused and row.fusion_class is FusionClass.LAYOUT:
+            return 0.0
+        find = machine.kernel_rate if fused else machine.rate
+        rate = find(node.operator, classes)
         if rate is None:
             return cost.flops / machine.peak_of(self._dtype(index))
         if rate.unit == "flop/s":
@@ -172,51 +177,142 @@ class _Profile:
         name = next((name for name in (*node.inputs, *node.outputs) if name), "")
         return self.graph.tensors[name].dtype if name in self.graph.tensors else "float32"
 
+    def seconds_of_strided_reads(self, nodes: Sequence[int], machine: Machine) -> float:
+        """Seconds that a kernel needs for operands that it does not read in the order in which it writes.
+
+        Transposes and reorders on the way from a result back to an operand compose; where they cancel (an operand in
+        the blocked layout whose result is in the blocked layout again), reading is in order and free.
+        """
+        inside = set(nodes)
+        if self._turns.keys().isdisjoint(inside):
+            return 0.0
+        seconds = 0.0
+        todo: list[tuple[str, tuple[_Turn, ...]]] = [
+            (result.name, ()) for index in sorted(inside) for result in self._results[index] if result.leaves(inside)
+        ]
+        seen: set[tuple[str, tuple[_Turn, ...]]] = set()
+        while todo:
+            name, turns = todo.pop()
+            if (name, turns) in seen:
+                continue
+            seen.add((name, turns))
+            index = self.graph.producers.get(name, (-1, 0))[0]
+            if index in inside:
+                node = self.graph.nodes[index]
+                turn = self._turns.get(index)
+                after = turns if turn is None else _composed(turns, turn)
+                todo += [(operand, after) for operand in node.inputs if operand]
+            elif turns:
+                rate = machine.kernel_rates.get(turns[-1][0], machine.kernel_rates.get("transpose"))
+                if rate is not None:
+                    seconds += prod(self.shape(name) or (0,)) / rate.value
+        return seconds
+
+    def largest_working_set(self, nodes: Sequence[int]) -> int:
+        """Bytes of computed tensors that the largest operator of a set reads and writes."""
+        costs = (self.costs[index] for index in nodes)
+        return max((cost.bytes_read + cost.bytes_written for cost in costs if cost is not None), default=0)
+
     def external_traffic(self, nodes: Sequence[int]) -> tuple[int, int] | None:
         """Bytes that cross the border of a set of nodes: computed tensors and results, and constants apart."""
+        inside = set(nodes)
         moved = parameters = 0
-        for name in self.graph.external_outputs(nodes):
-            size = self._bytes(name)
-            if size is None:
-                return None
-            moved += size
-        members = set(nodes)
-        for name in self.graph.external_inputs(nodes):
-            size = self._read(name, members)
-            if size is None:
-                return None
-            if self.graph.tensors[name].constant:
-                parameters += size
-            else:
-                moved += size
+        entering: dict[str, int] = {}
+        for index in inside:
+            for result in self._results[index]:
+                if result.leaves(inside):
+                    if result.bytes is None:
+                        return None
+                    moved += result.bytes
+            for use in self._uses[index]:
+                if use.producer in inside:
+                    continue
+                if use.bytes is None or use.read is None:
+                    return None
+                before = entering.get(use.name, 0)
+                now = entering[use.name] = min(use.bytes, before + use.read)
+                if use.constant:
+                    parameters += now - before
+                else:
+                    moved += now - before
         return moved, parameters
+
+    @cached_property
+    def _turns(self) -> dict[int, _Turn]:
+        """Nodes that change the order of elements."""
+        return {i: turn for i, node in enumerate(self.graph.nodes) if (turn := _turn(node)) is not None}
+
+    @cached_property
+    def _results(self) -> list[list["_Result"]]:
+        """Results of each node."""
+        wanted = set(self.graph.outputs)
+        return [
+            [
+                _Result(
+                    name, self._bytes(name), name in wanted, frozenset(u for u, _ in self.graph.consumers.get(name, ()))
+                )
+                for name in node.outputs
+                if name
+            ]
+            for node in self.graph.nodes
+        ]
+
+    @cached_property
+    def _uses(self) -> list[list["_Use"]]:
+        """Operands of each node that move."""
+        return [
+            [
+                _Use(
+                    name,
+                    self.graph.producers.get(name, (-1, 0))[0],
+                    self.graph.tensors[name].constant,
+                    self._bytes(name),
+                    self._read(index, name),
+                )
+                for slot, name in enumerate(node.inputs)
+                if name and not self._is_planned(index, slot)
+            ]
+            for index, node in enumerate(self.graph.nodes)
+        ]
 
     def _bytes(self, name: str) -> int | None:
         shape, tensor = self.shape(name), self.graph.tensors.get(name)
         return None if shape is None or tensor is None else prod(shape) * element_bytes(tensor.dtype)
 
-    def _read(self, name: str, members: set[int]) -> int | None:
-        """Bytes of an entering tensor that the set reads: all, or less where each reader picks parts of it."""
-        whole = self._bytes(name)
-        if whole is None:
+    def _is_planned(self, index: int, slot: int) -> bool:
+        """Whether the host reads an operand to plan, so that nothing moves."""
+        row = self.rows[index]
+        return row is not None and (slot in row.structural or row.fusion_class is FusionClass.METADATA)
+
+    def _read(self, index: int, name: str) -> int | None:
+        """Bytes of an operand that a node reads: all of it, or less where the operator picks parts."""
+        cost, row = self.costs[index], self.rows[index]
+        if cost is None or row is None:
             return None
-        constant = self.graph.tensors[name].constant
-        picked = 0
-        for index, slot in self.graph.consumers.get(name, ()):
-            if index not in members:
-                continue
-            cost, row = self.costs[index], self.rows[index]
-            if cost is None or row is None:
-                return None
-            if slot in row.structural:
-                continue  # the host reads it to plan
-            if row.fusion_class is FusionClass.METADATA:
-                continue
-            picks = row.fusion_class in (FusionClass.LOOKUP, FusionClass.LAYOUT) and cost.bytes_written > 0
-            if not picks:
-                return whole
-            picked += cost.parameter_bytes if constant else cost.bytes_read
-        return min(whole, picked)
+        if row.fusion_class in (FusionClass.LOOKUP, FusionClass.LAYOUT) and cost.bytes_written:
+            return cost.parameter_bytes if self.graph.tensors[name].constant else cost.bytes_read
+        return self._bytes(name)  # what hands storage on (a Reshape) reads nothing, but what comes after it does
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    name: str
+    bytes: int | None
+    wanted: bool
+    users: frozenset[int]
+
+    def leaves(self, inside: set[int]) -> bool:
+        """Whether something outside of a set of nodes, or the caller, reads it."""
+        return self.wanted or not inside.issuperset(self.users)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    name: str
+    producer: int
+    constant: bool
+    bytes: int | None
+    read: int | None
 
 
 _profiles: dict[int, _Profile] = {}
@@ -230,3 +326,28 @@ def _profile(capture: Capture) -> _Profile:
         found = _profiles[key] = _Profile(capture)
         weakref.finalize(capture, _profiles.pop, key, None).atexit = False
     return found
+
+
+_OPPOSITE = {f"{DOMAIN}.ReorderInput": f"{DOMAIN}.ReorderOutput", f"{DOMAIN}.ReorderOutput": f"{DOMAIN}.ReorderInput"}
+
+
+def _turn(node: Node) -> _Turn | None:
+    if node.operator in _OPPOSITE:
+        return node.operator, ()
+    perm = node.attributes.get("perm")
+    if node.operator != "Transpose":
+        return None
+    return "Transpose", tuple(p for p in perm if isinstance(p, int)) if isinstance(perm, tuple) else ()
+
+
+def _composed(turns: tuple[_Turn, ...], turn: _Turn) -> tuple[_Turn, ...]:
+    """Turns met on the way back from a result, with one more that stands before them."""
+    if not turns:
+        return (turn,)
+    (name, perm), (before, earlier) = turns[-1], turn
+    if _OPPOSITE.get(name) == before:
+        return turns[:-1]
+    if name == before == "Transpose" and len(perm) == len(earlier):
+        both = tuple(earlier[axis] for axis in perm) or tuple(range(2))  # without permutation: reversed twice
+        return turns[:-1] if both == tuple(range(len(both))) else (*turns[:-1], ("Transpose", both))
+    return (*turns, turn)

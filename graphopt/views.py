@@ -9,8 +9,9 @@ from onnx import ModelProto
 from onnxruntime import GraphOptimizationLevel
 
 from graphopt.errors import GraphoptError
-from graphopt.model_files import LARGEST_MESSAGE, weight_bytes
-from graphopt.observation import one_line, open_session
+from graphopt.model_files import load_external_data, weight_bytes
+from graphopt.observation import LARGEST_IN_MEMORY, one_line, open_session
+from graphopt.stable_names import stabilize
 from graphopt.weights import fill_weights
 
 ViewName = Literal["executed", "portable", "raw"]
@@ -33,7 +34,7 @@ def to_view(model: ModelProto, view: ViewName) -> ModelProto:
             optimisation disabled. ``portable``: after the extended optimisations, for any machine. ``raw``: as it is.
 
     Returns:
-        A new model; free axes stay free. For ``raw`` the model itself.
+        A new model, the same in every run; free axes stay free. For ``raw`` the model itself.
 
     Raises:
         GraphoptError: onnxruntime rejects the model, or the view is not one.
@@ -43,9 +44,8 @@ def to_view(model: ModelProto, view: ViewName) -> ModelProto:
     if view not in _LEVELS:
         raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
     filled = fill_weights(model)
-    # Weights of its own making (packed for the machine) can be as large as those of the model.
-    entries = {}
-    if weight_bytes(filled) > LARGEST_MESSAGE // 2:
+    entries = {"session.disable_prepacking": "1"}  # of use to a session that runs
+    if weight_bytes(filled) > LARGEST_IN_MEMORY:
         entries["session.optimized_model_external_initializers_file_name"] = _DATA
         entries["session.optimized_model_external_initializers_min_size_in_bytes"] = "1024"
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
@@ -54,4 +54,7 @@ def to_view(model: ModelProto, view: ViewName) -> ModelProto:
             open_session(filled, _LEVELS[view], entries=entries, saved_as=path)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise GraphoptError(f"onnxruntime rejects it: {one_line(error)}") from None
-        return onnx.load(path)
+        optimized = onnx.load(path, load_external_data=False)
+        load_external_data(optimized, path.parent)
+    stabilize(optimized, filled)
+    return optimized

@@ -8,6 +8,7 @@ model is optimised, run or timed.
 """
 
 import math
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 
@@ -20,6 +21,9 @@ from graphopt.model_files import every_graph
 
 LARGEST_KEPT_WEIGHT = 256
 """Floating-point constants with at most so many elements stay in a model whose weights are dropped."""
+
+PERIOD = 65_521
+"""Random values repeat after so many. A prime, so that rows of a matrix do not repeat; it makes large weights cheap."""
 
 SHAPE_SUFFIX = "__shape"
 MARK = "graphopt.weight"
@@ -176,7 +180,7 @@ def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
         weights, restored = [], []
         for name, (node, shape) in found.items():
             data_type = next((a.t.data_type for a in node.attribute if a.name == "value"), TensorProto.FLOAT)
-            weights.append(random_weight(name, shape, data_type, positive=name in positive, seed=seed))
+            weights.append((name, shape, data_type))
             position = next((int(entry.value) for entry in node.metadata_props if entry.key == MARK_INPUT), None)
             if position is not None:
                 restored.append((position, onnx.helper.make_tensor_value_info(name, data_type, shape)))
@@ -187,15 +191,16 @@ def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
         inputs = [value for value in graph.input if value.name not in spent]
         for position, value in sorted(restored, key=lambda pair: pair[0]):
             inputs.insert(position, value)
-        _replace(graph, initializers=[*initializers, *weights], nodes=nodes, inputs=inputs)
+        _replace(graph, initializers=initializers, nodes=nodes, inputs=inputs)
+        for name, shape, data_type in weights:  # last, and in place: what is large is not copied twice
+            values = random_weight(name, shape, data_type, positive=name in positive, seed=seed)
+            graph.initializer.add(name=name, data_type=data_type, dims=shape, raw_data=values)
     # Before version 4, initializers had to be inputs as well, and runtimes would not take them for constants.
     copy.ir_version = max(copy.ir_version, 4)
     return copy
 
 
-def random_weight(
-    name: str, shape: tuple[int, ...], data_type: int, *, positive: bool = False, seed: int = 0
-) -> TensorProto:
+def random_weight(name: str, shape: tuple[int, ...], data_type: int, *, positive: bool = False, seed: int = 0) -> bytes:
     """A weight by its name: the same for the same arguments, different from every other name's.
 
     Args:
@@ -206,10 +211,11 @@ def random_weight(
         seed: which weights.
 
     Returns:
-        The tensor, with raw data.
+        The values, as a tensor's raw data.
     """
     generator = np.random.default_rng(zlib.crc32(f"{seed}{name}".encode()))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
+    size = min(math.prod(shape), PERIOD)
     values: np.ndarray
     if data_type not in _FLOATS:
         if data_type == TensorProto.INT8:
@@ -219,11 +225,12 @@ def random_weight(
         else:
             values = np.ones(shape, np.int64)
     elif positive:
-        values = 0.5 + generator.random(shape, np.float32)
+        values = np.resize(0.5 + generator.random(size, np.float32), shape)
     else:
         fan_in = max(1, math.prod(shape[1:])) if len(shape) > 1 else 4
-        values = generator.standard_normal(shape, np.float32) / np.float32(np.sqrt(fan_in))
-    return numpy_helper.from_array(np.ascontiguousarray(np.asarray(values).astype(dtype, copy=False)), name)
+        values = np.resize(generator.standard_normal(size, np.float32) / np.float32(np.sqrt(fan_in)), shape)
+    values = np.asarray(values).astype(dtype, copy=False)
+    return (values if sys.byteorder == "little" else values.byteswap()).tobytes()
 
 
 def _is_weight(tensor: TensorProto) -> bool:

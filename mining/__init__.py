@@ -1,5 +1,8 @@
 """Mining of fusion opportunities: canonical form, growth, support, closedness, rules, ranking."""
 
-from graphopt.mining.mine import MiningResult, Pattern, mine
+from graphopt.mining.find import find_opportunities
+from graphopt.mining.miner import MiningResult, Pattern, mine
+from graphopt.mining.opportunities import Report
+from graphopt.mining.opportunity import Opportunity
 
-__all__ = ["MiningResult", "Pattern", "mine"]
+__all__ = ["MiningResult", "Opportunity", "Pattern", "Report", "find_opportunities", "mine"]

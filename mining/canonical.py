@@ -6,8 +6,9 @@ trying: one node of an undecided cell is told apart from the others, and the lea
 
 Three observations keep that cheap on the graphs that occur. Cells are *equitable* after refinement, so nodes that stand
 alone in their cell can be taken out, and the connected parts that remain are put in order independently of each other:
-twenty-six equal branches are twenty-six small problems. Nodes of a cell with the very same neighbours can change places,
-so one of them is tried for all. And operator graphs carry many different labels: most patterns are decided at once.
+twenty-six equal branches are twenty-six small problems. Nodes of a cell with the very same neighbours can change
+places, so one of them is tried for all. And operator graphs carry many different labels: most patterns are decided at
+once.
 """
 
 import hashlib
@@ -45,9 +46,7 @@ def canonical_order(colours: Sequence[int], edges: Sequence[Edge]) -> tuple[int,
 class Adjacency:
     """Adjacency of the graph that is being put in order."""
 
-    def __init__(
-        self, incoming: list[list[tuple[int, int, int]]], outgoing: list[list[tuple[int, int, int]]]
-    ) -> None:
+    def __init__(self, incoming: list[list[tuple[int, int, int]]], outgoing: list[list[tuple[int, int, int]]]) -> None:
         self.incoming = incoming
         self.outgoing = outgoing
 
@@ -131,7 +130,7 @@ class Adjacency:
             cells = rank + 1
         return colour
 
-    def parts(self, nodes: list[int]) -> list[list[int]]:
+    def parts(self, nodes: Sequence[int]) -> list[list[int]]:
         """Connected parts of the subgraph that the nodes induce."""
         unseen = set(nodes)
         parts = []
@@ -149,6 +148,7 @@ class Adjacency:
         return parts
 
     def form(self, order: Sequence[int], colour: Sequence[int]) -> Form:
+        """Colours and edges of the nodes in this order."""
         place = {node: position for position, node in enumerate(order)}
         edges = sorted(
             (place[producer], output, place[node], slot)

@@ -23,9 +23,6 @@ from graphopt.mining.growth import Shard
 NAMES = ("processes", "serial")
 """Engines by name."""
 
-NODES_FOR_PROCESSES = 4000
-"""Nodes that patterns may hold, in all graphs together, below which starting worker processes costs more than it saves."""
-
 Numbered = list[tuple[int, MiningGraph]]
 
 
@@ -60,10 +57,7 @@ def open_engine(name: str, graphs: Sequence[MiningGraph], *, jobs: int | None, b
         raise GraphoptError(f"the number of jobs must be at least 1, not {jobs}")
     numbered = list(enumerate(graphs))
     if name == "processes":
-        work = sum(graph.eligible_nodes.bit_count() for graph in graphs)
-        if jobs is None:
-            jobs = len(os.sched_getaffinity(0)) if work >= NODES_FOR_PROCESSES else 1
-        jobs = min(jobs, len(graphs))
+        jobs = min(jobs or len(os.sched_getaffinity(0)), len(graphs))
         if jobs > 1:
             return Processes(dealt(numbered, jobs), budget)
     return Serial(numbered, budget)
@@ -111,7 +105,7 @@ class Processes:
         try:
             for hand in self._hands:
                 worker = subprocess.Popen(
-                    [sys.executable, "-c", "from graphopt.mining.engines import serve; serve()"],
+                    [sys.executable, "-P", "-c", "from graphopt.mining.engines import serve; serve()"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=environment,

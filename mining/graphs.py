@@ -6,8 +6,9 @@ Any dataflow graph can be mined: an operator graph, a capture, or a networkx gra
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
@@ -22,7 +23,12 @@ ANY_OPERAND = frozenset({"Concat", "com.microsoft.QLinearConcat"})
 ANY_RESULT = frozenset({"Split", "SplitToSequence"})
 """Operators whose results all play the same role: a Split is as many slices."""
 
-Source = OperatorGraph | Capture | nx.DiGraph
+if TYPE_CHECKING:
+    NetworkxGraph = nx.DiGraph[Any]
+else:
+    NetworkxGraph = nx.DiGraph
+
+Source = OperatorGraph | Capture | NetworkxGraph
 Weighted = Source | tuple[Source, int]
 """What can be mined: a graph that counts once (a capture: as often as it was executed), or a graph and its weight."""
 
@@ -38,7 +44,8 @@ class MiningGraph:
         eligible: bits of the nodes that patterns may hold. Paths through all other nodes count for convexity.
         single: sets of nodes (bits) of which an occurrence may hold one at most, such as contractions.
         apart: edges (producer, consumer) that may not lie within an occurrence.
-        identities: what the nodes are called in the graph that was given: its index in an operator graph, or networkx's node.
+        identities: what the nodes are called in the graph that was given: its index in an operator graph, or
+            networkx's node.
     """
 
     labels: tuple[str, ...]
@@ -48,6 +55,10 @@ class MiningGraph:
     single: tuple[int, ...] = ()
     apart: tuple[tuple[int, int], ...] = ()
     identities: tuple[Hashable, ...] = field(default=(), compare=False)
+
+    def weighted(self, weight: int) -> "MiningGraph":
+        """The same graph with another weight."""
+        return replace(self, weight=weight)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -183,7 +194,7 @@ def from_operator_graph(
     )
 
 
-def from_networkx(graph: nx.DiGraph, weight: int = 1) -> MiningGraph:
+def from_networkx(graph: NetworkxGraph, weight: int = 1) -> MiningGraph:
     """A networkx DiGraph or MultiDiGraph for the miner.
 
     Args:
@@ -226,11 +237,12 @@ def from_any(item: Weighted | MiningGraph) -> MiningGraph:
         weight = item.executions if weight is None else weight
         item = item.graph
     weight = 1 if weight is None else weight
-    if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
+    whole: object = weight
+    if isinstance(whole, bool) or not isinstance(whole, int) or whole < 1:
         raise GraphoptError(f"the weight of a graph must be a whole number above zero, not {weight!r}")
     if isinstance(item, OperatorGraph):
         return from_operator_graph(item, weight)
-    if isinstance(item, nx.Graph):
+    if isinstance(item, nx.Graph):  # undirected ones included: from_networkx says what is wrong
         return from_networkx(item, weight)
     raise GraphoptError(f"cannot mine a {type(item).__name__}")
 
@@ -252,7 +264,4 @@ def merged(graphs: Sequence[MiningGraph]) -> tuple[list[MiningGraph], list[int]]
             weights.append(0)
         weights[position] += graph.weight
         index.append(position)
-    return [
-        MiningGraph(g.labels, g.edges, w, g.eligible, g.single, g.apart, g.identities)
-        for g, w in zip(distinct, weights, strict=True)
-    ], index
+    return [graph.weighted(weight) for graph, weight in zip(distinct, weights, strict=True)], index

@@ -1,8 +1,8 @@
 """Growing occurrences level by level: one shard of graphs, its occurrences, and what it tells about them.
 
-An occurrence is a set of nodes that is connected (ignoring direction) and convex (no path leaves it and comes back). Every
-such set of two or more nodes has a source or a sink without which it is still connected and convex, so adding one
-consumer or one producer at a time reaches all of them. With S convex, S + v is convex
+An occurrence is a set of nodes that is connected (ignoring direction) and convex (no path leaves it and comes back).
+Every such set of two or more nodes has a source or a sink without which it is still connected and convex, so adding
+one consumer or one producer at a time reaches all of them. With S convex, S + v is convex
 
 - for a consumer v of S if no node outside of S lies between: ``ancestors(v) & descendants(S) & ~S == 0``;
 - for a producer v of S likewise: ``descendants(v) & ancestors(S) & ~S == 0``.
@@ -13,10 +13,10 @@ S and from where v is attached, and is computed once for each such pair (``_exte
 Of equal branches only one representative grows (see symmetry.py); counts are those of the whole orbit.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,12 @@ import numpy.typing as npt
 from graphopt.mining.canonical import Edge, canonical_order, digest, reorder
 from graphopt.mining.graphs import MiningGraph, bits, members
 from graphopt.mining.symmetry import Occurrence, Symmetry
+
+Attachment = tuple[int, int, int]
+"""(place in the pattern, output, slot) of an edge to or from a new node."""
+
+Extension = tuple[int, Callable[[Occurrence], Occurrence]]
+"""A pattern's number, and what puts nodes in its canonical order."""
 
 Found = dict[int, tuple[int, Occurrence]]
 """Bits of an occurrence to (number of its pattern, its nodes)."""
@@ -73,11 +79,15 @@ class Code:
         digest: SHA-256 of the form.
         labels: labels in canonical order.
         edges: sorted edges between places in that order.
+        graph: index of the first graph that contains it.
+        nodes: an occurrence there, in canonical order.
     """
 
     digest: str
     labels: tuple[str, ...]
     edges: tuple[Edge, ...]
+    graph: int = -1
+    nodes: Occurrence = ()
 
 
 class Places(NamedTuple):
@@ -131,7 +141,7 @@ class Shard:
         self._shapes: list[tuple[tuple[int, ...], tuple[Edge, ...]]] = []
         self._numbers: dict[tuple[tuple[int, ...], tuple[Edge, ...]], int] = {}
         self._by_digest: dict[str, int] = {}
-        self._extensions: dict[tuple[Any, ...], tuple[int, Any]] = {}
+        self._extensions: dict[tuple[int, int, bool, tuple[Attachment, ...]], Extension] = {}
         self.levels: list[list[Found]] = []
         self.truncated: dict[int, int] = {}
         self._tallies: dict[str, Tally] = {}
@@ -151,11 +161,14 @@ class Shard:
             self._by_digest[code.digest] = found
         return found
 
-    def _extended(self, pattern: int, label: int, attached: tuple[Edge, ...]) -> tuple[int, Any]:
+    def _extended(self, pattern: int, label: int, forward: bool, attached: tuple[Attachment, ...]) -> Extension:
         """The pattern with one more node, and the function that puts (old nodes, new node) in its canonical order."""
         labels, edges = self._shapes[pattern]
+        last = len(labels)
         labels = (*labels, label)
-        edges = (*edges, *attached)
+        edges += tuple(
+            (at, output, last, slot) if forward else (last, output, at, slot) for at, output, slot in attached
+        )
         order = canonical_order(labels, edges)
         number = self._number(tuple(labels[node] for node in order), reorder(order, edges))
         return number, itemgetter(*order)
@@ -241,22 +254,12 @@ class Shard:
                         continue
                     if place is None:
                         place = {node: index for index, node in enumerate(nodes)}
-                    key = (
-                        pattern,
-                        labels[new],
-                        forward,
-                        *[(place[other], output, slot) for other, output, slot in adjacent[new] if other in place],
-                    )
-                    if len(key) > 4:
-                        key = (*key[:3], *sorted(key[3:]))
+                    attached = [(place[other], output, slot) for other, output, slot in adjacent[new] if other in place]
+                    attached.sort()
+                    key = (pattern, labels[new], forward, tuple(attached))
                     extension = extensions.get(key)
                     if extension is None:
-                        last = len(nodes)
-                        attached = tuple(
-                            (at, output, last, slot) if forward else (last, output, at, slot)
-                            for at, output, slot in key[3:]
-                        )
-                        extension = extensions[key] = self._extended(pattern, labels[new], attached)
+                        extension = extensions[key] = self._extended(*key)
                     number, arrange = extension
                     placed = arrange((*nodes, new))
                     if grown & moved:
@@ -295,9 +298,30 @@ class Shard:
 
     # Results
 
-    def describe(self, digests: Iterable[str]) -> list[Code]:
-        """Canonical forms of those of the patterns that this shard knows."""
-        return [self.codes[self._by_digest[name]] for name in digests if name in self._by_digest]
+    def describe(self, tallies: Mapping[str, Tally]) -> list[Code]:
+        """Patterns whose first graph is in this shard, with one occurrence each.
+
+        Args:
+            tallies: the tallies of all frequent patterns over all shards.
+        """
+        described = []
+        for position, samples in self._samples().items():
+            for number, (_, nodes) in samples.items():
+                code = self.codes[number]
+                if code.digest in tallies and tallies[code.digest].first == self.indices[position]:
+                    described.append(replace(code, graph=self.indices[position], nodes=nodes))
+        return described
+
+    def _samples(self) -> dict[int, dict[int, tuple[int, Occurrence]]]:
+        """For each graph's position and each pattern in it, the first of its occurrences."""
+        samples: dict[int, dict[int, tuple[int, Occurrence]]] = {}
+        for level in self.levels:
+            for position, found in enumerate(level):
+                known = samples.setdefault(position, {})
+                for mask, (number, nodes) in found.items():
+                    if number not in known:
+                        known[number] = (mask, nodes)
+        return samples
 
     def places(self, digests: Iterable[str]) -> dict[str, list[Places]]:
         """Representative occurrences of patterns, by digest; graphs in order of their index."""
@@ -322,7 +346,9 @@ class Shard:
 
     # Closedness
 
-    def propose(self, tallies: Mapping[str, Tally], admitted: Collection[str] | None) -> tuple[set[str], list[Absorption]]:
+    def propose(
+        self, tallies: Mapping[str, Tally], groups: Mapping[str, int] | None
+    ) -> tuple[set[str], list[Absorption]]:
         """Which patterns have the same occurrences as a larger one.
 
         Looks at the patterns whose first graph is in this shard, largest first. Where all occurrences are in this
@@ -330,7 +356,7 @@ class Shard:
 
         Args:
             tallies: the tallies of all frequent patterns over all shards.
-            admitted: patterns that may hide a smaller one; all may when None.
+            groups: a pattern can only be hidden by one of the same group; by any when None.
 
         Returns:
             digests of patterns that are not closed; claims that no shard can settle alone.
@@ -338,29 +364,41 @@ class Shard:
         hidden: set[str] = set()
         claims: list[Absorption] = []
         mine = {index: position for position, index in enumerate(self.indices)}
-        by_graph: dict[int, dict[int, tuple[int, Occurrence]]] = {}
-        for level in self.levels:
-            for position, found in enumerate(level):
-                samples = by_graph.setdefault(position, {})
-                for mask, (number, nodes) in found.items():
-                    if number not in samples:
-                        samples[number] = (mask, nodes)
+        samples = self._samples()
         names = [code.digest for code in self.codes]
-        spreads = [tallies[name].spread if name in tallies else None for name in names]
         local = [name in tallies and tallies[name].spread == self._tallies[name].spread for name in names]
+        alike: list[object] = [
+            (tallies[name].spread, None if groups is None else groups[name]) if name in tallies else None
+            for name in names
+        ]
         rows: dict[int, dict[int, list[Occurrence]]] = {}
+        indices: dict[int, _Index] = {}
+        size = 0
+        wanted: list[object] = alike
         for number in sorted(range(len(names)), key=lambda n: (-len(self.codes[n].labels), names[n])):
             name = names[number]
-            if name not in tallies or (admitted is not None and name not in admitted):
-                continue
-            if tallies[name].first not in mine:
+            if name not in tallies or tallies[name].first not in mine:
                 continue
             position = mine[tallies[name].first]
-            if number not in by_graph[position]:
-                continue  # dropped by the budget
-            for small, places in self._contained(position, number, *by_graph[position][number]):
+            mask, nodes = samples[position][number]
+            if len(nodes) != size:
+                size = len(nodes)
+                # What is hidden by now, or as large, need not be looked through again.
+                indices.clear()
+                wanted = [None if names[n] in hidden else shared for n, shared in enumerate(alike)]
+            if mask & self.symmetries[position].moved:
+                contained = [
+                    (small, places)
+                    for small, places in self._contained(position, mask, nodes)
+                    if alike[small] == alike[number]
+                ]
+            else:
+                if position not in indices:
+                    indices[position] = self._indexed(position, wanted, size)
+                contained = _looked_up(indices[position].get(alike[number], {}), mask, nodes)
+            for small, places in contained:
                 other = names[small]
-                if spreads[small] != spreads[number] or other in hidden or other not in tallies:
+                if other in hidden:
                     continue
                 claim = Absorption(other, name, places)
                 if not (local[number] and local[small]):
@@ -382,9 +420,21 @@ class Shard:
             for claim in claims
         ]
 
-    def _contained(
-        self, position: int, number: int, mask: int, nodes: Occurrence
-    ) -> list[tuple[int, tuple[int, ...]]]:
+    def _indexed(self, position: int, wanted: Sequence[object], size: int) -> "_Index":
+        """Occurrences in one graph of less than this size, by what their patterns have in common.
+
+        Without those that symmetry moves, and those of patterns that have nothing (None) in common with others.
+        """
+        moved = self.symmetries[position].moved
+        index: _Index = {}
+        for level in self.levels[: size - 1]:
+            for mask, (number, _) in level[position].items():
+                if wanted[number] is not None and not mask & moved:
+                    lowest = (mask & -mask).bit_length() - 1
+                    index.setdefault(wanted[number], {}).setdefault(lowest, []).append((number, mask))
+        return index
+
+    def _contained(self, position: int, mask: int, nodes: Occurrence) -> list[tuple[int, tuple[int, ...]]]:
         """Patterns that an occurrence contains exactly once, and the places of the larger pattern where they are.
 
         Subsets of an occurrence that are occurrences themselves are all reached by removing one node at a time, and are
@@ -392,7 +442,7 @@ class Shard:
         """
         symmetry = self.symmetries[position]
         own = symmetry.within(mask) if mask & symmetry.moved else _NO_SYMMETRY
-        result = []
+        result: list[tuple[int, tuple[int, ...]]] = []
         current = {mask}
         for size in range(len(nodes) - 1, 0, -1):
             level = self.levels[size - 1][position]
@@ -458,6 +508,27 @@ class Shard:
 
 _NO_SYMMETRY = Symmetry(())
 
+_Index = dict[object, dict[int, list[tuple[int, int]]]]
+"""What patterns have in common to lowest node to (pattern, bits) of occurrences."""
+
+
+def _looked_up(
+    index: Mapping[int, Sequence[tuple[int, int]]], mask: int, nodes: Occurrence
+) -> list[tuple[int, tuple[int, ...]]]:
+    """As ``_contained``, for patterns in the index."""
+    seen: dict[int, int] = {}
+    outside = ~mask
+    for node in nodes:
+        for number, subset in index.get(node, ()):
+            if not subset & outside:
+                seen[number] = -1 if number in seen else subset
+    return [
+        (number, tuple(at for at, node in enumerate(nodes) if subset >> node & 1))
+        for number, subset in sorted(seen.items())
+        if subset >= 0
+    ]
+
+
 MOST_IMAGES = 5000
 """Occurrences of one pattern in one graph that the check for overlaps looks at one by one."""
 
@@ -479,21 +550,18 @@ def _overlap_alike(symmetry: Symmetry, parts: list[Occurrence], wholes: list[Occ
             fixed[i] & fixed[j] or not reach[i] & reach[j] for i in range(len(pairs)) for j in range(i)
         )
     if total > len(pairs):
-        images = []
+        images: list[tuple[int, int]] = []
         width = len(parts[0])
         for part, whole in zip(parts, wholes, strict=True):
             both = symmetry.images(bits(whole), (*part, *whole))
-            images.extend((bits(nodes[:width]), bits(nodes[width:])) for nodes in both)
+            images.extend((bits(image[:width]), bits(image[width:])) for image in both)
         pairs = images
     holders: dict[int, list[int]] = {}
-    for index, (_, whole) in enumerate(pairs):
-        for node in members(whole):
+    for index, (_, large) in enumerate(pairs):
+        for node in members(large):
             holders.setdefault(node, []).append(index)
     return all(
-        pairs[other][0] & part
-        for part, whole in pairs
-        for node in members(whole & ~part)
-        for other in holders[node]
+        pairs[other][0] & small for small, large in pairs for node in members(large & ~small) for other in holders[node]
     )
 
 

@@ -3,19 +3,19 @@
 Twenty-six equal embedding lookups that end in one Concat have 2^26 subsets, and all subsets of one size look the same.
 The miner keeps one of them, the *representative*, and counts how many there are. A *family* is a list of disjoint
 branches, each a list of nodes in matching order, such that exchanging any two branches is an automorphism of the graph.
-Families are found by refining the graph's nodes into equitable cells: nodes that are alone in their cell stay where they
-are under every automorphism; what remains falls into connected parts; parts of equal canonical form, attached alike to
-the fixed nodes, are the branches of a family.
+Families are found by refining the graph's nodes into equitable cells: nodes that are alone in their cell stay where
+they are under every automorphism; what remains falls into connected parts; parts of equal canonical form, attached
+alike to the fixed nodes, are the branches of a family.
 
 An occurrence is described on a family by its *states*: for each branch, the bits of the places it holds there. The
-representative has its states in falling order; its orbit has as many members as there are distinct orders of the states.
-Branches within branches, and symmetries of other kinds, are not collapsed: they cost time, never correctness.
+representative has its states in falling order; its orbit has as many members as there are distinct orders of the
+states. Branches within branches, and symmetries of other kinds, are not collapsed: they cost time, never correctness.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
 from math import factorial
 
-from graphopt.mining.canonical import Form, Adjacency
+from graphopt.mining.canonical import Adjacency, Form
 from graphopt.mining.graphs import MiningGraph, bits, members
 
 Occurrence = tuple[int, ...]
@@ -162,8 +162,12 @@ def _families(graph: MiningGraph) -> list[tuple[tuple[int, ...], ...]]:
     if len(set(colour)) == len(colour):
         return []
     apart = set(graph.apart)
-    incoming = [[(p, o, 2 * s + ((p, node) in apart)) for p, o, s in edges] for node, edges in enumerate(graph.incoming)]
-    outgoing = [[(c, o, 2 * s + ((node, c) in apart)) for c, o, s in edges] for node, edges in enumerate(graph.outgoing)]
+    incoming = [
+        [(p, o, 2 * s + ((p, node) in apart)) for p, o, s in edges] for node, edges in enumerate(graph.incoming)
+    ]
+    outgoing = [
+        [(c, o, 2 * s + ((node, c) in apart)) for c, o, s in edges] for node, edges in enumerate(graph.outgoing)
+    ]
     helper = Adjacency(incoming, outgoing)
     nodes = list(range(len(colour)))
     colour = helper.refine(nodes, colour)
@@ -188,7 +192,9 @@ def _rough_colours(graph: MiningGraph) -> list[int]:
     up = [0] * len(graph.labels)
     for node in graph.topological:
         flags = (graph.eligible_nodes >> node & 1, *(group >> node & 1 for group in graph.single))
-        down[node] = number((graph.labels[node], flags, tuple(sorted((down[p], o, s) for p, o, s in graph.incoming[node]))))
+        down[node] = number(
+            (graph.labels[node], flags, tuple(sorted((down[p], o, s) for p, o, s in graph.incoming[node])))
+        )
     for node in reversed(graph.topological):
         up[node] = number((down[node], tuple(sorted((up[c], o, s) for c, o, s in graph.outgoing[node]))))
     ranks = {value: rank for rank, value in enumerate(sorted(set(up)))}

@@ -39,6 +39,7 @@ class Context:
         machine: roofline description; needed by passes that predict times.
         opportunities: patterns worth fusing, as (digest, labels, edges); None to look for them in the model itself.
         excluded: identities of fused operators that must not be made, each with the reason.
+        excluded_sets: sets of nodes of the captures' graph, ascending, that must not become one fused operator.
         captures: the operator graph of the model that fusion gets, with its shapes; left out, it is observed.
         lowerable: whether a kernel can be generated for a body; the kernel generator's answer when left out.
         keep_losing: fuse what can be fused even where no saving is predicted.
@@ -49,6 +50,7 @@ class Context:
     machine: "Machine | None" = None
     opportunities: tuple["WantedPattern", ...] | None = None
     excluded: Mapping[str, str] = field(default_factory=dict)
+    excluded_sets: frozenset[tuple[int, ...]] = frozenset()
     captures: tuple[Capture, ...] = ()
     lowerable: Callable[[OperatorGraph], str | None] | None = None
     keep_losing: bool = False

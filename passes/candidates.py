@@ -1,12 +1,13 @@
 """Occurrences in one model that could be fused, what each would save, and why others could not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from graphopt import roofline
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
-from graphopt.operators import FusionClass, find
+from graphopt.mining import rules
+from graphopt.operators import find
 from graphopt.passes import match, regions
 from graphopt.passes.base import WantedPattern
 from graphopt.passes.extract import Extraction, extract
@@ -15,8 +16,11 @@ from graphopt.passes.reach import reach
 Lowerable = Callable[[OperatorGraph], str | None]
 """Body to None where a kernel can be generated for it, else the reason why not."""
 
-MOST_OPERANDS = 32
+MOST_OPERANDS = 64
 """Most operands and results of a kernel, together."""
+
+LARGEST_SHAPE = 8
+"""Most elements of an integer vector that is taken for a shape."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,20 @@ class Candidates:
 class Fusibility:
     """Whether one kernel may compute a set of operators: the rules, then the kernel generator. Answers are kept."""
 
-    def __init__(self, graph: OperatorGraph, lowerable: Lowerable, most_operands: int = MOST_OPERANDS) -> None:
+    def __init__(
+        self,
+        graph: OperatorGraph,
+        captures: Sequence[Capture],
+        lowerable: Lowerable,
+        most_operands: int = MOST_OPERANDS,
+    ) -> None:
         self.graph = graph
+        self.captures = captures
         self.lowerable = lowerable
         self.most_operands = most_operands
         self._extractions: dict[tuple[int, ...], Extraction] = {}
         self._reasons: dict[str, str | None] = {}
+        self._operator_rules: dict[int, rules.Rule | None] = {}
 
     def extraction(self, nodes: tuple[int, ...]) -> Extraction:
         """The set as a body."""
@@ -78,17 +90,38 @@ class Fusibility:
             self._extractions[nodes] = extract(self.graph, nodes)
         return self._extractions[nodes]
 
+    def _operator_rule(self, index: int) -> rules.Rule | None:
+        if index not in self._operator_rules:
+            self._operator_rules[index] = rules.stopped_operator(self.graph, index)
+        return self._operator_rules[index]
+
+    def _is_shape(self, name: str) -> bool:
+        """Whether a tensor looks like a shape: a few 64-bit integers in one dimension.
+
+        onnxruntime follows such values when it infers shapes, through operators that it knows. A kernel would hide
+        them, for no gain: a session can then plan less, and some are refused.
+        """
+        tensor = self.graph.tensors[name]
+        if tensor.dtype != "int64" or tensor.rank is None or tensor.rank > 1:
+            return False
+        sizes = [capture.shape(name) for capture in self.captures]
+        return all(shape is None or all(size <= LARGEST_SHAPE for size in shape) for shape in sizes)
+
     def reason(self, nodes: tuple[int, ...]) -> str | None:
         """None where one kernel may compute the set, else the reason why not."""
         for index in nodes:
             node = self.graph.nodes[index]
             operator = find(node)
-            if operator is None:
-                return f"unknown operator {node.operator}"
-            if operator.fusion_class in (FusionClass.OPAQUE, FusionClass.SEQUENTIAL):
-                return f"{node.operator} is {operator.fusion_class}"
-            if operator.lowering is None:
+            rule = self._operator_rule(index)
+            if rule is not None:
+                return f"rule {rule.name}: {node.operator}: {rule.reason}"
+            if operator is None or operator.lowering is None:
                 return f"no lowering for {node.operator}"
+            if all(self._is_shape(name) for name in node.outputs if name):
+                return f"{node.operator} computes a shape"
+        pattern_rule = rules.stopped_pattern(self.graph, nodes) if len(nodes) > 1 else None
+        if pattern_rule is not None:
+            return f"rule {pattern_rule.name}: {pattern_rule.reason}"
         extraction = self.extraction(nodes)
         count = len(extraction.inputs) + len(extraction.outputs)
         if count > self.most_operands:
@@ -105,7 +138,8 @@ def find_candidates(
     lowerable: Lowerable,
     *,
     wanted: Sequence[WantedPattern] | None = None,
-    excluded: Sequence[str] = (),
+    excluded: Collection[str] = (),
+    excluded_sets: Collection[tuple[int, ...]] = (),
     min_size: int = 2,
     max_size: int = 64,
     most_operands: int = MOST_OPERANDS,
@@ -122,6 +156,7 @@ def find_candidates(
         lowerable: the kernel generator's judgement on a body.
         wanted: patterns to look for.
         excluded: identities that must not be fused.
+        excluded_sets: sets of nodes, ascending, that must not be fused.
         min_size: fewest operators in an occurrence.
         max_size: most operators in an occurrence.
         most_operands: most operands and results of a kernel.
@@ -129,7 +164,7 @@ def find_candidates(
     Returns:
         Candidates, which may overlap, and what was refused.
     """
-    fusibility = Fusibility(graph, lowerable, most_operands)
+    fusibility = Fusibility(graph, captures, lowerable, most_operands)
     refusals: list[Refusal] = []
     if wanted is None:
         sets, stopped = _regions(graph, captures, fusibility, max_size)
@@ -138,12 +173,11 @@ def find_candidates(
         sets, stopped = _wanted(graph, fusibility, wanted, max_size)
         refusals += stopped
     found = []
-    banned = set(excluded)
     for nodes in sets:
-        if len(nodes) < min_size:
+        if len(nodes) < min_size or nodes in excluded_sets:
             continue
         extraction = fusibility.extraction(nodes)
-        if extraction.identity in banned:
+        if extraction.identity in excluded or not extraction.outputs:
             continue
         times = _seconds(captures, nodes, machine)
         if times is None:

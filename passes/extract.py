@@ -63,11 +63,7 @@ def extract(graph: OperatorGraph, nodes: Iterable[int]) -> Extraction:
     """
     members = tuple(sorted(set(nodes)))
     inside = set(members)
-    constants = {
-        graph.nodes[index].inputs[slot]
-        for index in members
-        for slot in _labelled_slots(graph, index)
-    }
+    constants = {graph.nodes[index].inputs[slot] for index in members for slot in _labelled_slots(graph, index)}
     escaping = set(graph.external_outputs(members))
     order, colours = _canonical_order(graph, members, constants, escaping)
 
@@ -192,9 +188,7 @@ def _canonical_order(
             else:
                 operands[index].append((slot, name))
                 outside_uses.setdefault(name, []).append((index, slot))
-    tensor_colour = {
-        name: _digest(graph.tensors[name].dtype, graph.tensors[name].rank) for name in outside_uses
-    }
+    tensor_colour = {name: _digest(graph.tensors[name].dtype, graph.tensors[name].rank) for name in outside_uses}
 
     def refine() -> None:
         classes = len(set(colour.values()))

@@ -1,7 +1,7 @@
 """The fusion pass: find candidates, choose among them, put fused operators in their place."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx
@@ -29,9 +29,7 @@ class Fusion:
         name: operator type in the domain of fused operators.
         body: its operators.
         occurrences: what it replaces, in the graph's order.
-        calls: names of the nodes that call it, in the same order.
-        before: predicted seconds of what it replaces, per execution, all occurrences.
-        after: predicted seconds of its calls, likewise.
+        predicted: for each occurrence, predicted seconds of what it replaces and of its call, per execution.
         shapes: shapes of the body's tensors in each capture and occurrence, each set once.
     """
 
@@ -39,10 +37,33 @@ class Fusion:
     name: str
     body: OperatorGraph
     occurrences: tuple[Extraction, ...]
-    calls: tuple[str, ...]
-    before: float
-    after: float
+    predicted: tuple[tuple[float, float], ...]
     shapes: tuple[Mapping[str, Shape], ...]
+
+    @property
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes of each occurrence, ascending."""
+        return tuple(tuple(sorted(extraction.nodes)) for extraction in self.occurrences)
+
+    @property
+    def before(self) -> float:
+        """Predicted seconds of what it replaces, all occurrences."""
+        return sum(before for before, _ in self.predicted)
+
+    @property
+    def after(self) -> float:
+        """Predicted seconds of its calls, all occurrences."""
+        return sum(after for _, after in self.predicted)
+
+
+def restricted(fusion: Fusion, sets: Collection[tuple[int, ...]]) -> Fusion:
+    """The fused operator with the occurrences that are in ``sets`` (nodes, ascending) only."""
+    kept = [position for position, nodes in enumerate(fusion.sets) if nodes in sets]
+    return replace(
+        fusion,
+        occurrences=tuple(fusion.occurrences[position] for position in kept),
+        predicted=tuple(fusion.predicted[position] for position in kept),
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +91,7 @@ class Fuse:
     top_k: int | None = None
     min_size: int = 2
     max_size: int = 64
-    max_operands: int = 32
+    max_operands: int = 64
     name: ClassVar[str]
 
     def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
@@ -87,7 +108,8 @@ class Fuse:
             context.machine or machines.load(),
             context.lowerable or _kernel_generator(),
             wanted=context.opportunities,
-            excluded=tuple(context.excluded),
+            excluded=frozenset(context.excluded),
+            excluded_sets=context.excluded_sets,
             min_size=self.min_size,
             max_size=self.max_size,
             most_operands=self.max_operands,
@@ -97,7 +119,7 @@ class Fuse:
         if not chosen:
             return PassResult(model, False, (), Fusions(graph, captures, (), tuple(refused)))
         changed = rewrite(named, graph, [occurrence.extraction for occurrence in chosen], source=context.source)
-        made = _fusions(changed, captures, chosen)
+        made = _fusions(captures, chosen)
         replaced = sum(len(occurrence.extraction.nodes) for occurrence in chosen)
         note = f"{replaced} operators became {len(chosen)} calls of {len(made)} fused operators"
         return PassResult(changed, True, (note,), Fusions(graph, captures, made, tuple(refused)))
@@ -116,7 +138,7 @@ def observe(model: onnx.ModelProto, context: Context) -> tuple[Capture, ...]:
 
 
 def with_unique_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, with a name of its own for every node of the main graph; the same object when they have one already."""
+    """The model, with a name of its own for every node of the main graph; the same object when they have one."""
     names = [node.name for node in model.graph.node]
     if all(names) and len(set(names)) == len(names):
         return model
@@ -166,7 +188,7 @@ def _choose(
 
 
 def _left_over(occurrences: Sequence[Occurrence], chosen: Sequence[Occurrence]) -> list[Refusal]:
-    """Candidates that were not chosen: no saving, or overlap with others. What lies inside of a chosen one is no news."""
+    """Candidates that were not chosen: no saving, or overlap. What lies inside of a chosen one is no news."""
     taken: set[int] = set().union(*(occurrence.extraction.nodes for occurrence in chosen))
     rows = []
     for occurrence in occurrences:
@@ -183,10 +205,7 @@ def _left_over(occurrences: Sequence[Occurrence], chosen: Sequence[Occurrence]) 
     return rows
 
 
-def _fusions(
-    model: onnx.ModelProto, captures: Sequence[Capture], chosen: Sequence[Occurrence]
-) -> tuple[Fusion, ...]:
-    callers = {node.output[0]: node.name for node in model.graph.node if node.output}
+def _fusions(captures: Sequence[Capture], chosen: Sequence[Occurrence]) -> tuple[Fusion, ...]:
     groups: dict[str, list[Occurrence]] = {}
     for occurrence in chosen:
         groups.setdefault(occurrence.extraction.name, []).append(occurrence)
@@ -204,9 +223,7 @@ def _fusions(
                 name,
                 first.body,
                 tuple(member.extraction for member in members),
-                tuple(callers[member.extraction.outputs[0]] for member in members),
-                sum(member.before for member in members),
-                sum(member.after for member in members),
+                tuple((member.before, member.after) for member in members),
                 tuple(dict(items) for items in shapes),
             )
         )

@@ -71,6 +71,8 @@ class Comparison:
         ratio: before over after.
         low: lower end of the ratio's 95 % interval.
         high: upper end.
+        undisturbed: ratio of the runs that a quarter of the runs are faster than: what else runs on the machine
+            disturbs it less than it does the median.
     """
 
     baseline: str
@@ -79,6 +81,14 @@ class Comparison:
     ratio: float
     low: float
     high: float
+    undisturbed: float
+
+    @property
+    def faster(self) -> bool:
+        """Whether the written model is faster: by the interval, or where that says nothing, by undisturbed runs."""
+        if self.low > 1.0 or self.high < 1.0:
+            return self.low > 1.0
+        return self.undisturbed > 1.0
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,8 @@ class Plan:
         nodes_after: operators of the written model.
         fused: fused operators, those that save most first.
         not_fused: what stays, and why.
-        comparisons: measured against baselines; empty when nothing was measured.
-        verdict: ``equal``, ``close`` or ``different`` numbers against the view without fused operators; ``not checked``.
+        comparisons: measured against baselines; may be empty.
+        verdict: ``equal`` or ``close`` numbers against the view without fused operators, or ``not checked``.
         max_absolute: greatest absolute difference of all outputs.
         max_relative: greatest difference relative to the output's largest value.
         notes: what passes did, and what else there is to know; one line each.
@@ -135,6 +145,7 @@ class Plan:
         """For JSON; see docs/passes.md for the schema. Times in seconds."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "kind": "plan",
             "model": self.model,
             "output": self.output,
             "kernels": self.kernels,
@@ -176,6 +187,7 @@ class Plan:
                     "seconds": {"before": entry.seconds_before, "after": entry.seconds_after},
                     "ratio": entry.ratio,
                     "interval": [entry.low, entry.high],
+                    "undisturbed_ratio": entry.undisturbed,
                 }
                 for entry in self.comparisons
             ],

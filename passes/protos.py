@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,13 +81,17 @@ def sort_nodes(nodes: Sequence[onnx.NodeProto], source: str = "model") -> list[o
     return [nodes[index] for index in order]
 
 
-def drop_unused(graph: onnx.GraphProto) -> tuple[int, int]:
+def drop_unused(graph: onnx.GraphProto, *, constants_only: bool = False) -> tuple[int, int]:
     """Remove, in place, nodes whose results nothing reads, then initializers and type notes that nothing reads.
+
+    Args:
+        graph: the graph to change.
+        constants_only: of nodes, remove Constant nodes only.
 
     Returns:
         (nodes removed, initializers removed).
     """
-    needed = {value.name for value in graph.output}
+    needed = uses(graph) if constants_only else {value.name for value in graph.output}
     producer = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
     keep: set[int] = set()
     pending = sorted(needed)
@@ -99,7 +104,11 @@ def drop_unused(graph: onnx.GraphProto) -> tuple[int, int]:
         read = {name for name in node.input if name} | captured(node)
         needed |= read
         pending.extend(sorted(read))
-    nodes = [node for index, node in enumerate(graph.node) if index in keep]
+    nodes = [
+        node
+        for index, node in enumerate(graph.node)
+        if index in keep or (constants_only and node.op_type != "Constant")
+    ]
     removed_nodes = len(graph.node) - len(nodes)
     listed = {value.name for value in graph.input}
     removed_initializers = 0
@@ -160,10 +169,9 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, TensorType]:
             light.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
-    try:
+    # Where inference fails, what the model states itself is used.
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        pass  # what the model states itself is used
     types: dict[str, TensorType] = {}
     for value in (*light.graph.value_info, *light.graph.output, *light.graph.input):
         tensor_type = value.type.tensor_type
@@ -186,9 +194,10 @@ def small_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in listed}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            found.update({node.output[0]: a.t for a in node.attribute if a.name == "value"})
             for attribute in node.attribute:
-                if attribute.name == "value_ints":
+                if attribute.name == "value":
+                    found[node.output[0]] = attribute.t
+                elif attribute.name == "value_ints":
                     found[node.output[0]] = numpy_helper.from_array(np.array(attribute.ints, np.int64))
                 elif attribute.name == "value_int":
                     found[node.output[0]] = numpy_helper.from_array(np.array(attribute.i, np.int64))

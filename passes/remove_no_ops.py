@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 from graphopt.passes.base import Context, PassResult, register
 from graphopt.passes.protos import (
@@ -177,7 +177,7 @@ RULES: dict[str, Rule] = {
 @register("remove-no-ops")
 @dataclass(frozen=True)
 class RemoveNoOps:
-    """Remove operators that hand their input on unchanged: Identity, Dropout, Cast to the same type, x * 1, …"""
+    """Remove operators that hand their input on unchanged: Identity, Dropout, Cast to the same type, x * 1 and such."""
 
     name: ClassVar[str]
 
@@ -207,7 +207,8 @@ def _remove(graph: onnx.GraphProto, known: Known) -> dict[str, int]:
             name = renamed[name]
         return name
 
-    kept, removed = [], {}
+    kept: list[onnx.NodeProto] = []
+    removed: dict[str, int] = {}
     for node in graph.node:
         slot = RULES[node.op_type](node, known) if node.domain in ("", "ai.onnx") and node.op_type in RULES else None
         if slot is None or not node.input[slot] or not node.output:

@@ -70,12 +70,11 @@ def rewrite(
         )
     replace_nodes(changed.graph, sort_nodes(_merge(kept, calls, graph), source))
     made = {name for extraction in chosen for name in extraction.outputs}
-    outputs = {value.name for value in changed.graph.output}
-    stale = [i for i, v in enumerate(changed.graph.value_info) if v.name in gone and v.name not in made | outputs]
+    stale = [i for i, value in enumerate(changed.graph.value_info) if value.name in gone - made]
     for position in reversed(stale):
         del changed.graph.value_info[position]
     _add_functions(changed, chosen)
-    drop_unused(changed.graph)
+    drop_unused(changed.graph, constants_only=True)
     return changed
 
 
@@ -117,7 +116,7 @@ def function(body: OperatorGraph, versions: Mapping[str, int] | None = None) -> 
     domains: dict[str, int] = {}
     constants = [t for t in body.tensors.values() if t.constant and t.value is not None and t.name not in body.inputs]
     for tensor in sorted(constants, key=lambda t: t.name):
-        value = numpy_helper.from_array(np.ascontiguousarray(tensor.value).reshape(np.shape(tensor.value)))
+        value = numpy_helper.from_array(np.asarray(tensor.value, order="C"))
         nodes.append(helper.make_node("Constant", [], [tensor.name], name=f"constant_{tensor.name}", value=value))
         domains[""] = (versions or {}).get("", max((n.version for n in body.nodes if not n.domain), default=13))
     for node in body.nodes:

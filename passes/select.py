@@ -165,7 +165,7 @@ def _exact(candidates: Sequence[Candidate], component: Sequence[int], cuts: Sequ
     result = milp(
         -savings / scale,
         constraints=constraints,
-        integrality=np.ones(len(component)),
+        integrality=np.ones(len(component), np.int64),
         bounds=Bounds(0, 1),
         options={"time_limit": MOST_SECONDS, "mip_rel_gap": 0.0},
     )

@@ -1,14 +1,12 @@
 """Turn the model into the view that fusion works on."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import onnx
 
 from graphopt.passes.base import Context, PassResult, register
-from graphopt.views import to_view
-
-ViewName = Literal["executed", "portable", "raw"]
+from graphopt.views import ViewName, to_view
 
 
 @register("to-view")

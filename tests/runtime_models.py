@@ -1,4 +1,4 @@
-"""Small models for the tests of the runtimes, and kernel libraries whose answers can be told from the function bodies'."""
+"""Small models for the tests of the runtimes, and a kernel library that answers otherwise than the function bodies."""
 
 from pathlib import Path
 
@@ -8,7 +8,11 @@ from onnx import TensorProto, helper
 
 from graphopt import kernels, models
 
-OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("graphopt.fused", 1), helper.make_opsetid("com.microsoft", 1)]
+OPSETS = [
+    helper.make_opsetid("", 17),
+    helper.make_opsetid("graphopt.fused", 1),
+    helper.make_opsetid("com.microsoft", 1),
+]
 FLOAT = TensorProto.FLOAT
 
 

@@ -42,7 +42,9 @@ def test_examples_use_options_that_exist(name: str) -> None:
     command = import_module(f"graphopt.cli.{name}").command
     assert isinstance(command, Command)
     assert command.examples
-    known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]} | {"--help"}
+    known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]} | {
+        "--help"
+    }
     for example in command.examples:
         assert len(example) <= 98, example
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", example.partition(f"graphopt {name}")[2].partition("|")[0]):

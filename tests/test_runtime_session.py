@@ -129,9 +129,7 @@ def test_load_finds_the_library_beside_the_model(tmp_path: Path, library: Path) 
 
 
 @needs_compiler
-def test_load_works_from_another_folder(
-    tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load_works_from_another_folder(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(library, tmp_path / "fused.so")
     save(tmp_path, {"graphopt.kernels": "fused.so"})
     monkeypatch.chdir(tmp_path)

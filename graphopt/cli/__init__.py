@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -128,18 +129,29 @@ def _interruptible() -> Iterator[list[int]]:
 
     Staged files are removed on the way out. The list that is given holds the signals that came so far.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield []  # only the main thread is interrupted
+        return
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
         raise KeyboardInterrupt
 
-    before = {}
-    with contextlib.suppress(ValueError):  # signals can only be handled in the main thread
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
+    def unraisable(problem: "sys.UnraisableHookArgs") -> None:
+        if came and issubclass(problem.exc_type, KeyboardInterrupt):
+            # Python drops what is raised in a finaliser: it is raised again in a moment, when that has ended.
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            hook(problem)
+
+    hook = sys.unraisablehook
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    sys.unraisablehook = unraisable
     try:
         yield came
     finally:
-        for number, handler in before.items():
+        sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -15,7 +15,7 @@ class Exit(IntEnum):
     """What the command line returns to its caller."""
 
     DONE = 0  # the work is done; where there is a verdict, it is positive
-    NEGATIVE = 1  # the work is done and its verdict is negative (outputs differ, nothing was found to fuse, …)
+    NEGATIVE = 1  # the work is done and its verdict is negative (outputs differ)
     USAGE = 2  # the command line itself is wrong
     BAD_INPUT = 3  # a file or a name that was given is wrong, missing or unreadable
     INTERRUPTED = 130  # stopped by the user; files are as they were before or complete

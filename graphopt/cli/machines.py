@@ -21,7 +21,8 @@ def command(environment: Environment, action: str, machine: str | None, as_json:
     """List the machines, show one, or validate a machine file.
 
     A machine describes hardware for the roofline: peak arithmetic, bandwidth and capacity by memory level, rates by
-    operator class, the time that any node takes. Every number has a unit, a kind (spec, derived or measured) and a source.
+    operator class, the time that any node takes. Every number has a unit, a kind (spec, derived or measured) and a
+    source.
     """
     from graphopt import machine as machines
     from graphopt.report import machines as reports

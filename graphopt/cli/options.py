@@ -16,6 +16,7 @@ Value = TypeVar("Value")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 View = Literal["executed", "portable", "raw"]
+Accept = Literal["measured", "predicted", "all"]
 VIEWS: tuple[View, ...] = ("executed", "portable", "raw")
 pass_environment = click.make_pass_decorator(Environment)
 

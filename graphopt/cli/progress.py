@@ -19,12 +19,13 @@ Report = Callable[[int, int, str], None]
 
 
 @contextmanager
-def progress(environment: Environment, work: str) -> Iterator[Report | None]:
+def progress(environment: Environment, work: str, *, counted: bool = True) -> Iterator[Report | None]:
     """A function that work reports its progress to; None where nobody is watching.
 
     Args:
         environment: the world that is drawn in.
         work: what is being done, in a word or two.
+        counted: whether it is known how much there is to do.
 
     Yields:
         the function. What it draws is gone when the block ends.
@@ -32,7 +33,7 @@ def progress(environment: Environment, work: str) -> Iterator[Report | None]:
     if not environment.progress or quiet():
         yield None
         return
-    bars = _Bars(environment, work)
+    bars = _Bars(environment, work, counted)
     try:
         yield bars.report
     finally:
@@ -42,9 +43,10 @@ def progress(environment: Environment, work: str) -> Iterator[Report | None]:
 class _Bars:
     """A bar that is drawn once the patience is over."""
 
-    def __init__(self, environment: Environment, work: str) -> None:
+    def __init__(self, environment: Environment, work: str, counted: bool) -> None:
         self._environment = environment
         self._work = work
+        self._counted = counted
         self._start = time.monotonic()
         self._drawn: Progress | None = None
         self._task: TaskID | None = None
@@ -56,23 +58,40 @@ class _Bars:
             self._drawn = self._open()
         if self._task is None:
             self._task = self._drawn.add_task(self._work, total=None, text="")
-        self._drawn.update(self._task, completed=done, total=total or None, text=text[-30:])
+        self._drawn.update(self._task, completed=done, total=total or None, text=text[-30:], refresh=not self._counted)
 
     def _open(self) -> "Progress":
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
         )
-        drawn = Progress(*columns, console=Console(file=self._environment.stderr, force_terminal=True), transient=True)
+
+        text = TextColumn("{task.fields[text]}", markup=False)
+        columns: tuple[ProgressColumn, ...] = (text,)
+        if self._counted:
+            work = TextColumn("{task.description}", markup=False)
+            columns = (work, BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
+        console = Console(file=self._environment.stderr, force_terminal=True)
+        # What is not counted may be measuring times: nothing draws in the background then.
+        drawn = Progress(*columns, console=console, transient=True, auto_refresh=self._counted)
         drawn.start()
         return drawn
 
     def close(self) -> None:
         if self._drawn is not None:
             self._drawn.stop()
+
+
+@contextmanager
+def steps(environment: Environment) -> Iterator[Callable[[str], None] | None]:
+    """A function that is told what is being done now; it shows only the last of it. None where nobody is watching."""
+    with progress(environment, "", counted=False) as report:
+        if report is None:
+            yield None
+        else:
+            yield lambda text: report(0, 0, text)

@@ -50,7 +50,7 @@ def command(
     found = deployment.verify_files(
         original,
         candidate,
-        [options.as_mapping("--shape", shapes)],
+        options.as_mapping("--shape", shapes),
         batches=batches,
         ranges=options.as_mapping("--range", ranges),
         threads=threads,

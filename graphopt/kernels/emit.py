@@ -19,6 +19,7 @@ from graphopt.operators.lowering import (
     Expand,
     Expression,
     Gather,
+    IndexMap,
     Literal,
     Operand,
     Pad,
@@ -34,7 +35,7 @@ from graphopt.operators.lowering import (
 
 SUPPORT = Path(__file__).parent / "c"
 MAX_ALTERNATIVES = 256
-MAX_LOADS = 28
+MAX_OPERANDS = 32  # loads and stores of a nest, as in executor.h
 
 
 class TooLargeError(Exception):
@@ -82,8 +83,8 @@ def emit_kernel(program: Program) -> str:
     Raises:
         TooLargeError: when it would need too many loads or alternatives.
     """
-    nests = [_Nest(program, group, f"{program.name}_nest{n}") for n, group in enumerate(program.groups)]
-    apart = [group for group in program.groups if len(group) > 1]
+    nests = [nest for n, group in enumerate(program.groups) for nest in _nests(program, group, f"nest{n}")]
+    apart = [nest.outputs for nest in nests if len(nest.outputs) > 1]
     single = [
         _Nest(program, (output,), f"{program.name}_output{output}") for group in apart for output in group
     ]
@@ -92,6 +93,17 @@ def emit_kernel(program: Program) -> str:
         lines += nest.lines
     lines += _make_plan(program, nests, single)
     return "\n".join(lines)
+
+
+def _nests(program: Program, group: tuple[int, ...], name: str) -> "list[_Nest]":
+    """One nest for outputs of one shape, or several where one would be too large."""
+    try:
+        return [_Nest(program, group, f"{program.name}_{name}")]
+    except TooLargeError:
+        if len(group) == 1:
+            raise
+    half = len(group) // 2
+    return [*_nests(program, group[:half], f"{name}a"), *_nests(program, group[half:], f"{name}b")]
 
 
 # ------------------------------------------------------------------ text
@@ -110,7 +122,7 @@ def _heading(program: Program) -> str:
 
 
 def _ints(values: Sequence[int]) -> str:
-    return ", ".join(str(value) for value in values) or "0"
+    return ", ".join("INT64_MIN" if value == -(2**63) else str(value) for value in values) or "0"
 
 
 def _table_row(program: Program) -> str:
@@ -232,10 +244,25 @@ def _dim(dim: Dim, operand: int) -> str:
     return f"{text} / {dim.divided}" if dim.divided != 1 else text
 
 
+def _axes_needed(kind: IndexMap) -> int:
+    """How many dimensions an operand must have for the axes that an index map names."""
+    if isinstance(kind, Reshape):
+        return 1 + max((axis for dim in kind.sizes or () for axis in dim.axes), default=-1)
+    return 1 + kind.axis if isinstance(kind, Take | PadTo | Part | Concat | Gather) else 0
+
+
 def _view_shape(program: Program, index: int, view: View) -> Iterator[str]:
     kind = view.index_map
     operand = view.operands[0]
     source, result = f"&f.of[{operand}]", f"&f.of[{index}]"
+    contradiction = f'    return "the shapes at a {view.origin} contradict each other";'
+    if isinstance(kind, Transpose | Pad):
+        rank = kind.rank if isinstance(kind, Pad) else len(kind.permutation)
+        yield f"if (f.of[{operand}].rank != {rank})"
+        yield contradiction
+    elif (axes_needed := _axes_needed(kind)) > 0:
+        yield f"if (f.of[{operand}].rank < {axes_needed})"
+        yield contradiction
     if isinstance(kind, Transpose):
         call = f"shape_transpose({source}, (const int[]){{{_ints(kind.permutation)}}}, {result})"
     elif isinstance(kind, Reshape):
@@ -250,7 +277,12 @@ def _view_shape(program: Program, index: int, view: View) -> Iterator[str]:
         call = f"shape_expand({source}, {pointer}, {count}, {result})"
     elif isinstance(kind, Slice):
         starts, count = _integers(program, view, kind.starts)
-        ends, axes, steps = (_integers(program, view, v)[0] for v in (kind.ends, kind.axes, kind.steps))
+        others = [_integers(program, view, v) for v in (kind.ends, kind.axes, kind.steps)]
+        for pointer, other in others:
+            if pointer != "NULL" and not (count.isdigit() and count == other):
+                yield f"if ({other} != {count})"
+                yield contradiction
+        ends, axes, steps = (pointer for pointer, _ in others)
         call = f"shape_slice({source}, {starts}, {ends}, {axes}, {steps}, {count}, f.start{index}, f.step{index}, {result})"
     elif isinstance(kind, Take):
         yield f"f.of[{index}] = f.of[{operand}];"
@@ -262,7 +294,10 @@ def _view_shape(program: Program, index: int, view: View) -> Iterator[str]:
         yield f"f.of[{index}].size[{kind.axis}] = ({size} + {kind.multiple - 1}) / {kind.multiple} * {kind.multiple};"
         return
     elif isinstance(kind, Part):
-        sizes, _ = _integers(program, view, kind.sizes)
+        sizes, count = _integers(program, view, kind.sizes)
+        if sizes != "NULL":
+            yield f"if ({count} != {kind.parts})"
+            yield contradiction
         call = f"shape_split({source}, {kind.axis}, {sizes}, {kind.parts}, {kind.part}, &f.start{index}, {result})"
     elif isinstance(kind, Concat):
         yield f"f.start{index}[0] = 0;"
@@ -274,7 +309,9 @@ def _view_shape(program: Program, index: int, view: View) -> Iterator[str]:
         return
     elif isinstance(kind, Pad):
         pads, count = _integers(program, view, kind.pads)
-        axes, _ = _integers(program, view, kind.axes)
+        axes, axis_count = _integers(program, view, kind.axes)
+        yield f"if ({count} != 2 * {kind.rank if axes == 'NULL' else axis_count})"
+        yield contradiction
         call = f"shape_pad({source}, {pads}, {count}, {axes}, f.before{index}, {result})"
     elif isinstance(kind, Gather):
         indices = program.values[view.values[0]]
@@ -285,7 +322,7 @@ def _view_shape(program: Program, index: int, view: View) -> Iterator[str]:
         pointer, count = _integers(program, view, kind.repeats)
         call = f"shape_tile({source}, {pointer}, {count}, {result})"
     yield f"if (!{call})"
-    yield f'    return "the shapes at a {view.origin} contradict each other";'
+    yield contradiction
 
 
 # ------------------------------------------------------------------ nests
@@ -376,8 +413,8 @@ class _Nest:
 
     def _load(self, a: _Alternative, what: Input, state: str, value: int) -> str:
         slot = len(a.loads)
-        if slot == MAX_LOADS:
-            raise TooLargeError(f"more than {MAX_LOADS} loads")
+        if slot + len(self.outputs) == MAX_OPERANDS:
+            raise TooLargeError(f"more than {MAX_OPERANDS} loads and stores")
         a.loads.append(what)
         a.script.append(f"flatten(d, &{state}, &f->of[{value}]);")
         a.script.append(f"load[{slot}] = {state}.row[0];")
@@ -427,13 +464,11 @@ class _Nest:
     def _pad(self, a: _Alternative, value: int, view: View, kind: Pad, state: str) -> str:
         operand = view.operands[0]
         where = f"d, &{state}, &f->of[{value}], &f->of[{operand}], f->before{value}"
-        option = a.choose(1 + 2 * MAX_PADDED_RANK)
+        option = a.choose(1 + 2 * kind.rank)
         if option == 0:
             a.script.append(f"STEP(map_pad({where}));")
             return self._pull(a, operand, state, operand)
         axis, side = divmod(option - 1, 2)
-        a.script.append(f"if ({axis} >= f->of[{value}].rank)")
-        a.script.append("    return OUTSIDE;")
         a.script.append(f"STEP(require_padding({where}, {axis}, {side}));")
         if len(view.operands) == 1:
             return self._statement(a, "0", view.dtype)
@@ -539,6 +574,3 @@ class _Nest:
                 f"     (const int[]){{{sizes}}}, (const unsigned char[]){{{once}}}}},"
             )
         self.lines += ["};", ""]
-
-
-MAX_PADDED_RANK = 6

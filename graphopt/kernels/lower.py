@@ -11,6 +11,7 @@ from graphopt.operators.lowering import (
     Call,
     CannotLowerError,
     Concat,
+    Dim,
     Elementwise,
     Expand,
     Expression,
@@ -45,7 +46,8 @@ def lower(name: str, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]] 
     for position, tensor in enumerate(body.inputs):
         known = body.tensors[tensor]
         observed = [example[tensor] for example in shapes if tensor in example]
-        once = known.constant and bool(observed) and all(_count(shape) == 1 for shape in observed)
+        loaded = known.constant and tensor not in structural
+        once = loaded and bool(observed) and all(_count(shape) == 1 for shape in observed)
         index[tensor] = len(values)
         values.append(Input(position, known.dtype, tensor in structural, once))
     for node in body.nodes:
@@ -78,11 +80,25 @@ def _lower_node(body: OperatorGraph, node: Node, values: list[Value], index: dic
         result = node.outputs[0]
         index[result] = len(values)
         values.append(Map(expression, slots, body.tensors[result].dtype, operator.lowering.cost))
+        _add_leading_ones(body, node, used, values, index)
         return
     assert isinstance(operator.lowering, Layout)
     for position, result in enumerate(node.outputs):
         if result:
             index[result] = _lower_layout(body, node, operator.lowering, position, values, index)
+
+
+def _add_leading_ones(
+    body: OperatorGraph, node: Node, used: set[int], values: list[Value], index: dict[str, int]
+) -> None:
+    """Where an operand that became a literal had more dimensions than all others, the result has them too."""
+    result = node.outputs[0]
+    rank = max((body.tensors[node.inputs[slot]].rank or 0 for slot in used), default=0)
+    missing = (body.tensors[result].rank or 0) - rank
+    if missing > 0:
+        sizes = (*(Dim() for _ in range(missing)), *(Dim((axis,)) for axis in range(rank)))
+        values.append(View(Reshape(sizes=sizes), (index[result],), (), body.tensors[result].dtype, node.op_type))
+        index[result] = len(values) - 1
 
 
 def _lower_layout(
@@ -255,11 +271,18 @@ def _in_place(program: Program, position: int) -> bool:
 
 
 def _comment(body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]]) -> tuple[str, ...]:
+    # names of our own, so that equal patterns give equal C and nothing of a model's reaches it
+    names = {tensor: f"x{position}" for position, tensor in enumerate(body.inputs)}
+    for tensor in (name for node in body.nodes for name in (*node.inputs, *node.outputs) if name):
+        kind = "t" if tensor in body.producers else "c"
+        names.setdefault(tensor, f"{kind}{len(names)}")
     lines = []
     for node in body.nodes:
-        lines.append(f"{', '.join(node.outputs)} = {node.operator}({', '.join(node.inputs)})")
+        results = ", ".join(names.get(tensor, "-") for tensor in node.outputs)
+        lines.append(f"{results} = {node.operator}({', '.join(names.get(tensor, '-') for tensor in node.inputs)})")
+    lines.append("returns " + ", ".join(names[tensor] for tensor in body.outputs))
     for example in list(dict.fromkeys(tuple((t, s[t]) for t in body.inputs if t in s) for s in shapes))[:4]:
-        lines.append("shapes " + ", ".join(f"{tensor} {list(shape)}" for tensor, shape in example))
+        lines.append("shapes " + ", ".join(f"{names[tensor]} {list(shape)}" for tensor, shape in example))
     return tuple(lines)
 
 

@@ -80,13 +80,13 @@ def number(literal: Literal) -> str:
     """C text of a literal."""
     if literal.dtype not in FLOATS:
         value = int(literal.value)
-        text = f"INT64_C({value})" if value != -(2**63) else "INT64_MIN"
-        return f"({STORAGE[literal.dtype]}){text}"
+        text = "INT64_MIN" if value == -(2**63) else f"INT64_C({value})" if value < 2**63 else f"UINT64_C({value})"
+        return f"(({STORAGE[literal.dtype]}){text})"
     value = float(literal.value)
     if value != value:
         return "NAN"
     if value in (float("inf"), float("-inf")):
-        return "INFINITY" if value > 0 else "-INFINITY"
+        return "INFINITY" if value > 0 else "(-INFINITY)"
     text = repr(value)
     if "e" not in text and "." not in text:
         text += ".0"
@@ -145,7 +145,10 @@ def _negate(x: Sequence[str], dtype: str) -> str:
 
 
 def _sign(x: Sequence[str], dtype: str) -> str:
-    return f"{x[0]} != {x[0]} ? {x[0]} : ({held(dtype)})(({x[0]} > 0) - ({x[0]} < 0))"
+    if dtype.startswith("u"):
+        return f"{x[0]} > 0"
+    sign = f"({held(dtype)})(({x[0]} > 0) - ({x[0]} < 0))"
+    return f"{x[0]} != {x[0]} ? {x[0]} : {sign}" if dtype in FLOATS else sign
 
 
 def _rounding(name: str) -> Callable[[Sequence[str], str], str]:
@@ -154,7 +157,10 @@ def _rounding(name: str) -> Callable[[Sequence[str], str], str]:
 
 
 def _shift(operator: str) -> Callable[[Sequence[str], str], str]:
-    return lambda x, dtype: f"{x[1]} < 8 * sizeof {x[0]} ? ({held(dtype)})((uint64_t){x[0]} {operator} {x[1]}) : 0"
+    def text(x: Sequence[str], dtype: str) -> str:
+        return f"{x[1]} < 8 * sizeof({held(dtype)}) ? ({held(dtype)})((uint64_t){x[0]} {operator} {x[1]}) : 0"
+
+    return text
 
 
 PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
@@ -231,6 +237,8 @@ def simplified(expression: Expression) -> Expression:
         return expression
     arguments = tuple(simplified(argument) for argument in expression.arguments)
     whole = Call(expression.primitive, arguments, expression.dtype)
+    if whole.primitive == "cast" and isinstance(arguments[0], Literal) and whole.dtype in ("float32", "float64"):
+        return Literal(float(arguments[0].value), whole.dtype)
     if whole.primitive != "power" or not isinstance(arguments[1], Literal) or whole.dtype not in FLOATS:
         return whole
     x, exponent = arguments[0], float(arguments[1].value)
@@ -241,7 +249,6 @@ def simplified(expression: Expression) -> Expression:
     infinite = Call("is_negative_inf", (x,), "bool")
     rooted = Call("select", (infinite, Literal(float("inf"), x.dtype), root), x.dtype)
     known: dict[float, Expression] = {
-        0.0: one,
         1.0: x,
         2.0: square,
         3.0: Call("multiply", (square, x), x.dtype),

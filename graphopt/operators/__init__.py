@@ -71,6 +71,8 @@ def label(graph: OperatorGraph, index: int) -> str:
         parts = [f"{k}={_text(v)}" for k, v in sorted(node.attributes.items())]
     else:
         parts = [f"{k}={_text(node.attributes[k])}" for k in operator.attributes if k in node.attributes]
+        if operator.changed:
+            parts.append(f"@{max((v for v in operator.changed if v <= node.version), default=1)}")
         for slot in operator.labelled:
             if slot < len(node.inputs) and node.inputs[slot]:
                 value = graph.tensors[node.inputs[slot]].value

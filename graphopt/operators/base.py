@@ -90,6 +90,8 @@ class Operator:
             a kernel reads them when it plans, so they must come from outside of the pattern.
         labelled: structural slots whose constant value belongs to the label (axes).
         lowering: how a kernel computes it; None where there is no lowering (yet).
+        changed: opset versions that gave the same operands and attributes another meaning (Softmax: 13); the label
+            names the one in force.
     """
 
     op_type: str
@@ -102,6 +104,7 @@ class Operator:
     structural: tuple[int, ...] = ()
     labelled: tuple[int, ...] = field(default=())
     lowering: "Lowering | None" = None
+    changed: tuple[int, ...] = ()
 
 
 def element_bytes(dtype: str) -> int:

@@ -167,10 +167,10 @@ _MATMUL = ("alpha", "transA", "transB", "transBatchA", "transBatchB")
 OPERATORS: tuple[Operator, ...] = (
     Operator("MatMul", _MATRIX, matmul_cost, rate_class="gemm"),
     Operator("FusedMatMul", _MATRIX, matmul_cost, _MS, "gemm", _MATMUL),
-    Operator("TransposeMatMul", _MATRIX, matmul_cost, _MS, "gemm", _MATMUL),
+    Operator("TransposeMatMul", _MATRIX, matmul_cost, _MS, "gemm", ("alpha", "transA", "transB")),
     Operator("FusedMatMulActivation", _MATRIX, matmul_cost, _MS, "gemm", (*_MATMUL, *_FUSED)),
     Operator("Gemm", _MATRIX, gemm_cost, rate_class="gemm", attributes=(*_GEMM, "broadcast")),
-    Operator("FusedGemm", _MATRIX, gemm_cost, _MS, "gemm", (*_GEMM, *_FUSED)),
+    Operator("FusedGemm", _MATRIX, gemm_cost, _MS, "gemm", (*_GEMM, *_FUSED[:-1])),
     Operator("GemmFastGelu", _MATRIX, gemm_gelu_cost, _MS, "gemm"),
     Operator(
         "MatMulNBits", _MATRIX, packed_matmul_cost, _MS, "gemm", ("K", "N", "bits", "block_size", "accuracy_level")
@@ -231,6 +231,9 @@ OPERATORS: tuple[Operator, ...] = (
             "rotary_interleaved",
             "local_window_size",
             "smooth_softmax",
+            "causal",
+            "qk_norm_epsilon",
+            "qk_output",
         ),
     ),
 )

@@ -86,7 +86,7 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("Conv", _CONV, conv_cost, "com.microsoft.nchwc", "conv", (*_WINDOW, *_ACTIVATION)),
     # A causal convolution over time that also hands on its last inputs: X, W, B, state.
     Operator("CausalConvWithState", _CONV, conv_cost, rate_class="conv", attributes=("activation",)),
-    Operator("CausalConvWithState", _CONV, conv_cost, _MS, "conv", ("activation", "ndim")),
+    Operator("CausalConvWithState", _CONV, conv_cost, _MS, "conv", ("activation", "channels_last", "dilation", "ndim")),
     Operator("ConvTranspose", _CONV, transposed_conv_cost, rate_class="conv_transpose", attributes=_TRANSPOSED),
     Operator(
         "ConvTransposeWithDynamicPads",
@@ -94,8 +94,14 @@ OPERATORS: tuple[Operator, ...] = (
         transposed_conv_cost,
         _MS,
         "conv_transpose",
-        _TRANSPOSED,
+        ("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "strides"),
         structural=(2,),
     ),
-    Operator("DeformConv", _CONV, deform_conv_cost, rate_class="conv_transpose", attributes=(*_WINDOW, "offset_group")),
+    Operator(
+        "DeformConv",
+        _CONV,
+        deform_conv_cost,
+        rate_class="conv_transpose",
+        attributes=("dilations", "group", "kernel_shape", "offset_group", "pads", "strides"),
+    ),
 )

@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from graphopt.graph import Node
-from graphopt.operators.base import FusionClass, Operator, elementwise_cost
+from graphopt.operators.base import Cost, FusionClass, Operator, elementwise_cost
+from graphopt.operators.base import Operands as CostOperands
 from graphopt.operators.lowering import (
     CannotLowerError,
     Elementwise,
@@ -34,6 +38,9 @@ DTYPES = {
 }
 """Element types of onnx.TensorProto that kernels know."""
 
+REAL = ("float32", "float64", "float16", "bfloat16")
+GREATEST = float(np.finfo(np.float32).max)
+
 
 def _need(operand: Expression | None) -> Expression:
     if operand is None:
@@ -43,7 +50,8 @@ def _need(operand: Expression | None) -> Expression:
 
 def _number(node: Node, name: str, default: float) -> float:
     value = node.attributes.get(name, default)
-    return float(value) if isinstance(value, (int, float)) else default
+    # attributes are float32, defaults too: 0.01 stands for the nearest of them
+    return float(np.float32(value if isinstance(value, (int, float)) else default))
 
 
 def _unary(primitive: str) -> Callable[[Node, Operands], Expression]:
@@ -81,10 +89,9 @@ def _clip(node: Node, x: Operands) -> Expression:
     y = _need(x[0])
     low = x[1] if len(x) > 1 else None
     high = x[2] if len(x) > 2 else None
-    if low is None and "min" in node.attributes:
-        low = literal(_number(node, "min", 0.0), y)
-    if high is None and "max" in node.attributes:
-        high = literal(_number(node, "max", 0.0), y)
+    if node.version < 11:  # bounds were attributes, by default the greatest finite numbers
+        low = literal(_number(node, "min", -GREATEST), y)
+        high = literal(_number(node, "max", GREATEST), y)
     # the upper bound is applied last, so that it wins where the bounds cross, as numpy and onnxruntime have it
     if low is not None:
         y = call("maximum", y, low)
@@ -108,7 +115,7 @@ def _where(node: Node, x: Operands) -> Expression:
 
 def _modulo(node: Node, x: Operands) -> Expression:
     a, b = _need(x[0]), _need(x[1])
-    if a.dtype in ("float32", "float64", "float16", "bfloat16"):
+    if a.dtype in REAL:
         if node.attributes.get("fmod", 0) != 1:
             raise CannotLowerError("Mod of floats needs fmod=1")
         return call("remainder", a, b)
@@ -117,7 +124,19 @@ def _modulo(node: Node, x: Operands) -> Expression:
 
 def _power(node: Node, x: Operands) -> Expression:
     base, exponent = _need(x[0]), _need(x[1])
+    # the result has the base's type; an exponent that the base's type would round is computed with in double precision
+    if exponent.dtype in REAL and (base.dtype not in REAL or exponent.dtype == "float64" != base.dtype):
+        return cast(call("power", cast(base, "float64"), cast(exponent, "float64")), base.dtype)
     return call("power", base, cast(exponent, base.dtype))
+
+
+def _power_cost(node: Node, inputs: CostOperands, outputs: CostOperands) -> Cost:
+    """One power per element; a constant exponent of 2 or 3 makes it one or two products, in onnxruntime as well."""
+    cost = elementwise_cost()(node, inputs, outputs)
+    exponent = inputs[1].tensor.value if inputs[1] is not None else None
+    if exponent is not None and exponent.size == 1 and exponent.item() in (2, 3):
+        return replace(cost, flops=cost.flops * (int(exponent.item()) - 1), rate_class="mul")
+    return cost
 
 
 def _is_inf(node: Node, x: Operands) -> Expression:
@@ -178,6 +197,8 @@ def _thresholded(node: Node, x: Operands) -> Expression:
 
 def _shrink(node: Node, x: Operands) -> Expression:
     value = _need(x[0])
+    if value.dtype not in REAL:
+        raise CannotLowerError("Shrink of integers")
     bias, edge = literal(_number(node, "bias", 0.0), value), literal(_number(node, "lambd", 0.5), value)
     low = literal(-_number(node, "lambd", 0.5), value)
     inner = call("select", call("less", edge, value), call("subtract", value, bias), literal(0, value))
@@ -260,8 +281,10 @@ def _reciprocal(node: Node, x: Operands) -> Expression:
 
 
 def _bit_shift(node: Node, x: Operands) -> Expression:
-    left = node.attributes.get("direction") in ("LEFT", b"LEFT")
-    return call("shift_left" if left else "shift_right", _need(x[0]), _need(x[1]))
+    value, left = _need(x[0]), node.attributes.get("direction") in ("LEFT", b"LEFT")
+    if not value.dtype.startswith("uint"):
+        raise CannotLowerError("BitShift of other than unsigned integers")
+    return call("shift_left" if left else "shift_right", value, _need(x[1]))
 
 
 def _row(
@@ -298,7 +321,7 @@ OPERATORS: tuple[Operator, ...] = (
     _row("Div", _binary("divide"), rate="div", cost=4),
     _row("Mod", _modulo, rate="div", cost=8, attributes=("fmod",)),
     # a constant exponent belongs to the label: a square is a product, not a power
-    _row("Pow", _power, rate="pow", cost=16, structural=(1,)),
+    replace(_row("Pow", _power, rate="pow", cost=16, structural=(1,)), cost=_power_cost),
     _row("Neg", _unary("negate")),
     _row("Abs", _unary("absolute")),
     _row("Reciprocal", _reciprocal, rate="div", cost=4),

@@ -137,7 +137,7 @@ def _pad(graph: OperatorGraph, node: Node, result: int) -> Maps:
         raise CannotLowerError("Pad with its value in an attribute")
     pads = _required(_values(node, "pads", 1), node, "pads")
     value_slot = 2 if len(node.inputs) > 2 and node.inputs[2] else -1
-    return (Pad(pads, value_slot, _values(node, "axes", 3)),)
+    return (Pad(_rank(graph, node), pads, value_slot, _values(node, "axes", 3)),)
 
 
 def _gather(graph: OperatorGraph, node: Node, result: int) -> Maps:

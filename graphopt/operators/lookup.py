@@ -7,6 +7,7 @@ parameter bytes.
 from graphopt.graph import Node
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
 from graphopt.operators.formulas import elements, integer, present, text, traffic
+from graphopt.operators.layout import GATHER
 
 
 def gather_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -105,7 +106,7 @@ def gather_block_quantized_cost(node: Node, inputs: Operands, outputs: Operands)
 _LOOKUP = FusionClass.LOOKUP
 
 OPERATORS: tuple[Operator, ...] = (
-    Operator("Gather", _LOOKUP, gather_cost, rate_class="gather", attributes=("axis",)),
+    Operator("Gather", _LOOKUP, gather_cost, rate_class="gather", attributes=("axis",), lowering=GATHER),
     Operator("GatherElements", _LOOKUP, gather_cost, rate_class="gather_element", attributes=("axis",)),
     Operator("GatherND", _LOOKUP, gather_cost, rate_class="gather", attributes=("batch_dims",)),
     Operator("GatherND", _LOOKUP, gather_cost, "com.microsoft", rate_class="gather"),

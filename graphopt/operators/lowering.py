@@ -140,6 +140,7 @@ class Concat:
 class Pad:
     """ONNX Pad with a constant: pads from ``pads``; the value is operand ``value_slot``, zero when absent (-1)."""
 
+    rank: int
     pads: Values
     value_slot: int = -1
     axes: Values | None = None

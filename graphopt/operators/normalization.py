@@ -89,7 +89,15 @@ OPERATORS: tuple[Operator, ...] = (
     _row("SimplifiedLayerNormalization", rms_normalization_cost, ("axis", "epsilon", "stash_type"), "com.microsoft"),
     _row("SkipLayerNormalization", skip_layer_normalization_cost, ("epsilon",), "com.microsoft"),
     _row("SkipSimplifiedLayerNormalization", skip_rms_normalization_cost, ("epsilon",), "com.microsoft"),
-    _row("GroupNormalization", _SEVEN, ("epsilon", "num_groups", "stash_type")),
+    # Opset 21 has a scale per channel, 18 had one per group.
+    Operator(
+        "GroupNormalization",
+        FusionClass.REDUCTION,
+        _SEVEN,
+        rate_class="layernorm",
+        attributes=("epsilon", "num_groups", "stash_type"),
+        changed=(21,),
+    ),
     _row("GroupNorm", _SEVEN, ("epsilon", "groups", "activation", "channels_last"), "com.microsoft"),
     _row(
         "SkipGroupNorm",

@@ -62,7 +62,8 @@ def _row(
 
 _MOVE = per_input(0)
 _MS = "com.microsoft"
-_RANDOM = ("dtype", "high", "low", "mean", "scale", "seed", "shape")
+_NORMAL = ("dtype", "mean", "scale", "seed")
+_UNIFORM = ("dtype", "high", "low", "seed")
 
 OPERATORS: tuple[Operator, ...] = (
     # Control flow.
@@ -79,10 +80,10 @@ OPERATORS: tuple[Operator, ...] = (
     _row("NonZero", per_input(1), "select"),
     _row("Compress", per_input(1), "select", ("axis",)),
     # Random numbers: 10 operations each for a generator, twice that for a normal one.
-    _row("RandomNormal", per_output(20), "random", _RANDOM),
-    _row("RandomNormalLike", per_output(20, host=(0,)), "random", _RANDOM),
-    _row("RandomUniform", per_output(10), "random", _RANDOM),
-    _row("RandomUniformLike", per_output(10, host=(0,)), "random", _RANDOM),
+    _row("RandomNormal", per_output(20), "random", (*_NORMAL, "shape")),
+    _row("RandomNormalLike", per_output(20, host=(0,)), "random", _NORMAL),
+    _row("RandomUniform", per_output(10), "random", (*_UNIFORM, "shape")),
+    _row("RandomUniformLike", per_output(10, host=(0,)), "random", _UNIFORM),
     _row("Bernoulli", per_output(11), "random", ("dtype", "seed")),
     _row("Multinomial", per_input(3), "random", ("dtype", "sample_size", "seed")),
     # Linear algebra without a data-parallel form here.

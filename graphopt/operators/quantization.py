@@ -72,14 +72,15 @@ _ELEMENTWISE = FusionClass.ELEMENTWISE
 _MATRIX = FusionClass.CONTRACTION
 _WINDOW = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _QUANTIZE = ("axis", "block_size", "output_dtype", "precision", "saturate")
+_DEQUANTIZE = ("axis", "block_size", "output_dtype")
 _BINARY = 2 * DEQUANTIZE + 1 + QUANTIZE
 _UNARY = DEQUANTIZE + 1 + QUANTIZE
 
 OPERATORS: tuple[Operator, ...] = (
     Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), "", "quantize", _QUANTIZE),
-    Operator("DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), "", "dequantize", _QUANTIZE),
-    Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), _MS, "quantize", _QUANTIZE),
-    Operator("DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), _MS, "dequantize", _QUANTIZE),
+    Operator("DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), "", "dequantize", _DEQUANTIZE),
+    Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), _MS, "quantize", ("axis",)),
+    Operator("DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), _MS, "dequantize", ("axis",)),
     # Minimum and maximum of the whole tensor, then quantizing.
     Operator("DynamicQuantizeLinear", FusionClass.REDUCTION, per_input(2 + QUANTIZE), "", "quantize"),
     Operator("MatMulInteger", _MATRIX, matmul_cost(0), "", "gemm_int8"),
@@ -106,7 +107,7 @@ OPERATORS: tuple[Operator, ...] = (
         pool_cost,
         _MS,
         "pool",
-        (*_WINDOW, "ceil_mode", "channels_last", "count_include_pad"),
+        ("auto_pad", "ceil_mode", "channels_last", "count_include_pad", "kernel_shape", "pads", "strides"),
     ),
     Operator("QLinearGlobalAveragePool", FusionClass.REDUCTION, per_input(1), _MS, "reduce", ("channels_last",)),
     Operator("QLinearReduceMean", FusionClass.REDUCTION, per_input(1), _MS, "reduce", ("axes", "keepdims")),

@@ -8,7 +8,6 @@ from graphopt.graph import Node
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
 from graphopt.operators.formulas import elements, present, traffic
 
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4, "DynamicQuantizeLSTM": 4}
 _POINTWISE = {"RNN": 3, "GRU": 14, "LSTM": 17, "DynamicQuantizeLSTM": 17}
 """Operations per hidden element and step apart from the matrix products, counted from the equations of the ONNX
 operators: RNN: sum, bias, activation. GRU: three sums, three biases, three activations, reset * state, and
@@ -25,8 +24,7 @@ def recurrent_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     source, weights, state = (present(inputs, slot) for slot in (0, 1, 2))
     if source is None or weights is None or state is None or len(source.shape) != 3:
         return Cost(0, 0, 0, 0)
-    gates = _GATES[node.op_type]
-    hidden = state.elements // max(1, state.shape[0] * max(1, state.shape[1 if node.domain else 2]) * gates)
+    hidden = state.shape[1 if node.domain else 2]
     samples = source.shape[0] * source.shape[1]
     products = 2 * (weights.elements + state.elements)
     return traffic(inputs, outputs, samples * (products + _POINTWISE[node.op_type] * hidden * state.shape[0]))
@@ -34,7 +32,8 @@ def recurrent_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
 
 def attention_lstm_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     """As LSTM; the attention over the memory is left out, so this is a lower bound (onnxruntime: AttnLSTM)."""
-    samples = elements(inputs, 0) // max(1, (source := present(inputs, 0)) is not None and source.shape[-1])
+    source = present(inputs, 0)
+    samples = source.elements // max(1, source.shape[-1]) if source is not None and source.shape else 0
     return traffic(inputs, outputs, 2 * samples * (elements(inputs, 1) + elements(inputs, 2)))
 
 
@@ -51,6 +50,7 @@ def linear_attention_cost(node: Node, inputs: Operands, outputs: Operands) -> Co
     return traffic(inputs, outputs, 4 * batch * heads * steps * size * value)
 
 
+_STEPS = FusionClass.SEQUENTIAL
 _ATTRIBUTES = (
     "activation_alpha",
     "activation_beta",
@@ -58,33 +58,29 @@ _ATTRIBUTES = (
     "clip",
     "direction",
     "hidden_size",
-    "input_forget",
-    "layout",
-    "linear_before_reset",
 )
 
 OPERATORS: tuple[Operator, ...] = (
-    *(
-        Operator(name, FusionClass.SEQUENTIAL, recurrent_cost, rate_class="recurrent", attributes=_ATTRIBUTES)
-        for name in ("RNN", "GRU", "LSTM")
-    ),
+    Operator("RNN", _STEPS, recurrent_cost, "", "recurrent", (*_ATTRIBUTES, "layout")),
+    Operator("GRU", _STEPS, recurrent_cost, "", "recurrent", (*_ATTRIBUTES, "layout", "linear_before_reset")),
+    Operator("LSTM", _STEPS, recurrent_cost, "", "recurrent", (*_ATTRIBUTES, "layout", "input_forget")),
     Operator(
-        "DynamicQuantizeLSTM", FusionClass.SEQUENTIAL, recurrent_cost, "com.microsoft", "recurrent_int8", _ATTRIBUTES
+        "DynamicQuantizeLSTM", _STEPS, recurrent_cost, "com.microsoft", "recurrent_int8", (*_ATTRIBUTES, "input_forget")
     ),
-    Operator("AttnLSTM", FusionClass.SEQUENTIAL, attention_lstm_cost, "com.microsoft", "recurrent", _ATTRIBUTES),
+    Operator("AttnLSTM", _STEPS, attention_lstm_cost, "com.microsoft", "recurrent", (*_ATTRIBUTES, "input_forget")),
     Operator(
         "LinearAttention",
-        FusionClass.SEQUENTIAL,
+        _STEPS,
         linear_attention_cost,
         rate_class="gemm",
         attributes=("chunk_size", "kv_num_heads", "q_num_heads", "scale", "update_rule"),
     ),
     Operator(
         "LinearAttention",
-        FusionClass.SEQUENTIAL,
+        _STEPS,
         linear_attention_cost,
         "com.microsoft",
         "gemm",
-        ("chunk_size", "kv_num_heads", "q_num_heads", "scale", "update_rule"),
+        ("chunk_size", "kv_num_heads", "q_num_heads", "scale", "state_window", "update_rule"),
     ),
 )

@@ -26,8 +26,17 @@ def _reduce(op_type: str, flops_per_element: int, rate_class: str, *, domain: st
     )
 
 
-def _row(op_type: str, cost: CostFormula, rate_class: str, attributes: tuple[str, ...], domain: str = "") -> Operator:
-    return Operator(op_type, FusionClass.REDUCTION, cost, domain, rate_class=rate_class, attributes=attributes)
+def _row(
+    op_type: str,
+    cost: CostFormula,
+    rate_class: str,
+    attributes: tuple[str, ...],
+    domain: str = "",
+    changed: tuple[int, ...] = (),
+) -> Operator:
+    return Operator(
+        op_type, FusionClass.REDUCTION, cost, domain, rate_class=rate_class, attributes=attributes, changed=changed
+    )
 
 
 OPERATORS: tuple[Operator, ...] = (
@@ -44,9 +53,10 @@ OPERATORS: tuple[Operator, ...] = (
     _reduce("ReduceSumInteger", 1, "reduce", domain="com.microsoft"),
     _row("ArgMax", per_input(1), "argmax", ("axis", "keepdims", "select_last_index")),
     _row("ArgMin", per_input(1), "argmax", ("axis", "keepdims", "select_last_index")),
-    _row("Softmax", _SOFTMAX, "softmax", ("axis",)),
-    _row("LogSoftmax", _LOG_SOFTMAX, "softmax", ("axis",)),
-    _row("Hardmax", _HARDMAX, "reduce", ("axis",)),
+    # Before opset 13 the default axis was 1, and the axes from it on were one.
+    _row("Softmax", _SOFTMAX, "softmax", ("axis",), changed=(13,)),
+    _row("LogSoftmax", _LOG_SOFTMAX, "softmax", ("axis",), changed=(13,)),
+    _row("Hardmax", _HARDMAX, "reduce", ("axis",), changed=(13,)),
     # Adding the bias (a mask) comes first: onnxruntime contrib operator BiasSoftmax.
     _row("BiasSoftmax", per_input(6), "softmax", ("axis", "is_inner_broadcast"), "com.microsoft"),
     # Cross entropy: log-softmax, one picked element per row, their mean; LogSoftmax is all but the whole of it.

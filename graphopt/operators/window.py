@@ -112,7 +112,6 @@ _RESIZE = (
     "keep_aspect_ratio_policy",
     "mode",
     "nearest_mode",
-    "scales",
 )
 
 
@@ -131,17 +130,33 @@ OPERATORS: tuple[Operator, ...] = (
     _pool("MaxPool", _MAXIMUM, _BLOCKED),
     _pool("AveragePool", _AVERAGE, _BLOCKED),
     _pool("NhwcMaxPool", _POOL, _MS),
-    _pool("MaxpoolWithMask", _MAXIMUM, _MS),
+    _pool("MaxpoolWithMask", ("auto_pad", "kernel_shape", "pads", "storage_order", "strides"), _MS),
     _global("GlobalAveragePool", 1),
     _global("GlobalMaxPool", 1),
     _global("GlobalLpPool", 2, attributes=("p",)),
     _global("GlobalAveragePool", 1, _BLOCKED),
     _global("GlobalMaxPool", 1, _BLOCKED),
-    Operator("Resize", _WINDOW, resize_cost, rate_class="resize_linear", attributes=_RESIZE, structural=(1, 2, 3)),
+    # Opset 10 had the scales in slot 1 and other coordinates.
+    Operator(
+        "Resize",
+        _WINDOW,
+        resize_cost,
+        rate_class="resize_linear",
+        attributes=_RESIZE,
+        structural=(1, 2, 3),
+        changed=(11,),
+    ),
     Operator(
         "Upsample", _WINDOW, resize_cost, rate_class="resize_nearest", attributes=("mode", "scales"), structural=(1,)
     ),
-    Operator("Upsample", _WINDOW, resize_cost, _BLOCKED, "resize_nearest", _RESIZE),
+    Operator(
+        "Upsample",
+        _WINDOW,
+        resize_cost,
+        _BLOCKED,
+        "resize_nearest",
+        ("coordinate_transformation_mode", "mode", "scales"),
+    ),
     Operator("GridSample", _WINDOW, grid_sample_cost, "", "resize_linear", ("align_corners", "mode", "padding_mode")),
     Operator("GridSample", _WINDOW, grid_sample_cost, _MS, "resize_linear", ("align_corners", "mode", "padding_mode")),
     Operator("AffineGrid", _WINDOW, affine_grid_cost, "", "mul", ("align_corners",), structural=(1,)),

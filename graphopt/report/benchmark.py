@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphopt.report.document import Align, Column, Document, Paragraph, Table
-from graphopt.report.numbers import plural, seconds, shape_text, times
+from graphopt.report.numbers import inputs_text, plural, seconds, times
 
 TIMES = (
     Column("model", flexible=True),
@@ -33,7 +33,7 @@ def document(data: Mapping[str, Any]) -> Document:
         (ratio["baseline"], times(ratio["ratio"]), f"{times(ratio['low'])} – {times(ratio['high'])}")
         for ratio in data["ratios"]
     ]
-    inputs = ", ".join(f"{name} {shape_text(shape)}" for name, shape in data["inputs"].items())
+    inputs = inputs_text(data["inputs"])
     setting = f"{plural(data['threads'], 'thread')}, {plural(data['timings'][0]['runs'], 'run')} each, alternating"
     return Document(
         f"{data['candidate']} against {data['original']}",

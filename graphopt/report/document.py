@@ -35,10 +35,20 @@ Cell = str | float
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under columns."""
+    """Rows of cells under columns.
+
+    Attributes:
+        columns: the columns.
+        rows: for each row, a cell for each column. Bars are drawn relative to the greatest share of their column.
+        detail: title of a text that belongs to each row and is too long for a column; empty when there is none. A
+            terminal shows it below the row: then no column is flexible.
+        details: that text, for each row.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    detail: str = ""
+    details: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A report as Markdown that pastes into a pull request."""
 
-from graphopt.report.document import Align, Block, Cell, Document, Listing, Paragraph, Table
+from graphopt.report.document import Align, Block, Cell, Column, Document, Listing, Paragraph, Table
 from graphopt.report.numbers import percent
 
 
@@ -18,10 +18,12 @@ def _block(block: Block) -> str:
         case Listing():
             return "\n".join(f"- {escape(line)}" for line in block.lines)
         case Table():
-            lines = ["| " + " | ".join(escape(column.title) for column in block.columns) + " |"]
-            rules = ("---:" if column.align is Align.RIGHT or column.bar else "---" for column in block.columns)
+            columns = [*block.columns, *([Column(block.detail)] if block.detail else [])]
+            rows = [[*row, *block.details[at : at + 1]] for at, row in enumerate(block.rows)]
+            lines = ["| " + " | ".join(escape(column.title) for column in columns) + " |"]
+            rules = ("---:" if column.align is Align.RIGHT or column.bar else "---" for column in columns)
             lines.append("| " + " | ".join(rules) + " |")
-            lines.extend("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in block.rows)
+            lines.extend("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
             return "\n".join(lines)
 
 

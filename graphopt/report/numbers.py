@@ -1,7 +1,7 @@
 """Numbers as people read them: three significant digits and a unit."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -29,10 +29,10 @@ def seconds(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage: ``12.3 %``; ``?`` when unknown."""
+    """A share as a percentage: ``12.3 %``, ``1.23 %``; ``?`` when unknown."""
     if share is None or not math.isfinite(share):
         return UNKNOWN
-    return f"{share * 100:.1f} %"
+    return f"{share * 100:.{1 if share >= 0.09995 else 2}f} %"
 
 
 def times(ratio: float | None) -> str:
@@ -60,3 +60,10 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """``1×3×224×224``; ``scalar`` where there are no dimensions."""
     return "×".join(map(str, shape)) or "scalar"
+
+
+def inputs_text(shapes: Mapping[str, Iterable[int]], most: int = 3) -> str:
+    """``x 1×3×224×224, y 8``; the first few, and how many more there are."""
+    parts = [f"{name} {shape_text(shape)}" for name, shape in shapes.items()]
+    more = f" and {plural(len(parts) - most, 'input')} more" if len(parts) > most else ""
+    return (", ".join(parts[:most]) or "no inputs") + more

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphopt.report.document import Align, Block, Column, Document, Paragraph, Table
-from graphopt.report.numbers import plural, shape_text, significant
+from graphopt.report.numbers import inputs_text, plural, shape_text, significant
 
 COLUMNS = (
     Column("output", flexible=True),
@@ -27,8 +27,8 @@ def document(data: Mapping[str, Any]) -> Document:
     for name, output in data["outputs"].items():
         numbers = (significant(output[key]) if key in output else "" for key in ("minimum", "mean", "maximum"))
         rows.append((name, output["dtype"], shape_text(output["shape"]), *numbers, str(output.get("not_finite", ""))))
-    inputs = ", ".join(f"{name} {shape_text(shape)}" for name, shape in data["inputs"].items())
-    blocks: list[Block] = [Paragraph(f"Inputs: {inputs or 'none'}"), Table(COLUMNS, rows)]
+    inputs = inputs_text(data["inputs"])
+    blocks: list[Block] = [Paragraph(f"Inputs: {inputs}"), Table(COLUMNS, rows)]
     if data["executed"]:
         parts = ", ".join(f"{plural(count, 'node')} by {who}" for who, count in data["executed"].items())
         blocks.append(Paragraph(f"Executed: {parts}"))

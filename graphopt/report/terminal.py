@@ -1,6 +1,7 @@
 """A report as plain or coloured text that fits a terminal."""
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -39,27 +40,51 @@ def write(document: Document, stream: TextIO, *, width: int = 80, colour: bool =
     console.print(Text(document.title, style="bold"))
     for block in document.blocks:
         console.print()
-        console.print(_drawn(block))
+        for part in _drawn(block, console):
+            console.print(part)
     stream.writelines(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines())
 
 
-def _drawn(block: Block) -> Text | RichTable:
+def render(document: Document, width: int = 80) -> str:
+    """The document as plain text."""
+    text = io.StringIO()
+    write(document, text, width=width)
+    return text.getvalue()
+
+
+def _drawn(block: Block, console: Console) -> Iterator[Text | RichTable]:
     match block:
         case Paragraph():
-            return Text(block.text)
+            yield Text(block.text)
         case Listing():
-            return _listing(block)
+            yield _hanging("-", block.lines)
+        case Table() if block.detail:
+            yield from _detailed(block, console)
         case Table():
-            return _table(block)
+            yield _table(block)
 
 
-def _listing(block: Listing) -> RichTable:
+def _hanging(mark: str, lines: Iterable[str]) -> RichTable:
+    """Wrapped lines, each behind its mark."""
     grid = RichTable.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for line in block.lines:
-        grid.add_row(Text("-"), Text(line))
+    for line in lines:
+        grid.add_row(Text(mark), Text(line))
     return grid
+
+
+def _detailed(block: Table, console: Console) -> Iterator[Text | RichTable]:
+    """Head, then each row with its detail below, indented by the first column."""
+    with console.capture() as capture:
+        console.print(_table(block))
+    lines = capture.get().splitlines()
+    head = len(lines) - len(block.rows)
+    yield Text.from_ansi("\n".join(lines[:head]))
+    indent = " " * max(len(str(row[0])) for row in block.rows) if block.rows else ""
+    for line, detail in zip(lines[head:], block.details, strict=True):
+        yield Text.from_ansi(line)
+        yield _hanging(indent, [detail])
 
 
 def _table(block: Table) -> RichTable:
@@ -70,19 +95,20 @@ def _table(block: Table) -> RichTable:
             justify="right" if column.align is Align.RIGHT else "left",
             no_wrap=not column.flexible,
             overflow="fold",
-            ratio=None,
         )
+    shares = [cell for row in block.rows for cell in row if isinstance(cell, float)]
+    greatest = max(shares, default=0.0)
     for row in block.rows:
-        table.add_row(*(_cell(column, cell) for column, cell in zip(block.columns, row, strict=True)))
+        table.add_row(*(_cell(column, cell, greatest) for column, cell in zip(block.columns, row, strict=True)))
     return table
 
 
-def _cell(column: Column, cell: Cell) -> Text:
+def _cell(column: Column, cell: Cell, greatest: float) -> Text:
     if isinstance(cell, str):
         return Text(cell)
-    text = Text(f"{percent(cell):>6}")
-    if column.bar:
-        text.append(f" {bar(cell):<{BAR_CELLS}}", style="cyan")
+    text = Text(f"{percent(cell):>7}")
+    if column.bar and greatest > 0:
+        text.append(f" {bar(cell / greatest):<{BAR_CELLS}}", style="cyan")
     return text
 
 

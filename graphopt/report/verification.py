@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphopt.report.document import Align, Block, Column, Document, Listing, Paragraph, Table
-from graphopt.report.numbers import plural, shape_text
+from graphopt.report.numbers import inputs_text, plural
 
 COLUMNS = (
     Column("inputs", flexible=True),
@@ -24,7 +24,7 @@ def document(data: Mapping[str, Any]) -> Document:
     """
     rows, reasons = [], []
     for case in data["cases"]:
-        inputs = "batch {}".format(case["batch"]) if case["batch"] is not None else _inputs(case["shapes"])
+        inputs = "batch {}".format(case["batch"]) if case["batch"] is not None else inputs_text(case["shapes"])
         if case["reason"]:
             reasons.append(f"{inputs}: {case['reason']}")
         if not case["outputs"]:
@@ -43,7 +43,3 @@ def document(data: Mapping[str, Any]) -> Document:
         blocks.append(Listing(list(dict.fromkeys(reasons))))
     blocks.append(Paragraph("Relative errors are over the largest magnitude of the output."))
     return Document(f"Verdict: {data['verdict']}", blocks)
-
-
-def _inputs(shapes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {shape_text(shape)}" for name, shape in shapes.items())

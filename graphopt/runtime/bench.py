@@ -1,30 +1,33 @@
 """Timing models against each other in one process: alternating runs, spread and the interval of the ratio.
 
-Runs alternate in palindromes (A B C C B A): a machine that gets slower or faster meanwhile weighs on all of them alike.
-Each round is one pair of samples per model, so the ratio of two models is compared within rounds.
+A round visits every model once in a drawn order and once in the reverse order (C A B B A C): a machine that gets slower
+or faster meanwhile weighs on all of them alike, and no model always follows the same other. A server runs one model
+again and again, so short models are timed warm: each visit runs them once untimed, then several times.
 """
 
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
-from graphopt import models
 from graphopt.errors import GraphoptError
-from graphopt.graph import Shape
-from graphopt.models import Range
-from graphopt.runtime.feeds import Feeds, seeded_inputs
-from graphopt.runtime.session import one_line, open_deployed, open_session
+from graphopt.runtime.feeds import Feeds
+from graphopt.runtime.session import one_line
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-LARGEST_BOOTSTRAP = 2000
+LARGEST_BOOTSTRAP = 500
 """Rounds that the bootstrap looks at; of more, evenly spaced ones are taken."""
+
+WARM_BELOW = 10e-3
+"""Seconds of a run below which a visit starts with an untimed run: what other models left in the caches would show."""
+VISIT = 2e-3
+"""Seconds that a visit should last; shorter models run several times."""
+MOST_RUNS_PER_VISIT = 10
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ class Benchmark:
 
     Attributes:
         timings: one per model, in the caller's order.
-        rounds: palindromes; each ran every model twice.
-        seed: of the bootstrap.
+        rounds: rounds made; each visited every model twice, so a timing's samples are those of the first round, then of
+            the second, and so on, equally many.
+        seed: of the order and of the bootstrap.
     """
 
     timings: tuple[Timing, ...]
@@ -126,7 +130,7 @@ class Benchmark:
         first = np.array(self.timing(baseline).samples)
         second = np.array(self.timing(candidate).samples)
         ratio = float(np.median(first) / np.median(second))
-        low, high = _interval(first, second, self.seed)
+        low, high = _interval(first.reshape(self.rounds, -1), second.reshape(self.rounds, -1), self.seed)
         return Ratio(baseline, candidate, ratio, low, high)
 
     @property
@@ -164,8 +168,8 @@ def bench(
         min_rounds: rounds to make, however long they take.
         max_rounds: rounds to make at most.
         max_seconds: stop after this time even with fewer rounds (never below 3); None for no limit.
-        warmup: untimed rounds before.
-        seed: for the interval's bootstrap.
+        warmup: untimed runs of each model before.
+        seed: for the order of the visits and the interval's bootstrap.
 
     Returns:
         Timings in the order of ``sessions``.
@@ -178,13 +182,9 @@ def bench(
     names = list(sessions)
     runs = [_bound(sessions[name], _feeds_of(feeds, name)) for name in names]
     samples: list[list[float]] = [[] for _ in names]
-    order = [*range(len(names)), *reversed(range(len(names)))]
-    for position, run in enumerate(runs):
-        try:
-            for _ in range(max(1, warmup)):
-                run()
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise GraphoptError(f"{names[position]}: does not run: {one_line(error)}") from None
+    slowest = max(_warm_up(name, run, warmup) for name, run in zip(names, runs, strict=True))
+    repeats = min(max(1, int(VISIT / max(slowest, 1e-9))), MOST_RUNS_PER_VISIT)
+    generator = np.random.default_rng(seed)
     collecting = gc.isenabled()
     gc.disable()  # a collection in the middle of a run is no property of the model
     rounds, start = 0, time.perf_counter()
@@ -195,11 +195,15 @@ def bench(
                 break
             if max_seconds is not None and rounds >= 3 and spent >= max_seconds:
                 break
-            for position in order:
+            order = generator.permutation(len(names)).tolist()
+            for position in (*order, *reversed(order)):
                 run = runs[position]
-                before = time.perf_counter_ns()
-                run()
-                samples[position].append((time.perf_counter_ns() - before) * 1e-9)
+                if slowest < WARM_BELOW:
+                    run()
+                for _ in range(repeats):
+                    before = time.perf_counter_ns()
+                    run()
+                    samples[position].append((time.perf_counter_ns() - before) * 1e-9)
             rounds += 1
     finally:
         if collecting:
@@ -207,40 +211,17 @@ def bench(
     return Benchmark(tuple(_timing(n, s) for n, s in zip(names, samples, strict=True)), rounds, seed)
 
 
-def bench_models(
-    a: Path,
-    b: Path,
-    shapes: Mapping[str, Shape],
-    *,
-    ranges: Mapping[str, Range] | None = None,
-    threads: int = 1,
-    min_seconds: float = 3.0,
-    seed: int = 0,
-) -> Benchmark:
-    """Time a model against another: what ``graphopt bench A B`` does for one set of shapes.
-
-    Args:
-        a: the original; timed with everything that onnxruntime can optimise (``A all``) and with nothing (``A none``).
-        b: the candidate; timed as it would be deployed (``B``), with its kernel library.
-        shapes: input name to shape.
-        ranges: input name to (low, high) of its values.
-        threads: threads within an operator.
-        min_seconds: time to spend.
-        seed: of the inputs.
-
-    Returns:
-        Timings ``A all``, ``A none``, ``B``; ratios of B against both others.
-
-    Raises:
-        GraphoptError: a model does not open or run, or the shapes contradict it.
-    """
-    sessions = {
-        "A all": open_session(a, optimization="all", threads=threads),
-        "A none": open_session(a, optimization="none", threads=threads),
-        "B": open_deployed(b, threads=threads),
-    }
-    feeds = seeded_inputs(models.load(a), shapes, ranges=ranges, seed=seed)
-    return bench(sessions, feeds, min_seconds=min_seconds, seed=seed)
+def _warm_up(name: str, run: Callable[[], object], times: int) -> float:
+    """Run untimed; returns the seconds of the fastest run."""
+    fastest = float("inf")
+    try:
+        for _ in range(max(1, times)):
+            before = time.perf_counter()
+            run()
+            fastest = min(fastest, time.perf_counter() - before)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise GraphoptError(f"{name}: does not run: {one_line(error)}") from None
+    return fastest
 
 
 def _feeds_of(feeds: Feeds | Mapping[str, Feeds], name: str) -> Feeds:
@@ -271,14 +252,16 @@ def _timing(name: str, samples: Sequence[float]) -> Timing:
 
 
 def _interval(first: NDArray[np.float64], second: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Percentile interval of the ratio of medians; rows are rounds of two samples."""
-    pairs = np.stack([first.reshape(-1, 2), second.reshape(-1, 2)])
-    rounds = pairs.shape[1]
+    """Percentile interval of the ratio of medians; rows are rounds."""
+    rounds = len(first)
     if rounds > LARGEST_BOOTSTRAP:
-        pairs = pairs[:, np.linspace(0, rounds - 1, LARGEST_BOOTSTRAP).astype(int)]
-        rounds = LARGEST_BOOTSTRAP
-    picks = np.random.default_rng(seed).integers(0, rounds, (RESAMPLES, rounds))
-    medians = [np.median(side[picks].reshape(RESAMPLES, -1), axis=1) for side in pairs]
+        rows = np.linspace(0, rounds - 1, LARGEST_BOOTSTRAP).astype(int)
+        first, second, rounds = first[rows], second[rows], LARGEST_BOOTSTRAP
+    generator = np.random.default_rng(seed)
+    ratios = []
+    for _ in range(RESAMPLES):
+        picks = generator.integers(0, rounds, rounds)
+        ratios.append(np.median(first[picks]) / np.median(second[picks]))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(medians[0] / medians[1], [tail, 1 - tail])
+    low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime import InferenceSession
 
-from graphopt import models, weights
+from graphopt import captures_file, models, weights
 from graphopt.errors import GraphoptError
 from graphopt.files import staged
 from graphopt.graph import Shape
@@ -46,15 +46,11 @@ class Ready:
         """A session as ``graphopt.load`` opens it, or, with an optimisation level, as onnxruntime alone does."""
         if optimization is not None:
             return session.open_session(self._source, optimization=optimization, threads=threads)
-        executed = session.read_metadata(self.path).get(session.VIEW_KEY) == "executed"
         if self.filled:
+            executed = session.read_metadata(self.path).get(session.VIEW_KEY) == "executed"
             level: session.Optimization = "none" if executed else "all"
             return session.open_session(self.model, optimization=level, threads=threads, kernels=self.kernels)
-        options = SessionOptions()
-        options.graph_optimization_level = session.LEVELS["none" if executed else "all"]
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong is raised
-        return session.load(self.path, options)
+        return session.open_deployed(self.path, threads=threads)
 
     @property
     def _source(self) -> Path | onnx.ModelProto:
@@ -70,6 +66,52 @@ def ready(path: Path, seed: int = 0) -> Ready:
     model = models.load(path)
     filled = weights.has_dropped_weights(model)
     return Ready(path, weights.fill_weights(model, seed) if filled else model, filled)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """How a model file was run.
+
+    Attributes:
+        shapes: sets of input shapes; what is missing in one takes the declared shape.
+        executions: how often each ran.
+        ranges: of input values.
+    """
+
+    shapes: tuple[Mapping[str, Shape], ...]
+    executions: tuple[int, ...]
+    ranges: Mapping[str, Range]
+
+    @property
+    def usual(self) -> Mapping[str, Shape]:
+        """The set of shapes that ran most often."""
+        return self.shapes[self.executions.index(max(self.executions))]
+
+
+def captured(
+    path: Path, shapes: Mapping[str, Shape] | None = None, ranges: Mapping[str, Range] | None = None
+) -> Captured:
+    """The shapes that a model file runs with.
+
+    Args:
+        path: the model.
+        shapes: given ones; they win.
+        ranges: given ones; they win.
+
+    Returns:
+        What was given; without shapes, what the ``captures.toml`` in the model's folder says about it; else one empty
+        set, which stands for the declared shapes.
+
+    Raises:
+        GraphoptError: the ``captures.toml`` is not valid.
+    """
+    listing = path.parent / captures_file.NAME
+    entries = captures_file.read(listing) if listing.is_file() else ()
+    own = [entry for entry in entries if entry.model == path.name]
+    known = {name: bounds for entry in own for name, bounds in entry.ranges.items()} | dict(ranges or {})
+    if shapes or not own:
+        return Captured((dict(shapes or {}),), (1,), known)
+    return Captured(tuple(entry.shapes for entry in own), tuple(entry.executions for entry in own), known)
 
 
 @dataclass(frozen=True)
@@ -129,7 +171,7 @@ def summary(value: Any) -> dict[str, object]:
 
 def run_file(
     path: Path,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Shape] | None = None,
     *,
     runtime: Runtime = "onnxruntime",
     kernels: bool = True,
@@ -141,7 +183,7 @@ def run_file(
 
     Args:
         path: the model.
-        shapes: of inputs; what is missing takes the declared shape.
+        shapes: of inputs; what is missing takes the declared shape. Without any, the captured ones (see ``captured``).
         runtime: onnxruntime, or the reference runtime.
         kernels: whether fused operators run by their kernels; else by their function bodies.
         ranges: of input values.
@@ -152,8 +194,9 @@ def run_file(
         GraphoptError: the file, a shape or the run itself is at fault.
     """
     file = ready(path, seed)
-    complete = models.default_shapes(file.model, shapes)
-    feeds = seeded_inputs(file.model, complete, ranges=ranges, seed=seed)
+    known = captured(path, shapes, ranges)
+    complete = models.default_shapes(file.model, known.usual)
+    feeds = seeded_inputs(file.model, complete, ranges=known.ranges, seed=seed)
     if runtime == "reference":
         engine = reference.open_reference(file.model, kernels=file.kernels if kernels else None, use_kernels=kernels)
         return Run(path, runtime, complete, engine.run(feeds), dict(engine.executed))
@@ -194,7 +237,7 @@ class FileVerification:
 def verify_files(
     original: Path,
     candidate: Path,
-    shapes: Sequence[Mapping[str, Shape]] = ({},),
+    shapes: Mapping[str, Shape] | None = None,
     *,
     batches: Sequence[int] = (),
     ranges: Mapping[str, Range] | None = None,
@@ -206,7 +249,7 @@ def verify_files(
     Args:
         original: the reference.
         candidate: what is compared with it.
-        shapes: sets of input shapes; what is missing in one takes the declared shape.
+        shapes: of inputs; what is missing takes the declared shape. Without any, all captured ones (see ``captured``).
         batches: other batch sizes, where the batch is free.
         ranges: of input values.
         threads: of onnxruntime.
@@ -216,13 +259,14 @@ def verify_files(
         GraphoptError: a file or a shape is at fault.
     """
     first, second = ready(original, seed), ready(candidate, seed)
+    known = captured(original, shapes, ranges)
     verification = verify.verify(
         first.open(threads=threads),
         second.open(threads=threads),
-        [models.default_shapes(first.model, given) for given in shapes],
+        [models.default_shapes(first.model, given) for given in known.shapes],
         batches=batches,
         model=first.model,
-        ranges=ranges,
+        ranges=known.ranges,
         seed=seed,
     )
     return FileVerification(original, candidate, verification)
@@ -278,7 +322,7 @@ def bench_files(
     Args:
         original: the baseline, run by stock onnxruntime with everything enabled and with nothing enabled.
         candidate: the model timed against it, as it is deployed.
-        shapes: of inputs; what is missing takes the declared shape.
+        shapes: of inputs; what is missing takes the declared shape. Without any, the captured ones (see ``captured``).
         ranges: of input values.
         threads: of onnxruntime.
         seconds: to spend, at least.
@@ -288,12 +332,13 @@ def bench_files(
         GraphoptError: a file or a shape is at fault.
     """
     first, second = ready(original, seed), ready(candidate, seed)
-    complete = models.default_shapes(first.model, shapes or {})
+    known = captured(original, shapes, ranges)
+    complete = models.default_shapes(first.model, known.usual)
     sessions = {
         ALL: first.open(optimization="all", threads=threads),
         NONE: first.open(optimization="none", threads=threads),
         CANDIDATE: second.open(threads=threads),
     }
-    feeds = seeded_inputs(first.model, complete, ranges=ranges, seed=seed)
+    feeds = seeded_inputs(first.model, complete, ranges=known.ranges, seed=seed)
     timed = bench.bench(sessions, feeds, min_seconds=seconds, seed=seed)
     return FileBenchmark(original, candidate, complete, threads, timed)

@@ -14,7 +14,7 @@ Blocked-layout tensors pass between nodes as arrays of their padded NCHW shape; 
 """
 
 from collections import ChainMap, Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,13 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt import models
 from graphopt.errors import GraphoptError
+from graphopt.runtime.evaluator import trusted
 from graphopt.runtime.feeds import Feeds, inputs_of
 from graphopt.runtime.session import kernel_library, one_line, open_session
 
 FUSED_DOMAIN = "graphopt.fused"
 IR_VERSION = 10
 """Of the one-node models: old enough for any onnxruntime that this project supports, new enough for every type."""
-
-SLOW_OPERATORS = frozenset(
-    {"AveragePool", "MaxPool", "LpPool", "Resize", "Upsample", "RoiAlign", "GridSample", "ConvTranspose", "DeformConv"}
-)
-"""Operators that the reference evaluator computes element by element in Python."""
-SLOW_ABOVE = 20_000
-"""Elements of the operands from which on SLOW_OPERATORS go to onnxruntime."""
 
 Values = MutableMapping[str, Any]
 """Tensor name to value: an array, a list for a sequence, None for an absent optional."""
@@ -90,23 +84,24 @@ class ReferenceRuntime:
         return self.run(feeds)
 
     def _run_nodes(
-        self, nodes: Iterable[NodeProto], values: Values, opsets: Mapping[str, int], constants: frozenset[str]
+        self, nodes: Iterable[NodeProto], values: Values, opsets: Mapping[str, int], constants: Set[str]
     ) -> None:
+        known = set(constants)
         for node in _ordered(nodes, values):
             try:
-                results = self._run_node(node, values, opsets, constants)
+                results = self._run_node(node, values, opsets, known)
             except GraphoptError:
                 raise
             except Exception as error:  # whatever numpy, the evaluator or onnxruntime raise
                 kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
                 raise GraphoptError(f"node {node.name or node.output[0]} ({kind}): {one_line(error)}") from None
+            if node.op_type == "Constant" and not node.domain:
+                known.update(node.output)
             for name, value in zip(node.output, results, strict=False):
                 if name:
                     values[name] = value
 
-    def _run_node(
-        self, node: NodeProto, values: Values, opsets: Mapping[str, int], constants: frozenset[str]
-    ) -> list[Any]:
+    def _run_node(self, node: NodeProto, values: Values, opsets: Mapping[str, int], constants: Set[str]) -> list[Any]:
         function = self._functions.get((node.domain, node.op_type))
         if node.domain == FUSED_DOMAIN and self.kernels is not None:
             results = self._run_kernel(node, values, opsets, constants, optional=function is not None)
@@ -122,7 +117,7 @@ class ReferenceRuntime:
                 chosen = bodies["then_branch" if bool(np.asarray(values[node.input[0]]).item()) else "else_branch"]
                 return self._run_body(chosen, [], values, opsets)
             return self._run_loop(node, bodies["body"], values, opsets)
-        if _evaluable(node, values):
+        if trusted(node, values, opsets.get(node.domain, 1)):
             try:
                 results = self._evaluate(node, values, opsets)
             except Exception:  # unknown to the evaluator, or it fails: the next in the order answers, or raises
@@ -134,7 +129,7 @@ class ReferenceRuntime:
         return self._run_alone(node, values, opsets, constants, None)
 
     def _run_kernel(
-        self, node: NodeProto, values: Values, opsets: Mapping[str, int], constants: frozenset[str], *, optional: bool
+        self, node: NodeProto, values: Values, opsets: Mapping[str, int], constants: Set[str], *, optional: bool
     ) -> list[Any] | None:
         """A fused operator by its kernel; None where the library has none for it and a body can stand in."""
         try:
@@ -203,7 +198,7 @@ class ReferenceRuntime:
         node: NodeProto,
         values: Values,
         opsets: Mapping[str, int],
-        constants: frozenset[str],
+        constants: Set[str],
         kernels: Path | None,
     ) -> list[Any]:
         """One node as a model of its own in onnxruntime; what its bodies read becomes inputs."""
@@ -353,8 +348,11 @@ def _free_names(graph: GraphProto) -> Iterator[str]:
 
 
 def _bound(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> NodeProto:
-    """A node of a function body with references to the call's attributes replaced by their values."""
-    if not any(attribute.ref_attr_name for attribute in node.attribute):
+    """A node of a function body with references to the call's attributes replaced by their values.
+
+    With attributes, every node is a copy of its own: what is built for a node holds the constants around it.
+    """
+    if not attributes:
         return node
     bound = NodeProto()
     bound.CopyFrom(node)
@@ -367,16 +365,6 @@ def _bound(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> NodePro
             value.CopyFrom(attributes[attribute.ref_attr_name])
             value.name = attribute.name
     return bound
-
-
-def _evaluable(node: NodeProto, values: Mapping[str, Any]) -> bool:
-    if node.domain not in ("", "ai.onnx.ml") or any(
-        attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute
-    ):
-        return False
-    if node.op_type not in SLOW_OPERATORS:
-        return True
-    return sum(np.size(values[name]) for name in node.input if name) < SLOW_ABOVE
 
 
 def _signature(feeds: Mapping[str, Any]) -> tuple[Any, ...]:

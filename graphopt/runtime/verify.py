@@ -8,10 +8,16 @@ with the reference's greatest finite magnitude in the *tensor*, not in the eleme
 nothing (a logit near zero, a mean-free activation) carries the rounding error of the large terms it came from, so an
 error relative to itself says nothing. NaN and infinities must stand at the same places, with the same sign. Integers,
 bools and strings must be equal.
+
+Some models amplify rounding beyond any fixed tolerance: a detector whose activations grow a thousandfold moves by 7e-4
+when onnxruntime merely fuses its layers; a quantised model jumps when one value crosses a step. So before an output is
+called different, the original runs again on inputs that are moved by a few rounding steps. An output that moves as much
+by itself (up to NOISE_FACTOR) is close, and the reason says so. A wrong kernel is not covered by this: it is off by far
+more than the original's own noise, unless the model is nothing but noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -51,6 +57,14 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 Rounding adds up over hundreds of layers: the factor over the dtype's own epsilon is about 10,000 for float32, and 10
 for float16, whose kernels compute in float32."""
+
+
+NOISE_STEPS = 2.0
+"""How far float inputs are moved to see the original's own noise, in units of their dtype's epsilon, up or down."""
+NOISE_RUNS = 3
+"""Runs with moved inputs; the greatest movement counts."""
+NOISE_FACTOR = 4.0
+"""Differences up to so many times the original's own noise count as rounding."""
 
 
 class Verdict(StrEnum):
@@ -303,11 +317,54 @@ def _case(
     compared = tuple(
         output for name in expected for output in compare_values(name, expected[name], found[name], limits)
     )
-    verdict = _worst(output.verdict for output in compared)
     reason = ""
-    if verdict == Verdict.DIFFERENT and not _repeats(first, feeds, expected, limits):
-        reason = "the original differs from itself on the same inputs (random numbers?)"
-    return Case(shapes, batch, verdict, reason, compared)
+    if any(output.verdict == Verdict.DIFFERENT for output in compared):
+        if _repeats(first, feeds, expected, limits):
+            compared = _excuse_noise(first, feeds, expected, compared)
+        else:
+            reason = "the original differs from itself on the same inputs (random numbers?)"
+    return Case(shapes, batch, _worst(output.verdict for output in compared), reason, compared)
+
+
+def _excuse_noise(
+    first: Runner, feeds: Feeds, expected: Mapping[str, Any], compared: Sequence[OutputComparison]
+) -> tuple[OutputComparison, ...]:
+    """Outputs that differ no more than the original does by itself when its inputs move by rounding are close."""
+    if not any(array.dtype.kind == "f" for array in feeds.values()):
+        return tuple(compared)
+    generator = np.random.default_rng(0)
+    moved: dict[str, float] = {}
+    flipped: dict[str, int] = {}
+    for _ in range(NOISE_RUNS):
+        again = first({name: _moved(array, generator) for name, array in feeds.items()})
+        for name in expected:
+            for output in compare_values(name, expected[name], again[name], {}):
+                moved[output.name] = max(moved.get(output.name, 0.0), output.max_absolute)
+                flipped[output.name] = max(flipped.get(output.name, 0), output.differing)
+    return tuple(_judged_again(output, moved.get(output.name, 0.0), flipped.get(output.name, 0)) for output in compared)
+
+
+def _moved(array: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+    if array.dtype.kind != "f":
+        return array
+    signs = generator.choice(np.array([-1.0, 1.0]), array.shape)
+    return np.asarray(array * (1 + signs * NOISE_STEPS * np.finfo(array.dtype).eps)).astype(array.dtype)
+
+
+def _judged_again(output: OutputComparison, moved: float, flipped: int) -> OutputComparison:
+    comparable = output.elements and not output.nan_mismatches and not output.infinity_mismatches
+    if output.verdict != Verdict.DIFFERENT or not comparable:
+        return output
+    if output.dtype in TOLERANCES:
+        excused = output.max_absolute <= NOISE_FACTOR * moved
+        noise = f"by {moved:.1e}"
+    else:
+        excused = output.differing <= NOISE_FACTOR * flipped
+        noise = f"in {flipped} elements"
+    if not excused:
+        return output
+    reason = f"{output.reason}; the original itself moves {noise} when its inputs move by rounding"
+    return replace(output, verdict=Verdict.CLOSE, reason=reason)
 
 
 def _repeats(first: Runner, feeds: Feeds, expected: Mapping[str, Any], limits: Mapping[str, Tolerance]) -> bool:

@@ -96,7 +96,7 @@ static int add_piece(plan *p, int nest, const alternative *what, domain *d, affi
     coalesce(d, load, what->loads);
     piece *x = &p->pieces[p->count];
     memset(x, 0, sizeof *x);
-    x->load = malloc((size_t)(what->loads ? what->loads : 1) * sizeof *x->load);
+    x->load = calloc((size_t)what->loads + 1, sizeof *x->load);
     if (!x->load)
         return 0;
     p->count++;

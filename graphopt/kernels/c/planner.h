@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Called from many generated functions: one copy is enough, and compiles faster. */
+#define SHARED static __attribute__((noinline, unused))
+
 enum { MAX_RANK = 8, MAX_LOOPS = 16, MAX_PIECES = 1 << 20 };
 
 typedef struct {
@@ -60,6 +63,16 @@ static inline int64_t elements(const shape *s)
     return product;
 }
 
+/* Whether the number of elements is one that int64_t holds: sizes that a model asks for may be anything. */
+static inline int representable(const shape *s)
+{
+    int64_t product = 1;
+    for (int d = 0; d < s->rank; d++)
+        if (s->size[d] < 0 || __builtin_mul_overflow(product, s->size[d], &product))
+            return 0;
+    return 1;
+}
+
 static inline int same_shape(const shape *a, const shape *b)
 {
     if (a->rank != b->rank)
@@ -71,7 +84,7 @@ static inline int same_shape(const shape *a, const shape *b)
 }
 
 /* result = the shape that a and b broadcast to; false when they do not. */
-static inline int shape_broadcast(const shape *a, const shape *b, shape *result)
+SHARED int shape_broadcast(const shape *a, const shape *b, shape *result)
 {
     shape out;
     out.rank = a->rank > b->rank ? a->rank : b->rank;
@@ -86,7 +99,7 @@ static inline int shape_broadcast(const shape *a, const shape *b, shape *result)
     return 1;
 }
 
-static inline int shape_transpose(const shape *s, const int *permutation, shape *result)
+SHARED int shape_transpose(const shape *s, const int *permutation, shape *result)
 {
     result->rank = s->rank;
     for (int d = 0; d < s->rank; d++)
@@ -95,7 +108,7 @@ static inline int shape_transpose(const shape *s, const int *permutation, shape 
 }
 
 /* ONNX Reshape: 0 keeps a size unless allow_zero, -1 takes what is left. */
-static inline int shape_reshape(const shape *s, const int64_t *target, int64_t rank, int allow_zero, shape *result)
+SHARED int shape_reshape(const shape *s, const int64_t *target, int64_t rank, int allow_zero, shape *result)
 {
     int unknown = -1;
     int64_t known = 1, total = elements(s);
@@ -118,17 +131,19 @@ static inline int shape_reshape(const shape *s, const int64_t *target, int64_t r
         if (size < 0)
             return 0;
         result->size[d] = size;
-        known *= size;
+        if (__builtin_mul_overflow(known, size, &known))
+            return 0;
     }
     if (unknown >= 0) {
         if (known == 0 ? total != 0 : total % known != 0)
             return 0;
         result->size[unknown] = known == 0 ? 0 : total / known;
+        return 1;
     }
-    return elements(result) == total;
+    return known == total;
 }
 
-static inline int shape_concat(const shape *a, const shape *b, int axis, shape *result)
+SHARED int shape_concat(const shape *a, const shape *b, int axis, shape *result)
 {
     if (a->rank != b->rank)
         return 0;
@@ -147,7 +162,7 @@ static inline int64_t clamp(int64_t x, int64_t low, int64_t high)
 }
 
 /* ONNX Slice. start, step: for every dimension of s, ready for map_slice. axes may be NULL (0, 1, 2, …), steps too. */
-static inline int shape_slice(const shape *s, const int64_t *starts, const int64_t *ends, const int64_t *axes,
+SHARED int shape_slice(const shape *s, const int64_t *starts, const int64_t *ends, const int64_t *axes,
                               const int64_t *steps, int64_t n, int64_t *start, int64_t *step, shape *result)
 {
     *result = *s;
@@ -157,7 +172,7 @@ static inline int shape_slice(const shape *s, const int64_t *starts, const int64
         int64_t axis = axes ? axes[k] : k, by = steps ? steps[k] : 1;
         if (axis < 0)
             axis += s->rank;
-        if (axis < 0 || axis >= s->rank || by == 0)
+        if (axis < 0 || axis >= s->rank || by == 0 || by == INT64_MIN)
             return 0;
         int64_t size = s->size[axis], from = starts[k], to = ends[k];
         if (from < 0)
@@ -174,13 +189,13 @@ static inline int shape_slice(const shape *s, const int64_t *starts, const int64
             result->size[axis] = from <= to ? 0 : (from - to - 1) / -by + 1;
         }
         start[axis] = from;
-        step[axis] = by;
+        step[axis] = result->size[axis] > 1 ? by : 1;
     }
     return 1;
 }
 
 /* Part number `part` of ONNX Split along an axis: sizes as given, or equal parts (the last one smaller). */
-static inline int shape_split(const shape *s, int axis, const int64_t *sizes, int64_t parts, int part, int64_t *start,
+SHARED int shape_split(const shape *s, int axis, const int64_t *sizes, int64_t parts, int part, int64_t *start,
                               shape *result)
 {
     *result = *s;
@@ -207,7 +222,7 @@ static inline int shape_split(const shape *s, int axis, const int64_t *sizes, in
 }
 
 /* ONNX Expand: s broadcast to the target, which may have ones and fewer dimensions. */
-static inline int shape_expand(const shape *s, const int64_t *target, int64_t rank, shape *result)
+SHARED int shape_expand(const shape *s, const int64_t *target, int64_t rank, shape *result)
 {
     shape wanted;
     if (rank > MAX_RANK)
@@ -218,11 +233,11 @@ static inline int shape_expand(const shape *s, const int64_t *target, int64_t ra
             return 0;
         wanted.size[d] = target[d];
     }
-    return shape_broadcast(s, &wanted, result);
+    return shape_broadcast(s, &wanted, result) && representable(result);
 }
 
 /* ONNX Pad: before[d] = what stands in front in dimension d. axes may be NULL. */
-static inline int shape_pad(const shape *s, const int64_t *pads, int64_t n, const int64_t *axes, int64_t *before,
+SHARED int shape_pad(const shape *s, const int64_t *pads, int64_t n, const int64_t *axes, int64_t *before,
                             shape *result)
 {
     *result = *s;
@@ -235,15 +250,15 @@ static inline int shape_pad(const shape *s, const int64_t *pads, int64_t n, cons
         if (axis < 0 || axis >= s->rank)
             return 0;
         before[axis] = pads[k];
-        result->size[axis] += pads[k] + pads[k + n / 2];
-        if (result->size[axis] < 0)
+        if (__builtin_add_overflow(result->size[axis], pads[k], &result->size[axis])
+            || __builtin_add_overflow(result->size[axis], pads[k + n / 2], &result->size[axis]))
             return 0;
     }
-    return 1;
+    return representable(result);
 }
 
 /* ONNX Gather along an axis. */
-static inline int shape_gather(const shape *s, const shape *indices, int axis, shape *result)
+SHARED int shape_gather(const shape *s, const shape *indices, int axis, shape *result)
 {
     if (s->rank - 1 + indices->rank > MAX_RANK)
         return 0;
@@ -260,15 +275,15 @@ static inline int shape_gather(const shape *s, const shape *indices, int axis, s
     return 1;
 }
 
-static inline int shape_tile(const shape *s, const int64_t *repeats, int64_t n, shape *result)
+SHARED int shape_tile(const shape *s, const int64_t *repeats, int64_t n, shape *result)
 {
     if (n != s->rank)
         return 0;
     result->rank = s->rank;
     for (int d = 0; d < s->rank; d++)
-        if ((result->size[d] = s->size[d] * repeats[d]) < 0)
+        if (__builtin_mul_overflow(s->size[d], repeats[d], &result->size[d]))
             return 0;
-    return 1;
+    return representable(result);
 }
 
 /* ---------------------------------------------------------------- affine indices */
@@ -321,7 +336,7 @@ static inline int64_t greatest_common_divisor(int64_t a, int64_t b)
 }
 
 /* quotient and remainder of a non-negative affine function by a positive size, as affine functions. */
-static inline verdict divide(domain *d, const affine *a, int64_t size, affine *quotient, affine *remainder)
+SHARED verdict divide(domain *d, const affine *a, int64_t size, affine *quotient, affine *remainder)
 {
     affine q, r;
     memset(&q, 0, sizeof q);
@@ -371,7 +386,7 @@ static inline verdict divide(domain *d, const affine *a, int64_t size, affine *q
 }
 
 /* OUTSIDE where a lies outside of [low, high) over the whole box, DONE where inside, a cut where both occur. */
-static inline verdict require_range(domain *d, const affine *a, int64_t low, int64_t high)
+SHARED verdict require_range(domain *d, const affine *a, int64_t low, int64_t high)
 {
     int64_t least, greatest;
     bounds(d, a, &least, &greatest);
@@ -411,7 +426,7 @@ static inline verdict require_range(domain *d, const affine *a, int64_t low, int
 
 /* ---------------------------------------------------------------- index maps, from output to input */
 
-static inline void affine_add(const domain *d, affine *sum, const affine *a, int64_t times)
+SHARED void affine_add(const domain *d, affine *sum, const affine *a, int64_t times)
 {
     sum->base += a->base * times;
     for (int k = 0; k < d->loops; k++)
@@ -427,7 +442,7 @@ static inline void map_output(const domain *d, index_map *m)
 }
 
 /* Flat form of a map into a tensor of shape s. */
-static inline void flatten(const domain *d, index_map *m, const shape *s)
+SHARED void flatten(const domain *d, index_map *m, const shape *s)
 {
     if (m->rank < 0)
         return;
@@ -443,7 +458,7 @@ static inline void flatten(const domain *d, index_map *m, const shape *s)
 }
 
 /* Form by dimension of a map into a tensor of shape s. */
-static inline verdict unflatten(domain *d, index_map *m, const shape *s)
+SHARED verdict unflatten(domain *d, index_map *m, const shape *s)
 {
     if (m->rank >= 0)
         return DONE;
@@ -467,7 +482,7 @@ static inline verdict unflatten(domain *d, index_map *m, const shape *s)
 }
 
 /* From the index into a tensor of shape `to` to the index into an operand of shape `from` that was broadcast to it. */
-static inline verdict map_broadcast(domain *d, index_map *m, const shape *to, const shape *from)
+SHARED verdict map_broadcast(domain *d, index_map *m, const shape *to, const shape *from)
 {
     if (same_shape(to, from))
         return DONE;
@@ -491,7 +506,7 @@ static inline verdict map_broadcast(domain *d, index_map *m, const shape *to, co
 }
 
 /* result[k] = operand[permutation[k]]. */
-static inline verdict map_transpose(domain *d, index_map *m, const shape *result, const int *permutation)
+SHARED verdict map_transpose(domain *d, index_map *m, const shape *result, const int *permutation)
 {
     verdict v = unflatten(d, m, result);
     if (v != DONE)
@@ -504,13 +519,13 @@ static inline verdict map_transpose(domain *d, index_map *m, const shape *result
     return DONE;
 }
 
-static inline verdict map_reshape(domain *d, index_map *m, const shape *result)
+SHARED verdict map_reshape(domain *d, index_map *m, const shape *result)
 {
     flatten(d, m, result);
     return DONE;
 }
 
-static inline verdict map_slice(domain *d, index_map *m, const shape *result, const int64_t *start, const int64_t *step)
+SHARED verdict map_slice(domain *d, index_map *m, const shape *result, const int64_t *start, const int64_t *step)
 {
     verdict v = unflatten(d, m, result);
     if (v != DONE)
@@ -524,7 +539,7 @@ static inline verdict map_slice(domain *d, index_map *m, const shape *result, co
 }
 
 /* The part [start, start + size) along an axis; OUTSIDE for elements of other parts. */
-static inline verdict map_part(domain *d, index_map *m, const shape *result, int axis, int64_t start, int64_t size)
+SHARED verdict map_part(domain *d, index_map *m, const shape *result, int axis, int64_t start, int64_t size)
 {
     verdict v = unflatten(d, m, result);
     if (v != DONE)
@@ -535,7 +550,7 @@ static inline verdict map_part(domain *d, index_map *m, const shape *result, int
 }
 
 /* The elements that a pad added along `axis` on one side (0 before, 1 after) and along no earlier axis. */
-static inline verdict require_padding(domain *d, index_map *m, const shape *result, const shape *from,
+SHARED verdict require_padding(domain *d, index_map *m, const shape *result, const shape *from,
                                       const int64_t *before, int axis, int side)
 {
     verdict v = unflatten(d, m, result);
@@ -549,7 +564,7 @@ static inline verdict require_padding(domain *d, index_map *m, const shape *resu
 }
 
 /* The elements that a pad kept. */
-static inline verdict map_pad(domain *d, index_map *m, const shape *result, const shape *from, const int64_t *before)
+SHARED verdict map_pad(domain *d, index_map *m, const shape *result, const shape *from, const int64_t *before)
 {
     verdict v = unflatten(d, m, result);
     for (int k = 0; k < from->rank && v == DONE; k++) {
@@ -560,7 +575,7 @@ static inline verdict map_pad(domain *d, index_map *m, const shape *result, cons
 }
 
 /* Gather with known indices: each run of indices in arithmetic progression is one box. */
-static inline verdict map_gather(domain *d, index_map *m, const shape *result, const shape *from, const shape *indices,
+SHARED verdict map_gather(domain *d, index_map *m, const shape *result, const shape *from, const shape *indices,
                                  const int64_t *value, int axis)
 {
     verdict v = unflatten(d, m, result);
@@ -589,7 +604,9 @@ static inline verdict map_gather(domain *d, index_map *m, const shape *result, c
     if (row.base < 0 || row.base >= size)
         return INVALID;
     if (loop >= 0) {
-        int64_t by = INDEX_AT(flat.base + flat.step[loop]) - row.base, run = 1;
+        int64_t second = INDEX_AT(flat.base + flat.step[loop]), by = second - row.base, run = 1;
+        if (second < 0 || second >= size)
+            return INVALID;
         while (run < d->count[loop] && INDEX_AT(flat.base + run * flat.step[loop]) == row.base + run * by)
             run++;
         if (run < d->count[loop])
@@ -611,7 +628,7 @@ static inline verdict map_gather(domain *d, index_map *m, const shape *result, c
     return DONE;
 }
 
-static inline verdict map_tile(domain *d, index_map *m, const shape *result, const shape *from)
+SHARED verdict map_tile(domain *d, index_map *m, const shape *result, const shape *from)
 {
     verdict v = unflatten(d, m, result);
     for (int k = 0; k < from->rank && v == DONE; k++) {

@@ -74,14 +74,12 @@ ALWAYS uint16_t float_to_bfloat(float x)
 
 /* ---------------------------------------------------------------- float32 */
 
-/* e^x. Error below 2 ULP. */
-ALWAYS float exp_f32(float x)
+/* e^x = p * 2^n: gives p, and n as it is added to the bits of a float. */
+ALWAYS float exp_parts(float x, uint32_t *power)
 {
-    float limited = x > 89.0f ? 89.0f : x < -104.0f ? -104.0f : x;
-    limited = x != x ? 0.0f : limited;
-    float scaled = MULTIPLY_ADD(limited, 1.44269504f, 12582912.0f); /* rounds to the nearest integer */
+    float scaled = MULTIPLY_ADD(x, 1.44269504f, 12582912.0f); /* rounds to the nearest integer n … */
     float n = scaled - 12582912.0f;
-    float r = MULTIPLY_ADD(n, -0.693359375f, limited);
+    float r = MULTIPLY_ADD(n, -0.693359375f, x);
     r = MULTIPLY_ADD(n, 2.12194440e-4f, r);
     float p = 1.9875691500e-4f;
     p = MULTIPLY_ADD(p, r, 1.3981999507e-3f);
@@ -89,13 +87,30 @@ ALWAYS float exp_f32(float x)
     p = MULTIPLY_ADD(p, r, 4.1665795894e-2f);
     p = MULTIPLY_ADD(p, r, 1.6666665459e-1f);
     p = MULTIPLY_ADD(p, r, 5.0000001201e-1f);
-    p = MULTIPLY_ADD(p, r * r, r) + 1.0f;
-    int32_t e = (int32_t)n, half = e / 2; /* two factors, so that the extremes neither overflow nor vanish too soon */
-    float y = p * bits_to_float((uint32_t)(half + 127) << 23) * bits_to_float((uint32_t)(e - half + 127) << 23);
+    *power = float_to_bits(scaled) << 23; /* … which stands in the low bits of the sum */
+    return MULTIPLY_ADD(p, r * r, r) + 1.0f;
+}
+
+/* e^x. Error below 2 ULP. */
+ALWAYS float exp_f32(float x)
+{
+    uint32_t power;
+    float limited = x < -104.0f ? -104.0f : x, p = exp_parts(limited, &power);
+    int tiny = limited < -87.0f; /* subnormal results are computed 2^64 times too large */
+    float y = bits_to_float(float_to_bits(p) + power + (tiny ? 64u << 23 : 0u)) * (tiny ? 5.42101086e-20f : 1.0f);
+    y = x > 88.7228394f ? INFINITY : y;
     return x != x ? x : y;
 }
 
-/* Natural logarithm. Error below 2 ULP. */
+/* e^x for x <= 0 where a result below 2^-125 may as well be 2^-125. */
+ALWAYS float exp_negative_f32(float x)
+{
+    uint32_t power;
+    float p = exp_parts(x < -87.0f ? -87.0f : x, &power);
+    return bits_to_float(float_to_bits(p) + power);
+}
+
+/* Natural logarithm. Error below 1 ULP. */
 ALWAYS float log_f32(float x)
 {
     float scaled = x < FLT_MIN ? x * 8388608.0f : x; /* subnormals times 2^23 */
@@ -130,23 +145,29 @@ ALWAYS float log_one_plus_f32(float x)
     return x > FLT_MAX ? x : y;
 }
 
-ALWAYS float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
+/* 1 / (1 + e^-x), by the exponential that does not overflow. Error below 3 ULP. */
+ALWAYS float sigmoid_f32(float x)
+{
+    float small = exp_f32(x < 0.0f ? x : -x);
+    return (x < 0.0f ? small : 1.0f) / (1.0f + small);
+}
 
-/* Hyperbolic tangent. Error below 3 ULP. */
+/* Hyperbolic tangent. Error below 2 ULP. */
 ALWAYS float tanh_f32(float x)
 {
-    float magnitude = x < 0.0f ? -x : x, z = x * x;
+    float magnitude = fabsf(x), z = x * x;
     float p = -5.70498872745e-3f;
     p = MULTIPLY_ADD(p, z, 2.06390887954e-2f);
     p = MULTIPLY_ADD(p, z, -5.37397155531e-2f);
     p = MULTIPLY_ADD(p, z, 1.33314422036e-1f);
     p = MULTIPLY_ADD(p, z, -3.33332819422e-1f);
     float small = MULTIPLY_ADD(p * z, x, x);
-    float large = 1.0f - 2.0f / (exp_f32(magnitude + magnitude) + 1.0f);
-    large = x < 0.0f ? -large : large;
-    return magnitude < 0.625f ? small : large;
+    float e = exp_negative_f32(-2.0f * magnitude);
+    float large = (1.0f - e) / (1.0f + e);
+    return x != x ? x : copysignf(magnitude < 0.625f ? small : large, x);
 }
 
+/* log(1 + e^x). Error below 3 ULP. */
 ALWAYS float softplus_f32(float x)
 {
     float magnitude = x < 0.0f ? -x : x;
@@ -174,48 +195,59 @@ ALWAYS float erf_f32(float x)
     q = MULTIPLY_ADD(q, t, -0.6335323452949524f);
     q = MULTIPLY_ADD(q, t, -1.1294389963150024f);
     q = MULTIPLY_ADD(q, t, 0.00016132957534864545f);
-    float large = 1.0f - exp_f32(q);
-    large = x < 0.0f ? -large : large;
-    return x != x ? x : magnitude < 0.921875f ? small : large;
+    float large = 1.0f - exp_negative_f32(q);
+    return x != x ? x : copysignf(magnitude < 0.921875f ? small : large, x);
 }
 
-/* Integer division and remainder without undefined cases: by zero gives 0, the smallest by -1 wraps. */
-#define DEFINE_DIVISION(type, name, is_signed)                                                                         \
+/* Integer division, remainder and power without undefined cases: by zero gives 0, the smallest by -1 wraps. */
+#define DEFINE_SIGNED_DIVISION(type, name)                                                                             \
     ALWAYS type divide_##name(type a, type b)                                                                          \
     {                                                                                                                  \
-        if (b == 0)                                                                                                    \
-            return 0;                                                                                                  \
-        return is_signed && b == (type)-1 ? (type)(0 - (uint64_t)a) : (type)(a / b);                                   \
-    }                                                                                                                  \
-    ALWAYS type modulo_##name(type a, type b) /* sign of the divisor */                                                \
-    {                                                                                                                  \
-        if (b == 0 || (is_signed && b == (type)-1))                                                                    \
-            return 0;                                                                                                  \
-        type r = (type)(a % b);                                                                                        \
-        return is_signed && r != 0 && (r < 0) != (b < 0) ? (type)(r + b) : r;                                          \
+        type safe = b == 0 || b == -1 ? 1 : b;                                                                         \
+        type quotient = (type)(a / safe);                                                                              \
+        return b == 0 ? 0 : b == -1 ? (type)(0 - (uint64_t)a) : quotient;                                              \
     }                                                                                                                  \
     ALWAYS type remainder_##name(type a, type b) /* sign of the dividend */                                            \
     {                                                                                                                  \
-        return b == 0 || (is_signed && b == (type)-1) ? 0 : (type)(a % b);                                             \
+        return b == 0 || b == -1 ? 0 : (type)(a % b);                                                                  \
+    }                                                                                                                  \
+    ALWAYS type modulo_##name(type a, type b) /* sign of the divisor */                                                \
+    {                                                                                                                  \
+        type r = remainder_##name(a, b);                                                                               \
+        return r != 0 && (r < 0) != (b < 0) ? (type)(r + b) : r;                                                       \
     }                                                                                                                  \
     ALWAYS type power_##name(type a, type b)                                                                           \
     {                                                                                                                  \
-        uint64_t y = 1, x = (uint64_t)a;                                                                               \
-        if (is_signed && b < 0)                                                                                        \
-            return a == 1 ? 1 : a == (type)-1 ? (b % 2 == 0 ? 1 : (type)-1) : 0;                                       \
-        for (uint64_t e = (uint64_t)b; e; e >>= 1, x *= x)                                                             \
-            if (e & 1)                                                                                                 \
-                y *= x;                                                                                                \
-        return (type)y;                                                                                                \
+        if (b < 0)                                                                                                     \
+            return a == 1 ? 1 : a == -1 ? (b % 2 == 0 ? 1 : -1) : 0;                                                   \
+        return (type)power_u64((uint64_t)a, (uint64_t)b);                                                              \
     }
-DEFINE_DIVISION(int8_t, i8, 1)
-DEFINE_DIVISION(int16_t, i16, 1)
-DEFINE_DIVISION(int32_t, i32, 1)
-DEFINE_DIVISION(int64_t, i64, 1)
-DEFINE_DIVISION(uint8_t, u8, 0)
-DEFINE_DIVISION(uint16_t, u16, 0)
-DEFINE_DIVISION(uint32_t, u32, 0)
-DEFINE_DIVISION(uint64_t, u64, 0)
+#define DEFINE_UNSIGNED_DIVISION(type, name)                                                                           \
+    ALWAYS type divide_##name(type a, type b) { return b == 0 ? 0 : (type)(a / b); }                                   \
+    ALWAYS type remainder_##name(type a, type b) { return b == 0 ? 0 : (type)(a % b); }                                \
+    ALWAYS type modulo_##name(type a, type b) { return remainder_##name(a, b); }
+#define DEFINE_UNSIGNED_POWER(type, name)                                                                              \
+    ALWAYS type power_##name(type a, type b) { return (type)power_u64(a, b); }
+
+ALWAYS uint64_t power_u64(uint64_t x, uint64_t exponent) /* modulo 2^64 */
+{
+    uint64_t y = 1;
+    for (; exponent; exponent >>= 1, x *= x)
+        if (exponent & 1)
+            y *= x;
+    return y;
+}
+DEFINE_SIGNED_DIVISION(int8_t, i8)
+DEFINE_SIGNED_DIVISION(int16_t, i16)
+DEFINE_SIGNED_DIVISION(int32_t, i32)
+DEFINE_SIGNED_DIVISION(int64_t, i64)
+DEFINE_UNSIGNED_DIVISION(uint8_t, u8)
+DEFINE_UNSIGNED_DIVISION(uint16_t, u16)
+DEFINE_UNSIGNED_DIVISION(uint32_t, u32)
+DEFINE_UNSIGNED_DIVISION(uint64_t, u64)
+DEFINE_UNSIGNED_POWER(uint8_t, u8)
+DEFINE_UNSIGNED_POWER(uint16_t, u16)
+DEFINE_UNSIGNED_POWER(uint32_t, u32)
 
 /* Float to integer: what does not fit becomes the smallest value, as x86 does it; narrower types keep the low bits. */
 ALWAYS int32_t to_i32(double x) { return x > -2147483649.0 && x < 2147483648.0 ? (int32_t)x : INT32_MIN; }

@@ -1,6 +1,6 @@
 """Mining: every frequent, connected, convex pattern of a set of weighted graphs, or only the closed ones."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -16,7 +16,7 @@ from graphopt.mining.symmetry import Occurrence, Symmetry
 Progress = Callable[[int, int, int], None]
 """Called after each level with its size, its number of frequent patterns, and their occurrences."""
 
-DEFAULT_BUDGET = 200_000
+DEFAULT_BUDGET = 100_000
 """Representative occurrences that one graph may have on one level before the miner gives up on it."""
 
 
@@ -79,11 +79,23 @@ class Pattern:
         for places in self.places:
             if places.graph == graph:
                 for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
-                    if multiplicity == 1:
-                        if not apart_from or not bits(nodes) & apart_from:
-                            yield tuple(nodes)
-                    elif self._corpus is not None:
-                        yield from self._corpus.symmetry(graph).images(bits(nodes), tuple(nodes), apart_from)
+                    yield from self.images(graph, tuple(nodes), multiplicity, apart_from)
+
+    def images(self, graph: int, nodes: Occurrence, multiplicity: int, apart_from: int = 0) -> Iterator[Occurrence]:
+        """All occurrences that a representative in a distinct graph stands for, see Places.
+
+        Args:
+            graph: index of the distinct graph.
+            nodes: the representative.
+            multiplicity: how many occurrences it stands for.
+            apart_from: bits of nodes that occurrences must not hold.
+        """
+        mask = bits(nodes)
+        if multiplicity == 1 or self._corpus is None:
+            if not mask & apart_from:
+                yield nodes
+        else:
+            yield from self._corpus.symmetry(graph).images(mask, nodes, apart_from)
 
     def found(self) -> Iterator[tuple[int, tuple[Hashable, ...]]]:
         """Every occurrence in every graph that was given, on demand.
@@ -120,7 +132,9 @@ class Pattern:
         for places in self.places:
             if places.graph != graph:
                 continue
-            rows = sorted(zip(places.nodes.tolist(), places.multiplicities, strict=True), key=lambda row: sorted(row[0]))
+            rows = sorted(
+                zip(places.nodes.tolist(), places.multiplicities, strict=True), key=lambda row: sorted(row[0])
+            )
             for nodes, multiplicity in rows:
                 mask = bits(nodes)
                 if multiplicity == 1 or self._corpus is None:
@@ -144,6 +158,7 @@ class MiningResult:
         distinct: number of distinct graphs.
         weight: sum of all weights.
         min_support: the threshold that was applied, as a weight.
+        index: for each graph given, the index of its distinct graph, as places of patterns name it.
         truncated: graphs (by position among those given) that exceeded the work budget, with the size from which on
             patterns or occurrences of theirs are missing.
     """
@@ -153,6 +168,7 @@ class MiningResult:
     distinct: int
     weight: int
     min_support: int
+    index: tuple[int, ...] = ()
     truncated: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -185,28 +201,29 @@ def mine(
     engine: str = "processes",
     jobs: int | None = None,
     budget: int = DEFAULT_BUDGET,
-    admit: Callable[[Sequence[Code]], Collection[str]] | None = None,
+    group: Callable[[Sequence[Code]], Mapping[str, Hashable]] | None = None,
     progress: Progress | None = None,
 ) -> MiningResult:
     """Find every frequent pattern.
 
-    A *pattern* is a connected labelled DAG up to isomorphism: node labels, and for each edge the index of the result and
-    the slot of the operand, with parallel edges. An *occurrence* is a set of nodes of a graph that induces the pattern
-    and is convex: no path leaves it and comes back. The *support* of a pattern is the sum of the weights of the graphs
-    with at least one occurrence.
+    A *pattern* is a connected labelled DAG up to isomorphism: node labels, and for each edge the index of the result
+    and the slot of the operand, with parallel edges. An *occurrence* is a set of nodes of a graph that induces the
+    pattern and is convex: no path leaves it and comes back. The *support* of a pattern is the sum of the weights of
+    the graphs with at least one occurrence.
 
     A pattern is *closed* when no larger pattern (of at most ``max_size`` nodes) has the same occurrences: when there is
-    none such that each occurrence of either lies in, or holds, exactly one of the other, and such that occurrences which
-    are disjoint stay disjoint. Whoever can fuse a set of disjoint occurrences of a pattern that is not closed can fuse
-    as many of the larger one instead.
+    none such that each occurrence of either lies in, or holds, exactly one of the other, and such that occurrences
+    which are disjoint stay disjoint. Whoever can fuse a set of disjoint occurrences of a pattern that is not closed
+    can fuse as many of the larger one instead.
 
-    Graphs written alike count as one with the sum of their weights: weight *w* equals *w* copies. The result is the same
-    for any order of graphs or nodes, any engine and any number of jobs.
+    Graphs written alike count as one with the sum of their weights: weight *w* equals *w* copies. The result is the
+    same for any order of graphs or nodes, any engine and any number of jobs.
 
     Args:
-        graphs: operator graphs, captures, networkx DiGraphs or MultiDiGraphs (``label`` on nodes; ``slot`` and ``output``
-            on edges, 0 by default), or pairs of one of those and a weight (a whole number, of any size).
-        min_support: least support, as a weight (whole number) or as a fraction of all weight (between 0 and 1, rounded up).
+        graphs: operator graphs, captures, networkx DiGraphs or MultiDiGraphs (``label`` on nodes; ``slot`` and
+            ``output`` on edges, 0 by default), or pairs of one of those and a weight (a whole number, of any size).
+        min_support: least support, as a weight (whole number) or as a fraction of all weight (between 0 and 1, rounded
+            up).
         max_size: most nodes of a pattern.
         min_size: fewest nodes of a pattern that is returned.
         closed: whether only closed patterns are returned.
@@ -214,8 +231,8 @@ def mine(
         engine: ``processes`` or ``serial``.
         jobs: number of worker processes; all processors when None.
         budget: most (representative) occurrences of one graph and size; see MiningResult.truncated.
-        admit: called once with the canonical forms of all frequent patterns; returns the digests of those that may hide
-            a smaller pattern. All may when None.
+        group: called once with all frequent patterns; returns a group for each digest. A pattern then only gives way to
+            larger ones of its own group.
         progress: called after each level.
 
     Returns:
@@ -263,11 +280,13 @@ def mine(
             size += 1
         running.call("keep", last)
         codes: dict[str, Code] = {}
-        for described in running.call("describe", sorted(tallies)):
+        for described in running.call("describe", tallies):
             codes.update((code.digest, code) for code in described)
         wanted = set(tallies)
         if closed:
-            wanted -= _hidden(running, tallies, admit(list(codes.values())) if admit is not None else None)
+            wanted -= _hidden(
+                running, tallies, None if group is None else group([codes[name] for name in sorted(codes)])
+            )
         names = sorted((n for n in wanted if len(codes[n].labels) >= min_size), key=lambda n: (len(codes[n].labels), n))
         if k is not None:
             best = sorted(names, key=lambda n: (-len(codes[n].labels) * tallies[n].occurrences, n))[:k]
@@ -298,6 +317,7 @@ def mine(
         distinct=len(distinct),
         weight=weight,
         min_support=threshold,
+        index=tuple(index),
         truncated=tuple((position, cut[graph]) for position, graph in enumerate(index) if graph in cut),
     )
 
@@ -327,12 +347,13 @@ def _combined(shards: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
     return total
 
 
-def _hidden(running: Engine, tallies: dict[str, Tally], admitted: Collection[str] | None) -> set[str]:
+def _hidden(running: Engine, tallies: dict[str, Tally], groups: Mapping[str, Hashable] | None) -> set[str]:
     """Patterns that are not closed: proposed by the shard of their first graph, confirmed by all."""
-    allowed = None if admitted is None else set(admitted)
+    numbers: dict[Hashable, int] = {}
+    numbered = None if groups is None else {name: numbers.setdefault(groups[name], len(numbers)) for name in tallies}
     hidden: set[str] = set()
     claims: list[Absorption] = []
-    for settled, open_claims in running.call("propose", tallies, allowed):
+    for settled, open_claims in running.call("propose", tallies, numbered):
         hidden |= settled
         claims.extend(open_claims)
     claims = [claim for claim in claims if claim.small not in hidden]

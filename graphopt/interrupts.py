@@ -1,0 +1,27 @@
+"""Holding interruptions back for moments that must not be cut in two."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ALL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name))
+
+
+@contextmanager
+def held_back(signals: tuple[signal.Signals, ...] = ALL) -> Iterator[None]:
+    """Let signals wait until the block ends. Processes that are started in the block never get them.
+
+    Does nothing outside of the main thread, which alone is interrupted, and where the system cannot do it.
+
+    Args:
+        signals: which ones.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

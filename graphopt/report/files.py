@@ -1,0 +1,60 @@
+"""Result files, whatever is in them: read one, and make its document."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import GraphoptError
+from graphopt.report import benchmark, opportunities, plan, run, verification
+from graphopt.report.document import Document
+
+DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
+    "opportunities": opportunities.document,
+    "plan": plan.document,
+    "verification": verification.document,
+    "benchmark": benchmark.document,
+    "run": run.document,
+}
+"""What makes a document of each kind of file."""
+
+SCHEMA_VERSION = 1
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a result file.
+
+    Raises:
+        GraphoptError: it cannot be read, is no result of graphopt or one of another version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
+    except ValueError:
+        raise GraphoptError(f"{path}: not a result file of graphopt: not JSON") from None
+    if not isinstance(data, dict) or data.get("kind") not in DOCUMENTS:
+        kinds = ", ".join(DOCUMENTS)
+        raise GraphoptError(f"{path}: not a result file of graphopt: its kind is none of {kinds}")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        version = data.get("schema_version")
+        raise GraphoptError(f"{path}: schema_version is {version!r}; this release reads {SCHEMA_VERSION}")
+    return data
+
+
+def document(path: Path, data: Mapping[str, Any]) -> Document:
+    """The document of a result file.
+
+    Args:
+        path: the file, for messages.
+        data: its content.
+
+    Raises:
+        GraphoptError: something is missing in it or has another form.
+    """
+    try:
+        return DOCUMENTS[data["kind"]](data)
+    except KeyError as error:
+        raise GraphoptError(f"{path}: not a whole result file: {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise GraphoptError(f"{path}: not a valid result file: {error}") from None

@@ -1,0 +1,320 @@
+"""Ranking patterns by what they would save, each beyond what better ones save already.
+
+The saving of a pattern is the sum, over captures and disjoint occurrences, of (time as separate operators minus time as
+one kernel) times executions. The order is marginal: the best pattern is taken, its operators count as covered, all
+others are valued again on what is left, and so on. Variants of one opportunity overlap, so that only the best of them
+stays.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import fsum
+
+from graphopt import operators, roofline
+from graphopt.graph import Capture
+from graphopt.machine import Machine
+from graphopt.mining.graphs import bits
+from graphopt.mining.miner import Pattern
+from graphopt.mining.opportunity import (
+    FUSIBLE,
+    MOST_SHAPES,
+    RULED_OUT,
+    ModelPlaces,
+    Opportunity,
+    ShapeExample,
+    TensorShape,
+)
+from graphopt.mining.rules import Rule
+from graphopt.mining.symmetry import Occurrence
+
+MOST_IMAGES = 256
+"""Occurrences that one representative of equal branches is looked at with, where they can be disjoint."""
+
+MOST_OVERLAPPING_IMAGES = 16
+"""The same where they all share a node, so that one of them at most is chosen."""
+
+Verdict = Callable[[Pattern], Rule | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An occurrence with its saving in all captures of its graph."""
+
+    graph: int
+    nodes: Occurrence
+    mask: int
+    saving: float
+
+
+class Ranking:
+    """Values patterns on captures.
+
+    Args:
+        captures: what was executed.
+        index: for each capture, the index of its distinct graph, as ``places`` of patterns name it.
+        machine: the roofline.
+    """
+
+    def __init__(self, captures: Sequence[Capture], index: Sequence[int], machine: Machine) -> None:
+        self.machine = machine
+        self.captures = captures
+        self.by_graph: dict[int, list[Capture]] = {}
+        for capture, graph in zip(captures, index, strict=True):
+            self.by_graph.setdefault(graph, []).append(capture)
+        self._numbers: dict[int, list[int]] = {}
+        self.times = {id(capture): roofline.operator_times(capture, machine) for capture in captures}
+        self.seconds = fsum(
+            seconds * capture.executions
+            for capture in captures
+            for seconds in self.times[id(capture)]
+            if seconds is not None
+        )
+
+    def best(self, patterns: Iterable[Pattern], k: int | None, verdict: Verdict = lambda _: None) -> list[Opportunity]:
+        """The patterns that save most, in marginal order.
+
+        Args:
+            patterns: what to choose from.
+            k: how many at most; all that save anything when None.
+            verdict: the rule that stops a pattern, for the opportunity's verdict.
+        """
+        candidates: dict[str, list[_Candidate]] = {}
+        touched: dict[str, dict[int, int]] = {}
+        known: dict[str, Pattern] = {}
+        for pattern in patterns:
+            found = self._candidates(pattern)
+            if not found:
+                continue
+            known[pattern.digest] = pattern
+            candidates[pattern.digest] = found
+            union: dict[int, int] = {}
+            for candidate in found:
+                union[candidate.graph] = union.get(candidate.graph, 0) | candidate.mask
+            touched[pattern.digest] = union
+        covered: dict[int, int] = {}
+        values = {digest: _value(_packed(found, covered)) for digest, found in candidates.items()}
+        chosen: list[Opportunity] = []
+        while values and (k is None or len(chosen) < k):
+            digest = min(values, key=lambda name: (-values[name], name))
+            if values.pop(digest) <= 0:
+                break
+            taken = _packed(candidates[digest], covered)
+            pattern = known[digest]
+            chosen.append(self._opportunity(pattern, taken, verdict(pattern)))
+            fresh: dict[int, int] = {}
+            for candidate in taken:
+                fresh[candidate.graph] = fresh.get(candidate.graph, 0) | candidate.mask
+            for graph, mask in fresh.items():
+                covered[graph] = covered.get(graph, 0) | mask
+            for name in values:
+                union = touched[name]
+                if any(graph in union and union[graph] & mask for graph, mask in fresh.items()):
+                    values[name] = _value(_packed(candidates[name], covered))
+        return chosen
+
+    def _candidates(self, pattern: Pattern) -> list[_Candidate]:
+        """Occurrences that save time, best first."""
+        found = []
+        for places in pattern.places:
+            alike = self._alike(places.graph)
+            savings: dict[tuple[int, ...], float] = {}
+            for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
+                most = MOST_OVERLAPPING_IMAGES if multiplicity > len(alike) else MOST_IMAGES
+                for image in islice(pattern.images(places.graph, tuple(nodes), multiplicity), most):
+                    key = tuple([alike[node] for node in image])
+                    saving = savings.get(key)
+                    if saving is None:
+                        saving = savings[key] = self._saving(places.graph, image)
+                    if saving > 0:
+                        found.append(_Candidate(places.graph, image, bits(image), saving))
+        found.sort(key=lambda candidate: (-candidate.saving, candidate.graph, sorted(candidate.nodes)))
+        return found
+
+    def _alike(self, graph: int) -> list[int]:
+        """Numbers for the nodes of a graph, equal where occurrences of one pattern cost the same with either node.
+
+        What is compared is all that costs depend on: attributes, shapes, which operands are constant, how many uses the
+        results have; operands that are shared with other nodes by name.
+        """
+        if graph not in self._numbers:
+            keys: dict[object, int] = {}
+            rows = zip(*(_cost_keys(capture) for capture in self.by_graph[graph]), strict=True)
+            numbers = [keys.setdefault(row, len(keys)) for row in rows]
+            self._numbers[graph] = numbers
+        return self._numbers[graph]
+
+    def _saving(self, graph: int, nodes: Occurrence) -> float:
+        total = []
+        for capture in self.by_graph[graph]:
+            before, after = self.before_and_after(capture, nodes)
+            if before is not None and after is not None:
+                total.append((before - after) * capture.executions)
+        return fsum(total)
+
+    def before_and_after(self, capture: Capture, nodes: Sequence[int]) -> tuple[float | None, float | None]:
+        """Seconds of one execution of an occurrence as separate operators, and as one kernel; None where unknown."""
+        times = self.times[id(capture)]
+        own = [times[node] for node in nodes]
+        known = [seconds for seconds in own if seconds is not None]
+        if len(known) < len(own):
+            return None, None
+        return fsum(known), roofline.fused_seconds(capture, nodes, self.machine)
+
+    def _opportunity(self, pattern: Pattern, taken: Sequence[_Candidate], rule: Rule | None) -> Opportunity:
+        before: list[float] = []
+        after: list[float] = []
+        executions = bytes_before = bytes_after = 0
+        models: dict[str, list[int]] = {}
+        examples: dict[object, ShapeExample] = {}
+        for graph in sorted({candidate.graph for candidate in taken}):
+            rows = [candidate.nodes for candidate in taken if candidate.graph == graph]
+            for capture in self.by_graph[graph]:
+                entry = models.setdefault(capture.graph.name, [0, 0])
+                entry[0] = max(entry[0], len(rows))
+                entry[1] += capture.executions
+                for nodes in rows:
+                    one_before, one_after = self.before_and_after(capture, nodes)
+                    if one_before is None or one_after is None:
+                        continue
+                    example = _example(capture, nodes, one_before, one_after)
+                    executions += capture.executions
+                    before.append(one_before * capture.executions)
+                    after.append(one_after * capture.executions)
+                    bytes_before += example.bytes_before * capture.executions
+                    bytes_after += example.bytes_after * capture.executions
+                    _merge(examples, example)
+        holding = {places.graph for places in pattern.places}
+        seconds_before, seconds_after = fsum(before), fsum(after)
+        saving = fsum((seconds_before, -seconds_after))
+        return Opportunity(
+            digest=pattern.digest,
+            labels=pattern.labels,
+            edges=pattern.edges,
+            operators=_operators(pattern),
+            support=pattern.support,
+            captures=sum(len(self.by_graph[graph]) for graph in holding),
+            occurrences=sum(sum(places.multiplicities) for places in pattern.places),
+            disjoint_occurrences=len(taken),
+            executions=executions,
+            seconds_before=seconds_before,
+            seconds_after=seconds_after,
+            saving_seconds=saving,
+            share=saving / self.seconds if self.seconds > 0 else 0.0,
+            bytes_before=bytes_before,
+            bytes_after=bytes_after,
+            verdict=FUSIBLE if rule is None else RULED_OUT,
+            rule="" if rule is None else rule.name,
+            reason="" if rule is None else rule.reason,
+            models=tuple(ModelPlaces(name, count, runs) for name, (count, runs) in sorted(models.items())),
+            shapes=tuple(sorted(examples.values(), key=_worth)[:MOST_SHAPES]),
+        )
+
+
+def rank(
+    captures: Sequence[Capture], index: Sequence[int], patterns: Iterable[Pattern], machine: Machine, k: int | None
+) -> list[Opportunity]:
+    """The k patterns that save most, in marginal order; see Ranking."""
+    return Ranking(captures, index, machine).best(patterns, k)
+
+
+def _cost_keys(capture: Capture) -> list[object]:
+    """For each node all that costs depend on: attributes, operands, results, and who else uses them."""
+    graph = capture.graph
+    consumers, outputs = graph.consumers, set(graph.outputs)
+
+    def operand(name: str) -> object:
+        shared = name if len(consumers[name]) > 1 else ""
+        return capture.shape(name), graph.tensors[name].constant, shared
+
+    def result(name: str) -> object:
+        return capture.shape(name), len(consumers.get(name, ())), name in outputs
+
+    return [
+        (
+            node.operator,
+            tuple(sorted((name, str(value)) for name, value in node.attributes.items())),
+            tuple(operand(name) if name else None for name in node.inputs),
+            tuple(result(name) if name else None for name in node.outputs),
+        )
+        for node in graph.nodes
+    ]
+
+
+def _packed(candidates: Sequence[_Candidate], covered: Mapping[int, int]) -> list[_Candidate]:
+    """Disjoint candidates outside of what is covered: best first."""
+    taken = dict(covered)
+    chosen = []
+    for candidate in candidates:
+        if not taken.get(candidate.graph, 0) & candidate.mask:
+            taken[candidate.graph] = taken.get(candidate.graph, 0) | candidate.mask
+            chosen.append(candidate)
+    return chosen
+
+
+def _value(taken: Iterable[_Candidate]) -> float:
+    return fsum(candidate.saving for candidate in taken)
+
+
+def _example(capture: Capture, nodes: Occurrence, before: float, after: float) -> ShapeExample:
+    graph = capture.graph
+
+    def tensors(names: Iterable[str]) -> tuple[TensorShape, ...]:
+        return tuple(
+            TensorShape(graph.tensors[name].dtype, capture.shape(name) or (), graph.tensors[name].constant)
+            for name in names
+        )
+
+    costs = [cost for node in nodes if (cost := operators.cost(capture, node)) is not None]
+    return ShapeExample(
+        model=graph.name,
+        nodes=tuple(graph.nodes[node].name for node in nodes),
+        executions=capture.executions,
+        operands=tensors(graph.external_inputs(nodes)),
+        results=tensors(graph.external_outputs(nodes)),
+        seconds_before=before,
+        seconds_after=after,
+        bytes_before=sum(cost.bytes_read + cost.bytes_written + cost.parameter_bytes for cost in costs),
+        bytes_after=roofline.external_bytes(capture, nodes) or 0,
+    )
+
+
+def _merge(examples: dict[object, ShapeExample], example: ShapeExample) -> None:
+    """Add an example to those with the same shapes and times; the first by name stays as the example."""
+    key = (example.operands, example.results, example.seconds_before, example.seconds_after)
+    other = examples.get(key)
+    if other is None:
+        examples[key] = example
+        return
+    first = min(example, other, key=lambda one: (one.model, one.nodes))
+    examples[key] = ShapeExample(
+        model=first.model,
+        nodes=first.nodes,
+        executions=example.executions + other.executions,
+        operands=first.operands,
+        results=first.results,
+        seconds_before=first.seconds_before,
+        seconds_after=first.seconds_after,
+        bytes_before=first.bytes_before,
+        bytes_after=first.bytes_after,
+    )
+
+
+def _worth(example: ShapeExample) -> tuple[float, str, tuple[str, ...]]:
+    return (-(example.seconds_before - example.seconds_after) * example.executions, example.model, example.nodes)
+
+
+def _operators(pattern: Pattern) -> tuple[str, ...]:
+    """Operator types in topological order, ties in canonical order."""
+    waiting = {node: {edge[0] for edge in pattern.edges if edge[2] == node} for node in range(pattern.size)}
+    order: list[int] = []
+    while waiting:
+        node = next(node for node in sorted(waiting) if not waiting[node] & waiting.keys())
+        order.append(node)
+        del waiting[node]
+    return tuple(operator_of(pattern.labels[node]) for node in order)
+
+
+def operator_of(label: str) -> str:
+    """The operator's full name in a label: ``com.microsoft.Gelu`` of ``com.microsoft.Gelu{…}(…)->…``."""
+    return label.split("(", 1)[0].split("{", 1)[0]

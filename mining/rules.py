@@ -1,0 +1,266 @@
+"""Fusion rules: named reasons why an operator can be part of no kernel, or why a pattern cannot be one kernel.
+
+A rule of level ``operator`` looks at one node. Nodes that it stops take no part in patterns; the graph falls apart into
+regions. A rule of level ``pattern`` looks at an occurrence, but only at what all occurrences of its pattern share
+(labels and inner edges), so that its verdict belongs to the pattern. Patterns that it stops are still mined when asked
+for, and listed with what they would be worth.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from graphopt import operators
+from graphopt.graph import Node, OperatorGraph
+from graphopt.operators import FusionClass
+from graphopt.operators.opaque import CONTROL_FLOW
+
+MOST_OPERANDS = 64
+"""Tensors that one kernel may read."""
+
+MOST_RESULTS = 16
+"""Tensors that one kernel must write because nothing in it reads them."""
+
+Check = Callable[[OperatorGraph, Sequence[int]], bool]
+"""(graph, nodes of an occurrence, or one node) to whether the rule stops it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reason why something cannot be one kernel.
+
+    Attributes:
+        name: short name, as in reports and options.
+        reason: one sentence for people.
+        level: ``operator`` or ``pattern``.
+        stops: the test.
+        hereditary: whether all that contains what it stops is stopped too, so that growth need not go on.
+    """
+
+    name: str
+    reason: str
+    level: Literal["operator", "pattern"]
+    stops: Check
+    hereditary: bool = True
+
+
+def _operator(name: str, reason: str, test: Callable[[OperatorGraph, Node], bool]) -> Rule:
+    return Rule(name, reason, "operator", lambda graph, nodes: any(test(graph, graph.nodes[node]) for node in nodes))
+
+
+def _class(node: Node) -> FusionClass | None:
+    row = operators.find(node)
+    return None if row is None else row.fusion_class
+
+
+def _rate_class(node: Node) -> str:
+    row = operators.find(node)
+    return "" if row is None else row.rate_class
+
+
+def _opaque(node: Node, *rate_classes: str) -> bool:
+    return _class(node) is FusionClass.OPAQUE and (not rate_classes or _rate_class(node) in rate_classes)
+
+
+def _types_unknown(graph: OperatorGraph, node: Node) -> bool:
+    tensors = (graph.tensors[name] for name in (*node.inputs, *node.outputs) if name)
+    return any(tensor.dtype in ("", "string", "object") or tensor.rank is None for tensor in tensors)
+
+
+# Patterns
+
+
+def _several_contractions(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
+    return sum(_class(graph.nodes[node]) is FusionClass.CONTRACTION for node in nodes) > 1
+
+
+def _inner_edges(graph: OperatorGraph, nodes: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    inside = set(nodes)
+    return [
+        (graph.producers[name][0], graph.producers[name][1], consumer, slot)
+        for consumer in nodes
+        for slot, name in enumerate(graph.nodes[consumer].inputs)
+        if name in graph.producers and graph.producers[name][0] in inside
+    ]
+
+
+def _computed_plan(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
+    for _, _, consumer, slot in _inner_edges(graph, nodes):
+        row = operators.find(graph.nodes[consumer])
+        if row is not None and slot in row.structural:
+            return True
+    return False
+
+
+def _too_many_operands(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
+    slots = sum(1 for node in nodes for name in graph.nodes[node].inputs if name)
+    return slots - len(_inner_edges(graph, nodes)) > MOST_OPERANDS
+
+
+def _too_many_results(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
+    read = {(producer, output) for producer, output, _, _ in _inner_edges(graph, nodes)}
+    written = ((node, at) for node in nodes for at, name in enumerate(graph.nodes[node].outputs) if name)
+    return sum(1 for result in written if result not in read) > MOST_RESULTS
+
+
+def _below(graph: OperatorGraph, nodes: Sequence[int], classes: frozenset[FusionClass]) -> set[int]:
+    """Nodes that read, directly or not, what a node of one of the classes computes within the occurrence."""
+    edges = _inner_edges(graph, nodes)
+    reached: set[int] = set()
+    for node in sorted(nodes):  # node order is topological
+        for producer, _, consumer, _ in edges:
+            if consumer == node and (producer in reached or _class(graph.nodes[producer]) in classes):
+                reached.add(node)
+    return reached
+
+
+def _picks_rows(graph: OperatorGraph, node: Node) -> bool:
+    """Whether a lookup picks along the first axis, so that what it reads may be anywhere in the tensor."""
+    if _class(node) is not FusionClass.LOOKUP:
+        return False
+    if node.op_type == "GatherND":
+        return not node.attributes.get("batch_dims", 0)
+    axis = node.attributes.get("axis", 0)
+    operand = graph.tensors.get(node.inputs[0]) if node.inputs else None
+    return axis == 0 or operand is None or axis == -(operand.rank or 0)
+
+
+def _window(graph: OperatorGraph, node: Node) -> bool:
+    return _class(node) is FusionClass.WINDOW
+
+
+def _late(reads: Callable[[OperatorGraph, Node], bool], *makers: FusionClass) -> Check:
+    """A test for operators of some kind that read what operators of other kinds compute in the same occurrence."""
+    kinds = frozenset(makers)
+
+    def stops(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
+        late = {node for node in nodes if reads(graph, graph.nodes[node])}
+        return bool(late) and bool(late & _below(graph, nodes, kinds))
+
+    return stops
+
+
+def reduced_axes(graph: OperatorGraph, node: Node) -> frozenset[int] | None:
+    """Axes that a reduction or normalisation sums along, counted from the end (-1 is the last); None when unknown."""
+    operand = graph.tensors[node.inputs[0]] if node.inputs and node.inputs[0] else None
+    if operand is None or operand.rank is None:
+        return None
+    rank = operand.rank
+    axes = node.attributes.get("axes")
+    row = operators.find(node)
+    if axes is None and row is not None:
+        for slot in row.labelled:
+            if slot < len(node.inputs) and node.inputs[slot]:
+                value = graph.tensors[node.inputs[slot]].value
+                if value is None:
+                    return None
+                axes = tuple(int(axis) for axis in np.ravel(value))
+    if isinstance(axes, tuple):
+        return frozenset(int(axis) - rank if int(axis) >= 0 else int(axis) for axis in axes)
+    axis = node.attributes.get("axis")
+    if isinstance(axis, int):
+        first = axis - rank if axis >= 0 else axis
+        one = node.op_type in ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "LpNormalization")
+        return frozenset({first}) if one and node.version >= 13 else frozenset(range(first, 0))
+    if node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
+        return frozenset({-1}) if node.version >= 13 else frozenset(range(1 - rank, 0))
+    if "LayerNormalization" in node.op_type or node.op_type == "RMSNormalization":
+        return frozenset({-1})
+    if node.op_type in ("InstanceNormalization", "GroupNormalization", "GroupNorm", "MeanVarianceNormalization"):
+        return frozenset(range(2 - rank, 0))
+    if node.op_type.startswith("Reduce"):
+        return frozenset(range(-rank, 0))
+    return None
+
+
+def _other_axes(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
+    axes = set()
+    for node in nodes:
+        if _class(graph.nodes[node]) is FusionClass.REDUCTION:
+            axes.add(reduced_axes(graph, graph.nodes[node]))
+    return len(axes) > 1
+
+
+_SUMS = (FusionClass.CONTRACTION, FusionClass.REDUCTION, FusionClass.WINDOW)
+
+RULES: tuple[Rule, ...] = (
+    _operator(
+        "unknown-operator", "the table of operators does not know it", lambda _, node: operators.find(node) is None
+    ),
+    _operator(
+        "control-flow",
+        "it has bodies or loops until done",
+        lambda _, node: node.op_type in CONTROL_FLOW or _opaque(node, "control"),
+    ),
+    _operator("sorting", "sorting is not data parallel", lambda _, node: _opaque(node, "sort")),
+    _operator("data-dependent-size", "the size of its result depends on data", lambda _, node: _opaque(node, "select")),
+    _operator("random-numbers", "random numbers come one after the other", lambda _, node: _opaque(node, "random")),
+    _operator("opaque", "it has no data-parallel form", lambda _, node: _opaque(node)),
+    _operator("sequential", "a step needs the step before it", lambda _, node: _class(node) is FusionClass.SEQUENTIAL),
+    _operator(
+        "metadata",
+        "the host computes it from shapes; no data moves",
+        lambda _, node: _class(node) is FusionClass.METADATA,
+    ),
+    _operator("unknown-type", "a tensor of it has no known element type or rank, or holds text", _types_unknown),
+    Rule("several-contractions", "a kernel holds one contraction at most", "pattern", _several_contractions),
+    Rule("computed-plan", "a kernel must know axes, bounds and shapes before it starts", "pattern", _computed_plan),
+    Rule(
+        "different-axes",
+        "reductions over different axes cannot share a pass",
+        "pattern",
+        _other_axes,
+    ),
+    Rule(
+        "lookup-of-sums",
+        "a lookup picks whole rows of a tensor that must be complete first",
+        "pattern",
+        _late(_picks_rows, *_SUMS),
+    ),
+    Rule(
+        "window-of-sums",
+        "a window reads neighbours that other parts of the kernel still sum up",
+        "pattern",
+        _late(_window, *_SUMS),
+    ),
+    Rule(
+        "too-many-operands",
+        f"a kernel reads at most {MOST_OPERANDS} tensors",
+        "pattern",
+        _too_many_operands,
+        hereditary=False,
+    ),
+    Rule(
+        "too-many-results",
+        f"a kernel writes at most {MOST_RESULTS} tensors",
+        "pattern",
+        _too_many_results,
+        hereditary=False,
+    ),
+)
+"""All rules, in the order in which they are asked; the first that stops something is its reason."""
+
+OPERATOR_RULES = tuple(rule for rule in RULES if rule.level == "operator")
+PATTERN_RULES = tuple(rule for rule in RULES if rule.level == "pattern")
+
+
+def stopped_operator(graph: OperatorGraph, node: int) -> Rule | None:
+    """The first rule that keeps an operator out of every pattern; None when none does."""
+    return next((rule for rule in OPERATOR_RULES if rule.stops(graph, (node,))), None)
+
+
+def stopped_pattern(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:
+    """The first rule that keeps a pattern from being one kernel; None when it can be.
+
+    Args:
+        graph: a graph that holds the pattern.
+        nodes: any occurrence of it.
+    """
+    return next((rule for rule in PATTERN_RULES if rule.stops(graph, nodes)), None)
+
+
+def growable(graph: OperatorGraph, node: int) -> bool:
+    """Whether patterns may hold an operator."""
+    return stopped_operator(graph, node) is None

@@ -1,0 +1,314 @@
+"""Which fused operators stay: they must give the same numbers, and by default be faster on this machine."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from onnxruntime import InferenceSession
+
+from graphopt import kernels as kernel_generator
+from graphopt.errors import GraphoptError
+from graphopt.graph import OperatorGraph
+from graphopt.passes import measure
+from graphopt.passes.base import Context, Observed, Pass
+from graphopt.passes.candidates import Refusal
+from graphopt.passes.fuse import Fusion, Fusions, restricted
+from graphopt.passes.measure import Seconds
+from graphopt.passes.rewrite import rewrite
+from graphopt.runtime.session import Optimization, open_session
+from graphopt.runtime.verify import Verdict, Verification
+
+Accept = Literal["measured", "predicted", "all"]
+Progress = Callable[[str], None]
+Nodes = tuple[int, ...]
+
+MOST_ROUNDS = 3
+"""How often fusions that lose are taken out and others tried in their place."""
+
+CLEARLY_FASTER = 0.9
+"""Share of the replaced operators' time below which a fused operator is a clear winner."""
+
+CLEARLY_SLOWER = 1.15
+"""Share of the replaced operators' time above which one call of a fused operator that pays elsewhere is dropped."""
+
+SHORT_RUN = 3e-3
+"""Seconds of a run below which each fused operator is also timed in whole runs: there the profiler distorts."""
+
+MOST_AT_ONCE = 8
+"""Sessions that are timed against each other at once."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A fused operator that was built and taken out again, with the occurrences that it was taken out of."""
+
+    fusion: Fusion
+    reason: str
+    times: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What came of fusion.
+
+    Attributes:
+        model: the model with the fused operators that stay.
+        library: their kernels; None when none stay.
+        fusions: those that stay.
+        times: measured seconds before and after, by identity; empty when nothing was measured.
+        lost: those that do not stay.
+        refused: what was not tried.
+        verification: numbers with fused operators against numbers without; None when none stay.
+    """
+
+    model: onnx.ModelProto
+    library: Path | None
+    fusions: tuple[Fusion, ...]
+    times: Mapping[str, Seconds]
+    lost: tuple[Lost, ...]
+    refused: tuple[Refusal, ...]
+    verification: Verification | None = None
+
+
+@dataclass
+class Acceptance:
+    """Fuses one model and finds out what stays.
+
+    Attributes:
+        unfused: the model before fusion, in its view; node names are unique.
+        original: the model that inputs are made for.
+        context: what the fusion pass may know; holds the captures.
+        accept: what fusions must show.
+        level: optimisations with which the written model is going to run.
+        threads: threads of onnxruntime.
+        seed: of the inputs.
+        folder: where builds go, each into a folder of its own: a library that is loaded must not change.
+        stem: name of source and library.
+        say: told what is going on.
+        lost: what was taken out again so far.
+        times: measured seconds by the nodes that a call replaces.
+        libraries: builds so far, by the names and shapes of their fused operators.
+    """
+
+    unfused: onnx.ModelProto
+    original: onnx.ModelProto
+    context: Context
+    accept: Accept
+    level: Optimization
+    threads: int
+    seed: int
+    folder: Path
+    stem: str
+    say: Progress
+    lost: list[Lost] = field(default_factory=list)
+    times: dict[Nodes, Seconds] = field(default_factory=dict)
+    libraries: dict[tuple[tuple[str, str], ...], Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.observed: tuple[Observed, ...] = self.context.observed
+        self.graph: OperatorGraph = self.context.captures[0].graph
+        self.given = measure.cases(self.original, self.observed, self.seed)
+        self.baseline = open_session(self.unfused, optimization=self.level, threads=self.threads)
+        self.run_seconds = run_seconds(self.baseline, self.given)
+
+    def run(self, fuse: Pass) -> Verdicts:
+        """Fuse, build, check, measure; what fails gives way to what it kept from being chosen, a few times over."""
+        fusions: tuple[Fusion, ...] = ()
+        library: Path | None = None
+        refused: tuple[Refusal, ...] = ()
+        for number in range(MOST_ROUNDS):
+            self.say(f"choosing fusions (round {number + 1})")
+            details = fuse.run(self.unfused, self._context()).details
+            if not isinstance(details, Fusions):
+                break
+            fusions, refused = details.made, details.refused
+            if not fusions or (self.times and all(nodes in self.times for f in fusions for nodes in f.sets)):
+                break  # nothing new: all of them have shown before that they pay
+            library = self._build(fusions)
+            before = len(self.lost)
+            fusions = self._right(fusions, library)
+            if self.accept == "measured" and fusions:
+                fusions = self._fast(fusions, library)
+            if len(self.lost) == before:
+                break
+        if fusions:
+            verdicts = self._verdicts(fusions, refused)
+            if self.accept != "measured" or not verdicts.fusions or self._pays(verdicts):
+                return verdicts
+            fewer = self._clear_winners(verdicts)
+            if fewer is not None:
+                return fewer
+        return Verdicts(self.unfused, None, (), {}, tuple(self.lost), refused)
+
+    def _context(self) -> Context:
+        wrong = {entry.fusion.identity: entry.reason for entry in self.lost if entry.times is None}
+        slow = frozenset(nodes for entry in self.lost if entry.times is not None for nodes in entry.fusion.sets)
+        return replace(self.context, excluded=wrong, excluded_sets=slow)
+
+    def _build(self, fusions: Sequence[Fusion]) -> Path:
+        operators = [kernel_generator.FusedOperator(f.name, f.body, f.shapes) for f in fusions]
+        operators.sort(key=lambda operator: operator.name)
+        key = tuple((operator.name, repr(operator.shapes)) for operator in operators)
+        if key not in self.libraries:
+            self.say(f"building {len(fusions)} kernels")
+            folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="build-"))
+            self.libraries[key] = kernel_generator.build_library(operators, folder, self.stem)
+        return self.libraries[key]
+
+    def _rewritten(self, fusions: Sequence[Fusion]) -> tuple[onnx.ModelProto, dict[Nodes, str]]:
+        """The model with these fused operators, and the name of each call by the nodes that it replaces."""
+        chosen = [extraction for fusion in fusions for extraction in fusion.occurrences]
+        if not chosen:
+            return self.unfused, {}
+        model = rewrite(self.unfused, self.graph, chosen, source=self.context.source)
+        callers = {node.output[0]: node.name for node in model.graph.node if node.output}
+        return model, {tuple(sorted(e.nodes)): callers[e.outputs[0]] for e in chosen}
+
+    # ------------------------------------------------------------------------------------------------- numbers
+
+    def _right(self, fusions: Sequence[Fusion], library: Path) -> tuple[Fusion, ...]:
+        """Those that leave the numbers as they are; the others are lost, found by halving."""
+        kept: list[Fusion] = []
+
+        def sift(group: Sequence[Fusion], problem: str | None) -> None:
+            if problem is None:
+                kept.extend(group)
+            elif len(group) == 1:
+                self.lost.append(Lost(group[0], f"not the same model: {problem}"))
+            else:
+                self.say("looking for the kernel that gives other numbers")
+                for half in (group[: len(group) // 2], group[len(group) // 2 :]):
+                    sift(half, self._difference([*kept, *half], library))
+
+        sift(fusions, self._difference(fusions, library))
+        return tuple(kept)
+
+    def _difference(self, fusions: Sequence[Fusion], library: Path) -> str | None:
+        """What differs with these fused operators; None when nothing does."""
+        model, _ = self._rewritten(fusions)
+        try:
+            session = open_session(model, optimization=self.level, threads=self.threads, kernels=library)
+            found = self._compared(session)
+        except GraphoptError as error:
+            return str(error)
+        for case in found.cases:
+            if case.verdict == Verdict.DIFFERENT:
+                reasons = [f"{o.name}: {o.reason}" for o in case.outputs if o.verdict == Verdict.DIFFERENT]
+                at = f" at batch {case.batch}" if case.batch is not None else ""
+                return (case.reason or "; ".join(reasons[:2]) or "outputs differ") + at
+        return None
+
+    def _compared(self, session: InferenceSession) -> Verification:
+        return measure.same_numbers(self.baseline, session, self.original, self.observed, self.seed)
+
+    # ------------------------------------------------------------------------------------------------- times
+
+    def _fast(self, fusions: Sequence[Fusion], library: Path) -> tuple[Fusion, ...]:
+        """Those that are faster than what they replace, with the calls that are; the others are lost."""
+        self.say("measuring")
+        model, calls = self._rewritten(fusions)
+        apart, fused = measure.average_node_seconds(
+            [(self.unfused, None), (model, library)], self.given, threads=self.threads, run_seconds=self.run_seconds
+        )
+        for nodes, call in calls.items():
+            before = sum(apart.get(self.graph.nodes[index].name, 0.0) for index in nodes)
+            self.times[nodes] = Seconds(before, fused.get(call, 0.0))
+        kept: list[Fusion] = []
+        for fusion in fusions:
+            total = self._seconds(fusion)
+            # One that pays gives up only the calls that clearly lose; one that does not keeps those that clearly win.
+            limit = CLEARLY_SLOWER if total.after < total.before else CLEARLY_FASTER
+            good = frozenset(n for n in fusion.sets if self.times[n].after < limit * self.times[n].before)
+            if bad := frozenset(fusion.sets) - good:
+                self._lose(restricted(fusion, bad), "lost in measurement")
+            if good:
+                kept.append(restricted(fusion, good))
+        return tuple(self._fast_alone(kept, library) if self.run_seconds < SHORT_RUN else kept)
+
+    def _fast_alone(self, fusions: Sequence[Fusion], library: Path) -> list[Fusion]:
+        """Those that make whole runs faster, each tried alone; the others are lost."""
+        kept: list[Fusion] = []
+        for start in range(0, len(fusions), MOST_AT_ONCE):
+            group = fusions[start : start + MOST_AT_ONCE]
+            sessions = {"unfused": self.baseline}
+            for fusion in group:
+                model, _ = self._rewritten([fusion])
+                sessions[fusion.identity] = open_session(
+                    model, optimization=self.level, threads=self.threads, kernels=library
+                )
+            ratios = measure.speedups(sessions, self.given, "unfused")
+            for fusion in group:
+                if ratios[fusion.identity] > 1.0:
+                    kept.append(fusion)
+                else:
+                    self._lose(fusion, "lost in measurement of whole runs")
+        return kept
+
+    def _seconds(self, fusion: Fusion) -> Seconds:
+        known = [self.times[nodes] for nodes in fusion.sets if nodes in self.times]
+        return Seconds(sum(entry.before for entry in known), sum(entry.after for entry in known))
+
+    def _lose(self, fusion: Fusion, reason: str) -> None:
+        self.lost.append(Lost(fusion, reason, self._seconds(fusion)))
+
+    # ----------------------------------------------------------------------------------------------- the last word
+
+    def _verdicts(self, fusions: Sequence[Fusion], refused: tuple[Refusal, ...]) -> Verdicts:
+        """Build exactly these, and compare numbers once more."""
+        library = self._build(fusions)
+        model, _ = self._rewritten(fusions)
+        session = open_session(model, optimization=self.level, threads=self.threads, kernels=library)
+        found = self._compared(session)
+        if not found.passed:
+            self.lost += [Lost(fusion, "not the same model: together with others") for fusion in fusions]
+            return Verdicts(self.unfused, None, (), {}, tuple(self.lost), refused)
+        times = {f.identity: self._seconds(f) for f in fusions} if self.times else {}
+        return Verdicts(model, library, tuple(fusions), times, tuple(self.lost), refused, found)
+
+    def _pays(self, verdicts: Verdicts) -> bool:
+        """Whether whole runs are faster."""
+        self.say("timing whole runs")
+        session = open_session(verdicts.model, optimization=self.level, threads=self.threads, kernels=verdicts.library)
+        return measure.compare({"unfused": self.baseline, "fused": session}, self.given, "fused")["unfused"].faster
+
+    def _clear_winners(self, verdicts: Verdicts) -> Verdicts | None:
+        """Clear winners only, where whole runs are faster with those; None otherwise, and all are lost."""
+        reason = "the model as a whole is not faster with it"
+        winners = []
+        for fusion in verdicts.fusions:
+            seconds = self._seconds(fusion)
+            if seconds.after < CLEARLY_FASTER * seconds.before:
+                winners.append(fusion)
+            else:
+                self._lose(fusion, reason)
+        if winners and len(winners) < len(verdicts.fusions):
+            fewer = self._verdicts(winners, verdicts.refused)
+            if fewer.fusions and self._pays(fewer):
+                return fewer
+        for fusion in winners:
+            self._lose(fusion, reason)
+        return None
+
+
+def run_seconds(session: InferenceSession, given: Sequence[measure.Case]) -> float:
+    """About how long a run takes, at the shapes that take longest; the first run is not counted.
+
+    Raises:
+        GraphoptError: the model does not run.
+    """
+    seconds = 0.0
+    known = {value.name for value in session.get_inputs()}
+    for case in given:
+        feeds = {name: array for name, array in case.feeds.items() if name in known}
+        try:
+            session.run(None, feeds)
+            start = time.perf_counter()
+            session.run(None, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise GraphoptError(f"the model does not run: {' '.join(str(error).split())[:300]}") from None
+        seconds = max(seconds, time.perf_counter() - start)
+    return seconds

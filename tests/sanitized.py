@@ -1,0 +1,92 @@
+"""Runs kernels of random patterns from a library built with sanitizers, in a process of its own.
+
+``python -m tests.sanitized LIBRARY FIRST COUNT SHAPES`` needs the address sanitizer preloaded. Inputs and outputs are
+copied to blocks of exactly their size, so that every access beyond them is seen.
+"""
+
+import ctypes
+import sys
+
+import numpy as np
+
+from tests.kernel_checks import Array, Case, assert_same
+from tests.kernel_patterns import Pattern, random_pattern
+
+DRIVER = """
+static void *exact_copy(const void *from, size_t bytes) { void *to = malloc(bytes); memcpy(to, from, bytes); return to; }
+
+const char *sanitized_run(int index, const int64_t *shapes, const void **data, const int64_t *in_bytes, void **results,
+                          const int64_t *out_bytes, int64_t chunk);
+__attribute__((visibility("default"))) const char *sanitized_run(int index, const int64_t *shapes, const void **data,
+                                                                 const int64_t *in_bytes, void **results,
+                                                                 const int64_t *out_bytes, int64_t chunk)
+{
+    const kernel *k = &KERNELS[index];
+    shape in[MAX_INPUTS];
+    const void *inputs[MAX_INPUTS];
+    void *outputs[MAX_OUTPUTS];
+    for (int i = 0; i < k->inputs; i++) {
+        in[i].rank = (int)*shapes++;
+        for (int d = 0; d < in[i].rank; d++)
+            in[i].size[d] = *shapes++;
+        inputs[i] = exact_copy(data[i], (size_t)in_bytes[i]);
+    }
+    plan *p = new_plan(k, in, inputs);
+    const char *error = p->error;
+    for (int o = 0; o < k->outputs; o++)
+        outputs[o] = malloc((size_t)out_bytes[o]);
+    for (int64_t t = 0; t < p->tiles && !error; t += chunk)
+        run_tiles(p, t, t + chunk < p->tiles ? t + chunk : p->tiles, inputs, outputs);
+    for (int o = 0; o < k->outputs; o++) {
+        if (!error)
+            memcpy(results[o], outputs[o], (size_t)out_bytes[o]);
+        free(outputs[o]);
+    }
+    for (int i = 0; i < k->inputs; i++)
+        free((void *)inputs[i]);
+    if (!plan_fits(p, k, in, data))
+        error = "the plan does not fit its own inputs";
+    free_plan(p);
+    return error;
+}
+"""
+
+
+def cases(first: int, count: int) -> list[tuple[Pattern, Case]]:
+    """The patterns of some seeds."""
+    patterns = [random_pattern(f"pattern{seed}", seed) for seed in range(first, first + count)]
+    return [(pattern, pattern.case(0, shaped=number % 2 == 0)) for number, pattern in enumerate(patterns)]
+
+
+def _pointers(arrays: list[Array]) -> object:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
+
+
+def main() -> None:
+    """Every kernel at several shapes; results must be right too."""
+    library = ctypes.CDLL(sys.argv[1])
+    library.sanitized_run.restype = ctypes.c_char_p
+    first, count, shapes = (int(word) for word in sys.argv[2:5])
+    for index, (pattern, case) in enumerate(cases(first, count)):
+        for seed in range(shapes):
+            feeds, values = pattern.walk(seed, large=seed == shapes - 1)
+            inputs = [np.ascontiguousarray(value).reshape(value.shape) for value in feeds.values()]
+            outputs = [np.empty(values[name].shape, values[name].dtype) for name in case.outputs]
+            flat = [size for value in inputs for size in (value.ndim, *value.shape)]
+            error = library.sanitized_run(
+                ctypes.c_int(index),
+                (ctypes.c_int64 * len(flat))(*flat),
+                _pointers(inputs),
+                (ctypes.c_int64 * len(inputs))(*(value.nbytes for value in inputs)),
+                _pointers(outputs),
+                (ctypes.c_int64 * len(outputs))(*(value.nbytes for value in outputs)),
+                ctypes.c_int64(1 + seed),
+            )
+            assert error is None, (pattern.name, seed, error)
+            for name, found in zip(case.outputs, outputs, strict=True):
+                assert_same(found, values[name], message=f"{pattern.name} {name} seed {seed}")
+    print("clean")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""Costs: values worked out by hand, bounds on every example of the ONNX standard, and published counts of networks."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt import models, operators
+from graphopt.graph import Capture, Node, Shape, Tensor
+from graphopt.observation import observe
+from graphopt.operators.base import Cost, FusionClass, Operand, element_bytes
+
+MS = "com.microsoft"
+BLOCKED = "com.microsoft.nchwc"
+Given = Operand | None
+
+
+def t(*shape: int, dtype: str = "float32") -> Operand:
+    """A computed tensor."""
+    return Operand(Tensor("t", dtype, len(shape)), shape)
+
+
+def c(*shape: int, dtype: str = "float32", value: Sequence[int] | None = None) -> Operand:
+    """A constant."""
+    array = None if value is None else np.asarray(value, dtype)
+    return Operand(Tensor("c", dtype, len(shape), constant=True, value=array, shape=shape), shape)
+
+
+def cost(operator: str, inputs: Sequence[Given], outputs: Sequence[Given], **attributes: object) -> Cost:
+    domain, _, op_type = operator.rpartition(".")
+    node = Node("n", domain, op_type, 21, tuple("x" if i else "" for i in inputs), ("y",), attributes)  # type: ignore[arg-type]
+    row = operators.find(node)
+    assert row is not None, operator
+    return row.cost(node, inputs, outputs)
+
+
+def numbers(found: Cost) -> tuple[int, int, int, int]:
+    return found.flops, found.bytes_read, found.bytes_written, found.parameter_bytes
+
+
+# Each line: operator, operands, results, attributes, (flops, bytes read, bytes written, parameter bytes).
+BY_HAND = [
+    # 2 * 3 * 5 products of depth 4
+    ("MatMul", [t(2, 3, 4), c(4, 5)], [t(2, 3, 5)], {}, (2 * 4 * 30, 96, 120, 80)),
+    ("MatMul", [t(4), t(4)], [t()], {}, (8, 32, 4, 0)),
+    ("MatMul", [t(0, 4), c(4, 5)], [t(0, 5)], {}, (0, 0, 0, 80)),
+    # A is [K, M]: depth 3; C adds one operation per element
+    ("Gemm", [t(3, 2), c(5, 3), c(5)], [t(2, 5)], {"transA": 1, "transB": 1}, ((6 + 1) * 10, 24, 40, 80)),
+    (f"{MS}.FusedGemm", [t(2, 3), c(3, 5), c(5)], [t(2, 5)], {"activation": "Relu"}, ((6 + 2) * 10, 24, 40, 80)),
+    (f"{MS}.FusedMatMul", [t(2, 4, 3), t(2, 4, 5)], [t(2, 3, 5)], {"transA": 1, "alpha": 0.5}, (8 * 30, 256, 120, 0)),
+    # with transBatchA and transA, the first dimension is the summed one: [K, batch, M]
+    (
+        f"{MS}.FusedMatMul",
+        [t(4, 2, 3), t(2, 4, 5)],
+        [t(2, 3, 5)],
+        {"transA": 1, "transBatchA": 1},
+        (8 * 30, 256, 120, 0),
+    ),
+    ("Einsum", [t(2, 3, 4), t(2, 4, 5)], [t(2, 3, 5)], {"equation": "bij,bjk->bik"}, (2 * 2 * 3 * 4 * 5, 256, 120, 0)),
+    ("Einsum", [t(7, 2, 3), t(3, 4)], [t(7, 2, 4)], {"equation": "...ij,jk->...ik"}, (2 * 7 * 2 * 3 * 4, 216, 224, 0)),
+    # 8 output channels of 6 x 6, each over 3 channels of 3 x 3, and a bias
+    (
+        "Conv",
+        [t(1, 3, 8, 8), c(8, 3, 3, 3), c(8)],
+        [t(1, 8, 6, 6)],
+        {"kernel_shape": (3, 3)},
+        ((2 * 27 + 1) * 288, 768, 1152, 864 + 32),
+    ),
+    # depthwise: one channel per group
+    (
+        "Conv",
+        [t(1, 8, 4, 4), c(8, 1, 3, 3)],
+        [t(1, 8, 4, 4)],
+        {"group": 8, "pads": (1, 1, 1, 1)},
+        (2 * 9 * 128, 512, 512, 288),
+    ),
+    # bias, added tensor, activation
+    (
+        f"{BLOCKED}.Conv",
+        [t(1, 16, 4, 4), c(16, 16, 1, 1), c(16), t(1, 16, 4, 4)],
+        [t(1, 16, 4, 4)],
+        {"activation": "Relu"},
+        ((32 + 3) * 256, 2048, 1024, 1024 + 64),
+    ),
+    # every one of 3 * 4 * 4 inputs meets 5 * 2 * 2 weights
+    (
+        "ConvTranspose",
+        [t(1, 3, 4, 4), c(3, 5, 2, 2)],
+        [t(1, 5, 8, 8)],
+        {"strides": (2, 2)},
+        (2 * 20 * 48, 192, 1280, 240),
+    ),
+    # a gather reads what it picks
+    ("Gather", [c(1000, 8), t(4, dtype="int64")], [t(4, 8)], {}, (0, 32, 128, 128)),
+    ("Gather", [t(10, 8), c(2, dtype="int64")], [t(2, 8)], {}, (0, 64, 64, 16)),
+    ("GatherElements", [t(4, 4), t(2, 4, dtype="int64")], [t(2, 4)], {}, (0, 64 + 32, 32, 0)),
+    ("GatherND", [t(4, 4, 4), t(3, 1, dtype="int64")], [t(3, 4, 4)], {}, (0, 24 + 192, 192, 0)),
+    # data copied (16 elements), 4 updates written over it
+    ("ScatterElements", [t(4, 4), t(1, 4, dtype="int64"), t(1, 4)], [t(4, 4)], {}, (0, 64 + 32 + 16, 64 + 16, 0)),
+    ("ScatterElements", [t(4, 4), t(1, 4, dtype="int64"), t(1, 4)], [t(4, 4)], {"reduction": "add"}, (4, 112, 80, 0)),
+    ("OneHot", [t(6, dtype="int64"), c(dtype="int64"), c(2)], [t(6, 10)], {}, (60, 48, 240, 8)),
+    ("ReduceSum", [t(2, 8), c(1, dtype="int64")], [t(2, 1)], {}, (16, 64, 8, 0)),
+    ("ReduceMean", [t(2, 8)], [t(2, 1)], {"axes": (1,)}, (16, 64, 8, 0)),
+    ("ReduceL2", [t(2, 8)], [t(2)], {}, (32, 64, 8, 0)),
+    ("ArgMax", [t(2, 8)], [t(2, 1, dtype="int64")], {}, (16, 64, 16, 0)),
+    ("Softmax", [t(2, 8)], [t(2, 8)], {"axis": -1}, (80, 64, 64, 0)),
+    ("LayerNormalization", [t(2, 8), c(8), c(8)], [t(2, 8)], {}, (7 * 16, 64, 64, 64)),
+    ("LayerNormalization", [t(2, 8), c(8), None], [t(2, 8)], {}, (6 * 16, 64, 64, 32)),
+    ("RMSNormalization", [t(2, 8), c(8)], [t(2, 8)], {}, (4 * 16, 64, 64, 32)),
+    # input + skip + bias, then 7 per element; the sum is a result too
+    (
+        f"{MS}.SkipLayerNormalization",
+        [t(2, 1, 8), t(2, 1, 8), c(8), c(8), c(8)],
+        [t(2, 1, 8), None, None, t(2, 1, 8)],
+        {},
+        (9 * 16, 128, 128, 96),
+    ),
+    (f"{MS}.SkipSimplifiedLayerNormalization", [t(2, 1, 8), t(2, 1, 8), c(8)], [t(2, 1, 8)], {}, (5 * 16, 128, 64, 32)),
+    ("BatchNormalization", [t(1, 4, 2, 2), *[c(4)] * 4], [t(1, 4, 2, 2)], {}, (2 * 16 + 16, 64, 64, 64)),
+    ("InstanceNormalization", [t(1, 4, 2, 2), c(4), c(4)], [t(1, 4, 2, 2)], {}, (7 * 16, 64, 64, 32)),
+    ("LRN", [t(1, 4, 2, 2)], [t(1, 4, 2, 2)], {"size": 5}, (10 * 16, 64, 64, 0)),
+    ("MaxPool", [t(1, 2, 4, 4)], [t(1, 2, 2, 2)], {"kernel_shape": (3, 3)}, (9 * 8, 128, 32, 0)),
+    ("GlobalAveragePool", [t(1, 2, 4, 4)], [t(1, 2, 1, 1)], {}, (32, 128, 8, 0)),
+    ("Resize", [t(1, 2, 2, 2), None, c(4)], [t(1, 2, 4, 4)], {"mode": "nearest"}, (0, 32, 128, 0)),
+    # two taps in each of two dimensions, one after the other
+    ("Resize", [t(1, 2, 2, 2), None, c(4)], [t(1, 2, 4, 4)], {"mode": "linear"}, (8 * 32, 32, 128, 0)),
+    # LSTM: 5 steps, batch 2, 3 inputs, hidden 4: products with W and R, and 17 operations per hidden element
+    (
+        "LSTM",
+        [t(5, 2, 3), c(1, 16, 3), c(1, 16, 4)],
+        [t(5, 1, 2, 4)],
+        {"hidden_size": 4},
+        (10 * (2 * (48 + 64) + 17 * 4), 120, 160, 448),
+    ),
+    (
+        "GRU",
+        [t(5, 2, 3), c(2, 12, 3), c(2, 12, 4)],
+        [t(5, 2, 2, 4)],
+        {"hidden_size": 4},
+        (10 * (2 * (72 + 96) + 14 * 8), 120, 320, 672),
+    ),
+    ("QuantizeLinear", [t(8), c(), c(dtype="uint8")], [t(8, dtype="uint8")], {}, (32, 32, 8, 5)),
+    ("DequantizeLinear", [t(8, dtype="uint8"), c(), c(dtype="uint8")], [t(8)], {}, (16, 8, 32, 5)),
+    ("MatMulInteger", [t(2, 4, dtype="uint8"), c(4, 3, dtype="int8")], [t(2, 3, dtype="int32")], {}, (48, 8, 24, 12)),
+    # one query over 3 keys, 2 heads of 4: 2 * (2 * 4 + 6 + 2 * 4) per key
+    (
+        "Attention",
+        [t(1, 2, 1, 4), t(1, 2, 3, 4), t(1, 2, 3, 4)],
+        [t(1, 2, 1, 4)],
+        {},
+        (2 * 3 * 22, 32 + 96 + 96, 32, 0),
+    ),
+    ("Shape", [t(2, 3)], [t(2, dtype="int64")], {}, (0, 0, 16, 0)),
+    ("ConstantOfShape", [c(2, dtype="int64")], [t(3, 4)], {}, (0, 0, 48, 0)),
+    ("Reshape", [t(2, 3), c(1, dtype="int64")], [t(6)], {}, (0, 0, 0, 0)),
+    ("Add", [t(2, 3), c(3)], [t(2, 3)], {}, (6, 24, 24, 12)),
+    ("Transpose", [t(2, 3)], [t(3, 2)], {}, (0, 24, 24, 0)),
+    # half the elements
+    ("Slice", [t(4, 4), c(1), c(1)], [t(2, 4)], {}, (0, 32, 32, 0)),
+]
+
+
+@pytest.mark.parametrize(("operator", "inputs", "outputs", "attributes", "expected"), BY_HAND)
+def test_costs_worked_out_by_hand(
+    operator: str,
+    inputs: list[Given],
+    outputs: list[Given],
+    attributes: dict[str, object],
+    expected: tuple[int, int, int, int],
+) -> None:
+    assert numbers(cost(operator, inputs, outputs, **attributes)) == expected
+
+
+def test_a_depthwise_convolution_has_a_rate_of_its_own() -> None:
+    dense = cost("Conv", [t(1, 8, 4, 4), c(8, 8, 3, 3)], [t(1, 8, 4, 4)])
+    depthwise = cost("Conv", [t(1, 8, 4, 4), c(8, 1, 3, 3)], [t(1, 8, 4, 4)], group=8)
+    blocked = cost(f"{BLOCKED}.Conv", [t(1, 8, 4, 4), c(8, 1, 3, 3)], [t(1, 8, 4, 4)], group=8)
+    assert (dense.rate_class, depthwise.rate_class, blocked.rate_class) == (
+        "conv_plain",
+        "conv_depthwise_plain",
+        "conv_depthwise",
+    )
+
+
+def test_half_precision_halves_the_traffic() -> None:
+    full = cost("Softmax", [t(2, 8)], [t(2, 8)])
+    half = cost("Softmax", [t(2, 8, dtype="float16")], [t(2, 8, dtype="float16")])
+    assert (half.flops, half.bytes_read * 2) == (full.flops, full.bytes_read)
+
+
+# ------------------------------------------------------------------ the examples of the standard
+
+
+@cache
+def examples() -> list[tuple[str, onnx.NodeProto, list[Given], list[Given]]]:
+    """Every example of a single operator in the ONNX package: node, operands and results."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    for case in cases:
+        graph = case.model.graph
+        if len(graph.node) != 1 or not case.data_sets:
+            continue
+        node, (ins, outs) = graph.node[0], case.data_sets[0]
+        values = dict(zip([i.name for i in graph.input], ins, strict=False))
+        values |= dict(zip([o.name for o in graph.output], outs, strict=False))
+        if all(isinstance(v, np.ndarray | np.generic) for v in values.values()):
+            operands = [_operand(values.get(name)) for name in node.input]
+            found.append((case.name, node, operands, [_operand(values.get(name)) for name in node.output]))
+    return found
+
+
+def _operand(value: np.ndarray | None) -> Given:
+    if value is None:
+        return None
+    array = np.asarray(value)
+    return Operand(Tensor("t", array.dtype.name, array.ndim), array.shape)
+
+
+def test_costs_of_the_standards_examples_are_whole_and_within_bounds() -> None:
+    seen = set()
+    for name, proto, inputs, outputs in examples():
+        attributes = {a.name: models_attribute(a) for a in proto.attribute}
+        node = Node(name, "", proto.op_type, 21, tuple(proto.input), tuple(proto.output), attributes)  # type: ignore[arg-type]
+        row = operators.find(node)
+        if row is None or proto.domain:
+            continue
+        found = row.cost(node, inputs, outputs)
+        assert all(isinstance(v, int) and v >= 0 for v in numbers(found)), name
+        read = sum(i.bytes for i in inputs if i is not None)
+        written = sum(o.bytes for o in outputs if o is not None)
+        # GatherND with batch dimensions may pick an element more than once; nothing else reads more than its operands.
+        again = written if row.op_type in ("GatherND", "Gather", "GatherElements") else 0
+        assert found.bytes_read + found.parameter_bytes <= read + again, name
+        # Only a scatter writes twice: the copy, then the updates.
+        assert found.bytes_written <= written + (
+            read if "catter" in row.op_type or row.op_type == "MaxUnpool" else 0
+        ), name
+        seen.add(proto.op_type)
+    assert len(seen) > 150
+
+
+def models_attribute(attribute: onnx.AttributeProto) -> object:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    return tuple(value) if isinstance(value, list) else value
+
+
+# ------------------------------------------------------------------ known networks
+
+
+def multiply_adds(model: onnx.ModelProto, shapes: dict[str, Shape]) -> float:
+    """Multiply-adds of matrix products and convolutions, in billions."""
+    seen = observe(model, shapes, name="network")
+    capture = Capture(seen.graph, seen.shapes)
+    total = 0
+    for index, node in enumerate(capture.graph.nodes):
+        row = operators.find(node)
+        assert row is not None, node.operator
+        if row.fusion_class is FusionClass.CONTRACTION:
+            found = operators.cost(capture, index)
+            assert found is not None, f"{node.name}: a shape is unknown"
+            total += found.flops
+    return total / 2e9
+
+
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+
+# Billions of multiply-adds at 224 x 224 (227 for AlexNet), as published by the authors or torchvision.
+PUBLISHED = [
+    ("light_resnet50.onnx", 4.1, 0.02),  # He et al. 2015, stride in the 3 x 3 convolution; torchvision 4.09
+    ("light_vgg19.onnx", 19.6, 0.02),  # torchvision 19.63
+    ("light_bvlc_alexnet.onnx", 0.66, 0.12),  # Krizhevsky et al. 2012 with its groups
+    ("light_inception_v1.onnx", 1.5, 0.06),  # Szegedy et al. 2014: 1.5 billion
+    ("light_inception_v2.onnx", 2.0, 0.03),  # Ioffe and Szegedy 2015, as counted by Szegedy et al.: 2 billion
+    ("light_densenet121.onnx", 2.87, 0.02),  # torchvision 2.83
+    ("light_squeezenet.onnx", 0.352, 0.02),  # SqueezeNet 1.1: 2.4 times fewer than 0.86
+]
+
+
+@pytest.mark.parametrize(("name", "billions", "within"), PUBLISHED)
+def test_published_counts_of_networks_in_the_onnx_package(name: str, billions: float, within: float) -> None:
+    path = LIGHT / name
+    if not path.is_file():
+        pytest.skip("this onnx package does not hold the model")
+    assert multiply_adds(models.load(path), {}) == pytest.approx(billions, rel=within)
+
+
+SAMPLES = [
+    ("resnet50.onnx", {"image": (1, 3, 224, 224)}, 4.09, 0.01),  # torchvision
+    ("resnet50.onnx", {"image": (4, 3, 224, 224)}, 4 * 4.09, 0.01),
+    ("resnext101_32x4d.onnx", {"image": (1, 3, 224, 224)}, 8.0, 0.02),  # Xie et al. 2016 by their rule; timm 8.01
+    ("mobilenet_v3_large.onnx", {"image": (1, 3, 224, 224)}, 0.219, 0.01),  # Howard et al. 2019
+    ("regnet_y_1_6gf.onnx", {"image": (1, 3, 224, 224)}, 1.6, 0.02),  # Radosavovic et al. 2020: its name
+    ("swin_tiny.onnx", {"image": (1, 3, 224, 224)}, 4.5, 0.02),  # Liu et al. 2021
+    # 12 layers of (4 + 8) * 128 * 768 * 768 for the projections and 2 * 128 * 128 * 768 for attention, and the pooler
+    (
+        "bert_base.onnx",
+        {"tokens": (1, 128), "mask": (1, 128), "segments": (1, 128)},
+        12 * (12 * 128 * 768 * 768 + 2 * 128 * 128 * 768) / 1e9,
+        0.001,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "shapes", "billions", "within"), SAMPLES)
+def test_published_counts_of_the_sample_graphs(
+    sample_graphs: Path, name: str, shapes: dict[str, Shape], billions: float, within: float
+) -> None:
+    assert multiply_adds(models.load(sample_graphs / name), shapes) == pytest.approx(billions, rel=within)
+
+
+def test_element_sizes() -> None:
+    assert [element_bytes(d) for d in ("float32", "int64", "bool", "float16", "bfloat16", "float8e4m3fn")] == [
+        4,
+        8,
+        1,
+        2,
+        2,
+        1,
+    ]

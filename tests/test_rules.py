@@ -1,0 +1,164 @@
+"""Each fusion rule stops what it names, and nothing else."""
+
+import pytest
+
+from graphopt.mining.rules import (
+    MOST_OPERANDS,
+    MOST_RESULTS,
+    OPERATOR_RULES,
+    PATTERN_RULES,
+    RULES,
+    growable,
+    reduced_axes,
+    stopped_operator,
+    stopped_pattern,
+)
+from tests.mining_captures import capture
+
+X = "(float[2,3,4] x)"
+
+
+def graph(text: str):
+    return capture(text).graph
+
+
+def test_rules_are_named_once() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert all(rule.reason and not rule.reason.endswith(".") for rule in RULES)
+
+
+OPERATORS = {
+    "control-flow": """
+        g (bool c, float[2] x) => (float[2] y) {
+            y = If (c) <
+                then_branch = a () => (float[2] p) { p = Identity(x) },
+                else_branch = b () => (float[2] q) { q = Neg(x) }
+            >
+        }""",
+    "sorting": "g (float[5] x) => (float[2] v, int64[2] i) <int64[1] k = {2}> { v, i = TopK(x, k) }",
+    "data-dependent-size": "g (float[5] x) => (int64[1,N] y) { y = NonZero(x) }",
+    "random-numbers": "g (float[5] x) => (float[5] y) { y = RandomNormalLike(x) }",
+    "opaque": "g (float[5,5] x) => (float y) { y = Det(x) }",
+    "sequential": "g (float[5] x) => (float[5] y) <int64 a = {0}> { y = CumSum(x, a) }",
+    "metadata": "g (float[5] x) => (int64[1] y) { y = Shape(x) }",
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(name: str) -> None:
+    found = graph(OPERATORS[name])
+    rule = stopped_operator(found, 0)
+    assert rule is not None
+    assert rule.name == name
+    assert not growable(found, 0)
+
+
+def test_unknown_operators_and_types() -> None:
+    known = graph("g (float[5] x) => (float[5] y) { y = Relu(x) }")
+    assert stopped_operator(known, 0) is None
+    strange = type(known)(
+        known.name,
+        tuple(type(n)(n.name, "strange", "Thing", 1, n.inputs, n.outputs, {}) for n in known.nodes),
+        known.tensors,
+        known.inputs,
+        known.outputs,
+    )
+    assert stopped_operator(strange, 0).name == "unknown-operator"
+    tensor = known.tensors["y"]
+    blind = type(known)(
+        known.name, known.nodes, {**known.tensors, "y": type(tensor)("y", tensor.dtype)}, known.inputs, known.outputs
+    )
+    assert stopped_operator(blind, 0).name == "unknown-type"
+
+
+PATTERNS = {
+    "several-contractions": (
+        "g (float[4,4] x) => (float[4,4] y) { a = MatMul(x, x)  b = Relu(a)  y = MatMul(b, x) }",
+        "g (float[4,4] x) => (float[4,4] y) { a = MatMul(x, x)  b = Relu(a)  y = Add(b, x) }",
+    ),
+    "computed-plan": (
+        "g (int64[2] s, float[6] x) => (float[M,N] y) { t = Add(s, s)  y = Reshape(x, t) }",
+        "g (int64[2] s, float[6] x) => (float[M,N] y) { t = Add(x, x)  y = Reshape(t, s) }",
+    ),
+    "different-axes": (
+        f"g {X} => (float[2,3,4] y) {{ a = ReduceMax<axes=[1]>(x)  b = Sub(x, a)  y = Softmax<axis=-1>(b) }}",
+        f"g {X} => (float[2,3,4] y) {{ a = ReduceMax<axes=[-1]>(x)  b = Sub(x, a)  y = Softmax<axis=2>(b) }}",
+    ),
+    "lookup-of-sums": (
+        "g (float[4,4] x, int64[3] i) => (float[3,4] y) { a = MatMul(x, x)  b = Relu(a)  y = Gather(b, i) }",
+        "g (float[4,4] x, int64[3] i) => (float[3,4] y) { b = Relu(x)  a = Gather(b, i)  y = ReduceSum(a) }",
+    ),
+    "window-of-sums": (
+        """g (float[1,3,8,8] x) => (float[1,3,7,7] y) {
+            a = Softmax<axis=1>(x)  b = Relu(a)  y = MaxPool<kernel_shape=[2,2]>(b)
+        }""",
+        """g (float[1,3,8,8] x) => (float[1,3,7,7] y) {
+            a = Relu(x)  b = Neg(a)  y = MaxPool<kernel_shape=[2,2]>(b)
+        }""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_patterns(name: str) -> None:
+    stopped, allowed = (graph(text) for text in PATTERNS[name])
+    rule = stopped_pattern(stopped, range(len(stopped.nodes)))
+    assert rule is not None
+    assert rule.name == name
+    assert name not in {r.name for r in PATTERN_RULES if r.stops(allowed, range(len(allowed.nodes)))}
+    for node in range(len(stopped.nodes)):
+        assert stopped_pattern(stopped, (node,)) is None
+
+
+def test_lookups_within_a_row_may_follow_a_contraction() -> None:
+    """The dot interaction of a recommendation model picks a triangle of each sample's products."""
+    found = graph(
+        "g (float[8,4,4] x, int64[6] i) => (float[8,6] y) <int64[2] s = {8, 16}> "
+        "{ a = MatMul(x, x)  b = Reshape(a, s)  y = Gather<axis=1>(b, i) }"
+    )
+    assert stopped_pattern(found, (0, 1, 2)) is None
+
+
+def test_too_many_operands() -> None:
+    names = [f"x{i}" for i in range(MOST_OPERANDS + 1)]
+    inputs = ", ".join(f"float[2] {name}" for name in names)
+    found = graph(f"g ({inputs}) => (float[N] y) {{ a = Concat<axis=0>({', '.join(names)})  y = Relu(a) }}")
+    assert stopped_pattern(found, (0, 1)).name == "too-many-operands"
+    found = graph(f"g ({inputs}) => (float[N] y) {{ a = Concat<axis=0>({', '.join(names[1:])})  y = Relu(a) }}")
+    assert stopped_pattern(found, (0, 1)) is None
+
+
+def test_too_many_results() -> None:
+    def split(count: int):
+        results = ", ".join(f"y{i}" for i in range(count))
+        declared = ", ".join(f"float[1] y{i}" for i in range(count))
+        return graph(f"g (float[{count}] x) => ({declared}) {{ a = Relu(x)  {results} = Split<axis=0>(a) }}")
+
+    assert stopped_pattern(split(MOST_RESULTS), (0, 1)) is None
+    assert stopped_pattern(split(MOST_RESULTS + 1), (0, 1)).name == "too-many-results"
+
+
+@pytest.mark.parametrize(
+    ("node", "axes"),
+    [
+        ("y = ReduceMean<axes=[1, 2]>(x)", {-2, -1}),
+        ("y = ReduceMean(x)", {-3, -2, -1}),
+        ("y = Softmax(x)", {-1}),
+        ("y = Softmax<axis=1>(x)", {-2}),
+        ("y = ArgMax<axis=0>(x)", {-3}),
+        ("y = LayerNormalization<axis=1>(x, w)", {-2, -1}),
+    ],
+)
+def test_reduced_axes(node: str, axes: set[int]) -> None:
+    kind = "int64" if "ArgMax" in node else "float"
+    found = graph(f"g (float[2,3,4] x, float[3,4] w) => ({kind}[A,B,C] y) {{ {node} }}")
+    assert reduced_axes(found, found.nodes[0]) == axes
+
+
+def test_reduced_axes_of_an_operand() -> None:
+    found = graph(f"g {X} => (float[A,B,C] y) <int64[1] a = {{1}}> {{ y = ReduceSum(x, a) }}")
+    assert reduced_axes(found, found.nodes[0]) == {-2}
+
+
+def test_levels_are_split() -> None:
+    assert {rule.name for rule in OPERATOR_RULES} | {rule.name for rule in PATTERN_RULES} == {r.name for r in RULES}

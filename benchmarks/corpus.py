@@ -215,7 +215,8 @@ def table(rows: list[dict[str, Any]], threads: int) -> str:
         batches = [f"{batch}: {_error(verdict, value)}" for (batch, verdict, _), value in others]
         lines.append(
             f"| {row['model']} | {' → '.join(map(str, row['nodes']))} | {row['kernels']}/{row['calls']} "
-            f"| {row['view']} | {_error(first[0][1], first[1])} | {', '.join(batches) or '–'} | {row['without_library']} "
+            f"| {row['view']} | {_error(first[0][1], first[1])} | {', '.join(batches) or '–'} "
+            f"| {row['without_library']} "
             f"| {row['stock_ms']:.3g} | {row['fused_ms']:.3g} "
             f"| **{row['ratio']:.3f}** ({row['low']:.3f}–{row['high']:.3f}) | {row['seconds']:.0f} |"
         )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,9 +38,9 @@ class Case:
 
     key: str
     op_type: str
-    inputs: Sequence[np.ndarray | None]
+    inputs: Sequence[np.ndarray | np.generic | None]
     constants: tuple[int, ...] = ()
-    attributes: dict[str, object] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
     domain: str = ""
     outputs: int = 1
     opset: int = 17
@@ -68,6 +69,7 @@ def ints(*values: int) -> np.ndarray:
 N = 1 << 16
 X, Y = f32(256, 256), f32(256, 256)
 IMAGE = f32(1, 64, 32, 32)
+SCALES = np.asarray([1, 1, 2, 2], np.float32)
 SCALE, ZERO = np.float32(0.02), np.uint8(128)
 STEP = np.asarray(SCALE), np.asarray(ZERO)
 
@@ -135,7 +137,7 @@ CASES: tuple[Case, ...] = (
     Case("gather", "Gather", [f32(512, 64), i64(512, 1024)], (0,), {"axis": 0}),
     Case("gather_element", "GatherElements", [X, i64(256, 256, 256)], (), {"axis": 1}),
     Case("scatter", "ScatterElements", [X, i64(256, 256, 256), Y], (), {"axis": 1}, opset=16),
-    Case("OneHot", "OneHot", [i64(256, 256), ints(256)[0], np.float32([0, 1])], (1, 2), {"axis": -1}),
+    Case("OneHot", "OneHot", [i64(256, 256), ints(256)[0], np.asarray([0, 1], np.float32)], (1, 2), {"axis": -1}),
     # reduction
     unary("ReduceSum", "reduce", attributes={"keepdims": 1}, opset=11),
     Case("ReduceMean", "ReduceMean", [IMAGE], (), {"axes": [2, 3], "keepdims": 1}),
@@ -160,7 +162,7 @@ CASES: tuple[Case, ...] = (
     Case("AveragePool", "AveragePool", [IMAGE], (), {"kernel_shape": [3, 3], "pads": [1] * 4}),
     Case(f"{BLOCKED}.AveragePool", "AveragePool", [IMAGE], (), {"kernel_shape": [3, 3], "pads": [1] * 4}, BLOCKED),
     *(
-        Case(f"resize_{mode}", "Resize", [f32(1, 64, 16, 16), None, np.float32([1, 1, 2, 2])], (2,), {"mode": mode})
+        Case(f"resize_{mode}", "Resize", [f32(1, 64, 16, 16), None, SCALES], (2,), {"mode": mode})
         for mode in ("nearest", "linear", "cubic")
     ),
     # contraction
@@ -216,7 +218,7 @@ def model(case: Case, repeat: int = 1) -> bytes:
         [numpy_helper.from_array(arrays[names[slot]], names[slot]) for slot in case.constants if names[slot]],
     )
     imports = [helper.make_opsetid("", case.opset), helper.make_opsetid(MS, 1), helper.make_opsetid(BLOCKED, 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
 
 
 def session(blob: bytes, library: Path | None = None) -> ort.InferenceSession:
@@ -288,7 +290,7 @@ CONSTANTS = {
     "back": ints(3, 2, 1, 0),
     "row": f32(4),
 }
-MIXED: tuple[tuple[str, tuple[str, ...], dict[str, object]], ...] = (
+MIXED: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
     ("Add", ("row",), {}),
     ("Transpose", (), {"perm": [1, 0]}),
     ("Slice", ("zero", "four", "one"), {}),
@@ -316,7 +318,7 @@ def chain_of(nodes: Sequence[onnx.NodeProto]) -> bytes:
         [numpy_helper.from_array(value, name) for name, value in CONSTANTS.items()],
     )
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("graphopt.fused", 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
 
 
 def cold(run: Callable[[], object], repeats: int = 100) -> float:

@@ -7,6 +7,7 @@ One core, one pattern at a time, everything bound in advance, the fastest of man
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measure_machine import BLOCKED, MS, TINY, bound, f32, fastest, feeds_of, model, session
@@ -14,6 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import kernels, machine, roofline
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
+
+Call = tuple[str, str, tuple[str, ...], dict[str, Any]]
+"""Domain, type, operands and attributes of a node."""
 
 Step = tuple[str, str, dict[str, AttributeValue]]
 """An operator (``com.microsoft.Gelu``), what it reads besides the result before (``x`` or numbers), attributes."""
@@ -59,7 +63,7 @@ def graph_of(steps: list[Step], shape: Shape) -> tuple[OperatorGraph, dict[str, 
         domain, _, op_type = operator.rpartition(".")
         for word in others.split():
             if word.isdigit():
-                constants[f"c{word}"] = np.float32(word)
+                constants[f"c{word}"] = np.asarray(word, np.float32)
         operands = [f"c{word}" if word.isdigit() else word for word in others.split()]
         given = dict(attributes)
         if "channels" in given:
@@ -67,7 +71,7 @@ def graph_of(steps: list[Step], shape: Shape) -> tuple[OperatorGraph, dict[str, 
         nodes.append(Node(f"n{i}", domain, op_type, 17, (before, *operands), (f"t{i}",), given))
         perm = given.get("perm")
         size = shapes[before]
-        shapes[f"t{i}"] = tuple(size[axis] for axis in perm) if isinstance(perm, tuple) else size
+        shapes[f"t{i}"] = tuple(size[int(axis)] for axis in perm) if isinstance(perm, tuple) else size
         if op_type == "Concat":
             shapes[f"t{i}"] = (size[0], 2 * size[1], *size[2:])
         before = f"t{i}"
@@ -84,7 +88,7 @@ def graph_of(steps: list[Step], shape: Shape) -> tuple[OperatorGraph, dict[str, 
 
 
 def seconds(
-    nodes: list[tuple[str, str, tuple[str, ...], dict[str, AttributeValue]]],
+    nodes: list[Call],
     graph: OperatorGraph,
     shapes: dict[str, Shape],
     library: Path | None = None,
@@ -127,7 +131,7 @@ def main() -> None:
                 library = kernels.build_library(
                     [kernels.FusedOperator("Pattern", body, (shapes,))], Path(folder), "pattern"
                 )
-                call_node = [("graphopt.fused", "Pattern", body.inputs, {})]
+                call_node: list[Call] = [("graphopt.fused", "Pattern", body.inputs, {})]
                 together = seconds(call_node, graph, shapes, library) - call
             plain = [(n.domain, n.op_type, n.inputs, dict(n.attributes)) for n in graph.nodes]
             separate = seconds(plain, graph, shapes) - call

@@ -164,7 +164,8 @@ class Acceptance:
         chosen = [extraction for fusion in fusions for extraction in fusion.occurrences]
         if not chosen:
             return self.unfused, {}
-        model = rewrite(self.unfused, self.graph, chosen, source=self.context.source)
+        capture = self.context.captures[0]
+        model = rewrite(self.unfused, self.graph, chosen, capture=capture, source=self.context.source)
         callers = {node.output[0]: node.name for node in model.graph.node if node.output}
         return model, {tuple(sorted(e.nodes)): callers[e.outputs[0]] for e in chosen}
 

@@ -118,7 +118,8 @@ class Fuse:
         refused = [*found.refusals, *_left_over(found.occurrences, chosen)]
         if not chosen:
             return PassResult(model, False, (), Fusions(graph, captures, (), tuple(refused)))
-        changed = rewrite(named, graph, [occurrence.extraction for occurrence in chosen], source=context.source)
+        extractions = [occurrence.extraction for occurrence in chosen]
+        changed = rewrite(named, graph, extractions, capture=captures[0], source=context.source)
         made = _fusions(captures, chosen)
         replaced = sum(len(occurrence.extraction.nodes) for occurrence in chosen)
         note = f"{replaced} operators became {len(chosen)} calls of {len(made)} fused operators"

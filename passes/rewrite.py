@@ -7,9 +7,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from graphopt.errors import GraphoptError
-from graphopt.graph import AttributeValue, OperatorGraph
+from graphopt.graph import AttributeValue, Capture, OperatorGraph
 from graphopt.passes.base import LOCAL_DOMAIN
 from graphopt.passes.extract import Extraction
+from graphopt.passes.fixed_shapes import declare_shapes
 from graphopt.passes.protos import copy, drop_unused, replace_nodes, sort_nodes
 
 LOCAL_DOMAIN_VERSION = 1
@@ -17,7 +18,12 @@ FIRST_IR_WITH_FUNCTIONS = 8
 
 
 def rewrite(
-    model: onnx.ModelProto, graph: OperatorGraph, chosen: Sequence[Extraction], *, source: str = "model"
+    model: onnx.ModelProto,
+    graph: OperatorGraph,
+    chosen: Sequence[Extraction],
+    *,
+    capture: Capture | None = None,
+    source: str = "model",
 ) -> onnx.ModelProto:
     """Replace disjoint convex occurrences by fused operators.
 
@@ -25,6 +31,7 @@ def rewrite(
         model: the model that the graph was read from.
         graph: its operator graph.
         chosen: what to replace; node indices refer to the graph.
+        capture: the graph with shapes, to declare those that are fixed.
         source: name of the model, for messages.
 
     Returns:
@@ -75,6 +82,8 @@ def rewrite(
         del changed.graph.value_info[position]
     _add_functions(changed, chosen)
     drop_unused(changed.graph, constants_only=True)
+    if capture is not None:
+        declare_shapes(changed, capture)
     return changed
 
 

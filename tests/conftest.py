@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes; --slow runs it"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def graphopt() -> CommandLine:
     """Call it with the words of a command line (and ``stdin=`` bytes)."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
 from scipy.special import erf
 
@@ -122,8 +122,13 @@ def compute(node: NodeProto, operands: Sequence[Array | None], opset: int) -> li
         except TypeError:  # some evaluators do not know scalars
             if any(value.ndim for value in feeds.values()):
                 raise
-            results = [value.reshape(()) for value in reference.run(None, {x: v.reshape(1) for x, v in feeds.items()})]
+            flat = reference.run(None, {x: v.reshape(1) for x, v in feeds.items()})
+            results = [np.reshape(np.asarray(value), ()) for value in flat]
     return [np.asarray(value) for value in results]
+
+
+def _untyped(name: str) -> ValueInfoProto:
+    return helper.make_value_info(name, helper.make_tensor_type_proto(0, None))
 
 
 @cache
@@ -132,18 +137,16 @@ def _reference(node: bytes, opset: int) -> ReferenceEvaluator:
     graph = helper.make_graph(
         [proto],
         "node",
-        [helper.make_value_info(name, helper.make_tensor_type_proto(0, None)) for name in dict.fromkeys(proto.input) if name],
-        [helper.make_value_info(name, helper.make_tensor_type_proto(0, None)) for name in proto.output],
+        [_untyped(name) for name in dict.fromkeys(proto.input) if name],
+        [_untyped(name) for name in proto.output],
     )
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
 
 
 @cache
-def _stock_session(
-    node: bytes, dtypes: tuple[tuple[str, str], ...], opset: int
-) -> onnxruntime.InferenceSession:
+def _stock_session(node: bytes, dtypes: tuple[tuple[str, str], ...], opset: int) -> onnxruntime.InferenceSession:
     proto = NodeProto.FromString(node)
-    outputs = [helper.make_value_info(name, helper.make_tensor_type_proto(0, None)) for name in proto.output]
+    outputs = [_untyped(name) for name in proto.output]
     for output in outputs:
         output.ClearField("type")
     return session([proto], dtypes, outputs, {"": opset, proto.domain or "": 1 if proto.domain else opset})
@@ -152,15 +155,14 @@ def _stock_session(
 def session(
     nodes: Sequence[NodeProto],
     inputs: Sequence[tuple[str, str]],
-    outputs: Sequence[object],
+    outputs: Sequence[ValueInfoProto],
     domains: Mapping[str, int],
     library: Path | None = None,
     threads: int = 1,
 ) -> onnxruntime.InferenceSession:
     """A session of some nodes; inputs (name, dtype) of any shape."""
-    graph = helper.make_graph(
-        nodes, "check", [helper.make_tensor_value_info(name, element_type(dtype), None) for name, dtype in inputs], outputs
-    )
+    typed = [helper.make_tensor_value_info(name, element_type(dtype), None) for name, dtype in inputs]
+    graph = helper.make_graph(list(nodes), "check", typed, list(outputs))
     imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
     model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
     return open_session(model.SerializeToString(), library, threads)
@@ -198,8 +200,8 @@ def _reordered(node: NodeProto, x: Array | None) -> Array:
         return np.ascontiguousarray(blocks).reshape(n, padded, h, w)
     n, padded, h, w = x.shape
     flat = x.reshape(n, padded // block, h, w, block).transpose(0, 1, 4, 2, 3).reshape(n, padded, h, w)
-    flat = flat[:, : int(known["channels"])]  # type: ignore[arg-type]
-    return np.ascontiguousarray(flat.transpose(0, 2, 3, 1) if known.get("channels_last", 0) else flat)
+    kept: Array = flat[:, slice(known["channels"])]
+    return np.ascontiguousarray(kept.transpose(0, 2, 3, 1) if known.get("channels_last", 0) else kept)
 
 
 def _is_integer(x: Array) -> bool:
@@ -236,7 +238,8 @@ def _power(node: NodeProto, a: Array, b: Array) -> Array | None:
     with np.errstate(all="ignore"):
         if a.dtype.kind == "f":
             wide = np.float64 if b.dtype == np.float64 else a.dtype
-            return np.power(a.astype(wide), b.astype(wide)).astype(a.dtype)
+            a, b = np.broadcast_arrays(a, b)  # for a single exponent of 1/2 numpy takes the square root instead
+            return np.asarray(np.power(a.astype(wide), b.astype(wide))).astype(a.dtype)
         if b.dtype.kind == "f":
             return np.power(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
     a, b = np.broadcast_arrays(a, b)
@@ -252,9 +255,8 @@ def _shifted(node: NodeProto, a: Array, b: Array) -> Array:
     left = attributes(node)["direction"] == b"LEFT"
     bits = 8 * a.dtype.itemsize
     a, b = np.broadcast_arrays(a, b)
-    wide = [
-        0 if y >= bits else x << y if left else x >> y for x, y in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)
-    ]
+    pairs = zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)
+    wide = [0 if y >= bits else x << y if left else x >> y for x, y in pairs]
     return _wrapped(wide, a.dtype).reshape(a.shape)
 
 
@@ -321,12 +323,12 @@ def _cast(node: NodeProto, x: Array, like: Array | None = None) -> Array:
 def _gelu(known: Mapping[str, AttributeValue], x: Array, *bias: Array) -> Array:
     x = x + bias[0] if bias else x
     if known.get("approximate") == b"tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+        return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + erf(x / np.sqrt(2))))
 
 
 def _swish(known: Mapping[str, AttributeValue], x: Array, default: float = 1.0) -> Array:
-    return x / (1 + np.exp(-float(known.get("alpha", default)) * x))  # type: ignore[arg-type]
+    return np.asarray(x / (1 + np.exp(-float(known.get("alpha", default)) * x)))  # type: ignore[arg-type]
 
 
 NUMPY: dict[str, Callable[..., Array | None]] = {
@@ -342,7 +344,7 @@ NUMPY: dict[str, Callable[..., Array | None]] = {
     "Sum": lambda node, *x: _total(x),
     "Mean": lambda node, *x: _mean(x),
     "HardSwish": _wide(lambda known, x: x * np.clip(x / 6 + 0.5, 0, 1)),
-    "Erf": _wide(lambda known, x: erf(x)),
+    "Erf": _wide(lambda known, x: np.asarray(erf(x))),
     "Gelu": _wide(_gelu),
     "Swish": _wide(_swish),
     "QuickGelu": _wide(lambda known, x: _swish(known, x, float(np.float32(1.702)))),
@@ -395,7 +397,7 @@ class KernelLibrary:
         expected = case.expected(feeds)
         found = self.run(name, feeds, threads)
         for output, value in zip(case.outputs, found, strict=True):
-            message = f"{name}, {output}, inputs {({key: v.shape for key, v in feeds.items()})}"
+            message = f"{name}, {output}, inputs { ({key: v.shape for key, v in feeds.items()}) }"
             assert_same(value, expected[output], relative, absolute, message)
 
 
@@ -422,7 +424,7 @@ ALL_DTYPES = tuple(dtype for kind in DTYPES.values() for dtype in kind)
 
 
 def random_values(shape: Sequence[int], dtype: str, seed: int) -> Array:
-    """Random values over a range that suits the dtype: reals about one, integers of their whole range and small ones."""
+    """Random values that suit the dtype: reals about one, integers of their whole range and small ones."""
     generator = np.random.default_rng(seed)
     kind = np.dtype(dtype).kind
     if kind == "f":
@@ -441,16 +443,13 @@ def special_values(dtype: str) -> Array:
     if kind == "b":
         return np.array([False, True])
     if kind == "f":
-        info = np.finfo(dtype)
-        least = float(info.smallest_subnormal)
-        numbers = [0.0, least, 5 * least, float(info.tiny), 1e-3, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 7.9, 20.0, 88.5, 104.0]
-        numbers += [float(info.max), float(info.max) / 3, np.inf]
+        real = np.finfo(dtype)
+        least = float(real.smallest_subnormal)
+        reals = [0.0, least, 5 * least, float(real.tiny), 1e-3, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 7.9, 20.0, 88.5, 104.0]
+        reals += [float(real.max), float(real.max) / 3, np.inf]
         with np.errstate(all="ignore"):
-            return np.array([*numbers, *(-x for x in numbers), np.nan]).astype(dtype)
+            return np.array([*reals, *(-x for x in reals), np.nan]).astype(dtype)
     info = np.iinfo(dtype)
     numbers = [0, 1, 2, 3, 7, info.max, info.max - 1, info.min, info.min + 1]
     numbers += [] if kind == "u" else [-1, -2, -3, -7]
     return np.array(numbers, dtype)
-
-
-TYPE_NAMES = {value: name for name, value in TensorProto.DataType.items()}

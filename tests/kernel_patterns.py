@@ -2,11 +2,12 @@
 
 A pattern is a fixed graph. What depends on shapes (a Reshape's target, the bounds of a Slice, …) is an input of its
 own, and every input has a recipe that makes it fit the tensors that are there when the graph is walked. So one
-pattern, and one kernel, can be run at any number of shapes. All operators are exact: results must be equal in every bit.
+pattern, and one kernel, can be run at any number of shapes. All operators are exact: results are equal in every bit.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper
@@ -218,8 +219,8 @@ def _indices(of: str, axis: int, rank: int) -> Recipe:
         shape = [int(random.integers(1, 4)) for _ in range(rank)]
         if random.random() < 0.3:
             start = int(random.integers(size))
-            return (np.arange(int(np.prod(shape))).reshape(shape) + start) % size
-        return random.integers(-size, size, shape)
+            return np.asarray((np.arange(int(np.prod(shape))).reshape(shape) + start) % size)
+        return np.asarray(random.integers(-size, size, shape))
 
     return recipe
 
@@ -254,7 +255,12 @@ class _Builder:
         return name
 
     def add(
-        self, op_type: str, operands: Sequence[str], results: Sequence[tuple[int, object]], domain: str = "", **attributes: object
+        self,
+        op_type: str,
+        operands: Sequence[str],
+        results: Sequence[tuple[int, object]],
+        domain: str = "",
+        **attributes: Any,
     ) -> list[Known]:
         outputs = [self.fresh("t") for _ in results]
         node = helper.make_node(op_type, list(operands), outputs, domain=domain, **attributes)

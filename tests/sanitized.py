@@ -13,7 +13,12 @@ from tests.kernel_checks import Array, Case, assert_same
 from tests.kernel_patterns import Pattern, random_pattern
 
 DRIVER = """
-static void *exact_copy(const void *from, size_t bytes) { void *to = malloc(bytes); memcpy(to, from, bytes); return to; }
+static void *exact_copy(const void *from, size_t bytes)
+{
+    void *to = malloc(bytes);
+    memcpy(to, from, bytes);
+    return to;
+}
 
 const char *sanitized_run(int index, const int64_t *shapes, const void **data, const int64_t *in_bytes, void **results,
                           const int64_t *out_bytes, int64_t chunk);

@@ -1,4 +1,4 @@
-"""The C of the kernels: clean under all warnings, free of a model's names, the same every time, vectorised, sanitised."""
+"""The C of the kernels: free of warnings and of a model's names, the same every time, vectorised, sanitised."""
 
 import os
 import re
@@ -17,15 +17,28 @@ from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.kernels import FusedOperator, build_library, find_compiler, lowerable, write_source
 from graphopt.kernels.compile import FLAGS
 from graphopt.operators import table
+from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import Elementwise
 from tests import sanitized
-from tests.kernel_checks import DTYPES, FUSED, Case, open_session, random_values
+from tests.kernel_checks import BLOCKED, DTYPES, FUSED, Case, Feeds, open_session, random_values
 from tests.kernel_patterns import random_pattern
 
 THREE = ("Clip", "Where")
 TWO = {"Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Max", "Min", "Mean", "Equal", "Less", "LessOrEqual", "Greater"}
 TWO |= {"GreaterOrEqual", "And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift", "PRelu", "BiasGelu"}
-BOOLEAN_RESULT = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "IsNaN", "IsInf", "And", "Or", "Xor", "Not"}
+BOOLEAN_RESULT = {
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "IsNaN",
+    "IsInf",
+    "And",
+    "Or",
+    "Xor",
+    "Not",
+}
 BOOLEAN = {"And", "Or", "Xor", "Not"}
 BITS = {"BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"}
 SCALAR = {"Pow", "Mod", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"}
@@ -68,7 +81,9 @@ def _lowered(dtypes: tuple[str, ...]) -> list[FusedOperator]:
 
 
 def _patterns(count: int, first: int = 50_000) -> list[Case]:
-    cases = [random_pattern(f"pattern{seed}", seed).case(0, shaped=seed % 2 == 0) for seed in range(first, first + count)]
+    cases = [
+        random_pattern(f"pattern{seed}", seed).case(0, shaped=seed % 2 == 0) for seed in range(first, first + count)
+    ]
     return [case for case in cases if lowerable(case.body()) is None]
 
 
@@ -113,7 +128,17 @@ def test_loops_vectorise(tmp_path: Path, compiler: list[str]) -> None:
     operators = [f for f in _lowered(("float32", "bool", "uint32")) if _meaningful(f)]
     real = [f for f in operators if f.name.endswith("float32") or f.body.nodes[0].op_type in BOOLEAN | BITS]
     write_source(real, tmp_path / "v.c", "vectorised")
-    command = [*compiler, *FLAGS, "-march=native", "-fno-ipa-icf", "-fopt-info-vec-optimized", "v.c", "-o", "v.so", "-lm"]
+    command = [
+        *compiler,
+        *FLAGS,
+        "-march=native",
+        "-fno-ipa-icf",
+        "-fopt-info-vec-optimized",
+        "v.c",
+        "-o",
+        "v.so",
+        "-lm",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     vectorised = {int(line) for line in re.findall(r"v\.c:(\d+):\d+: optimized: loop vectorized", done.stderr)}
     kernel, wrong = "", []
@@ -154,7 +179,9 @@ def test_no_name_of_a_model_reaches_the_source(tmp_path: Path, compiler: list[st
         assert evil[:6] not in text[text.index("KERNELS */") :]
         write_source([case.fused()], source, f"library of {evil}")
         assert max(len(line) for line in text.splitlines()) < 1000
-        done = subprocess.run([*compiler, "-fsyntax-only", "-Wall", "-Werror", source], capture_output=True, check=False)
+        done = subprocess.run(
+            [*compiler, "-fsyntax-only", "-Wall", "-Werror", source], capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -163,13 +190,15 @@ def test_names_do_not_change_the_source(tmp_path: Path) -> None:
     for prefix in ("a", "some/model/layer.7/"):
         x, t, y = (prefix + part for part in "xty")
         nodes = (helper.make_node("Neg", [x], [t]), helper.make_node("Add", [t, x], [y]))
-        write_source([Case("kernel", nodes, {x: np.float32([1, 2])}, (y,)).fused()], tmp_path / "k.c", "title")
+        write_source(
+            [Case("kernel", nodes, {x: np.array([1, 2], np.float32)}, (y,)).fused()], tmp_path / "k.c", "title"
+        )
         texts.append((tmp_path / "k.c").read_bytes())
     assert texts[0] == texts[1]
 
 
 def test_a_name_that_is_no_identifier_is_refused(tmp_path: Path) -> None:
-    body = Case("k", (helper.make_node("Neg", ["x"], ["y"]),), {"x": np.float32([1])}, ("y",)).body()
+    body = Case("k", (helper.make_node("Neg", ["x"], ["y"]),), {"x": np.array([1], np.float32)}, ("y",)).body()
     for name in ("", "a b", "é", 'x"', "1x"):
         with pytest.raises(Exception, match="identifier"):
             write_source([FusedOperator(name, body)], tmp_path / "k.c", "title")
@@ -193,7 +222,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_missing_compiler_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "/nonexistent/cc")
-    fused = Case("k", (helper.make_node("Neg", ["x"], ["y"]),), {"x": np.float32([1])}, ("y",)).fused()
+    fused = Case("k", (helper.make_node("Neg", ["x"], ["y"]),), {"x": np.array([1], np.float32)}, ("y",)).fused()
     assert find_compiler() is None
     with pytest.raises(GraphoptError, match=r"no C compiler found: .*CC") as error:
         build_library([fused], tmp_path, "k")
@@ -202,14 +231,15 @@ def test_a_missing_compiler_is_one_clear_line(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_compiler_that_fails_is_one_clear_line(tmp_path: Path) -> None:
-    fused = Case("k", (helper.make_node("Neg", ["x"], ["y"]),), {"x": np.float32([1])}, ("y",)).fused()
+    fused = Case("k", (helper.make_node("Neg", ["x"], ["y"]),), {"x": np.array([1], np.float32)}, ("y",)).fused()
     with pytest.raises(GraphoptError) as error:
         build_library([fused], tmp_path, "k", compiler=["false"])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("first", "count"), [(70_000, 30), *(pytest.param(71_000 + 100 * n, 100, marks=pytest.mark.slow) for n in range(20))]
+    ("first", "count"),
+    [(70_000, 30), *(pytest.param(71_000 + 100 * n, 100, marks=pytest.mark.slow) for n in range(20))],
 )
 def test_sanitizers_find_nothing(tmp_path: Path, compiler: list[str], first: int, count: int) -> None:
     runtime = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False)
@@ -236,61 +266,92 @@ def test_sanitizers_find_nothing(tmp_path: Path, compiler: list[str], first: int
 # ------------------------------------------------------------------ storage shared with an input
 
 
-def _chain_model(case: Case, between: list[str], shape: tuple[int, ...]) -> bytes:
-    """A copy of the input, operators that only look at it, then the kernel: its input's last use, so it may be taken."""
-    tensors = [helper.make_tensor_value_info(name, 1, shape) for name in ("copy", "k")]
+def _chain_model(case: Case, between: list[str], feeds: Feeds) -> bytes:
+    """A copy of the input, operators that look at it, then the kernel: the last use, so it may take the storage."""
+    shape, (first, *others) = feeds["x"].shape, case.outputs
+    tensors = [helper.make_tensor_value_info(name, 1, shape) for name in ("copy", first)]
     nodes = [
         helper.make_node("Neg", ["x"], ["copy"]),
         *(helper.make_node(op, ["copy"], [f"seen{n}"]) for n, op in enumerate(between)),
-        helper.make_node(case.name, ["copy", *list(case.feeds)[1:]], ["k"], domain=FUSED),
-        helper.make_node("Abs", ["k"], ["y"]),
+        helper.make_node(case.name, ["copy", *list(feeds)[1:]], list(case.outputs), domain=FUSED),
+        helper.make_node("Abs", [first], ["absolute"]),
     ]
-    inputs = [helper.make_tensor_value_info("x", 1, shape)]
-    inputs += [helper.make_tensor_value_info(n, 1, shape[-1:]) for n in list(case.feeds)[1:]]
-    outputs = [helper.make_tensor_value_info(name, 1, None) for name in ("y", *(f"seen{n}" for n in range(len(between))))]
+    inputs = [helper.make_tensor_value_info(name, 1, value.shape) for name, value in feeds.items()]
+    seen = (f"seen{n}" for n in range(len(between)))
+    outputs = [helper.make_tensor_value_info(name, 1, None) for name in ("absolute", *others, *seen)]
     graph = helper.make_graph(nodes, "g", inputs, outputs, value_info=tensors)
     imports = [helper.make_opsetid("", 21), helper.make_opsetid(FUSED, 1)]
     return bytes(helper.make_model(graph, opset_imports=imports, ir_version=10).SerializeToString())
 
 
-def _in_place_cases() -> list[Case]:
-    x = random_values((6, 6), "float32", 0)
-    bias = random_values((6,), "float32", 1)
-    flipped = (helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("Add", ["x", "t"], ["y"]))
+def _in_place_cases() -> list[tuple[Case, list[Feeds]]]:
+    """Cases with the inputs that they are run on."""
+    x, large = random_values((6, 6), "float32", 0), random_values((300, 300), "float32", 3)
+    bias, long = random_values((6,), "float32", 1), random_values((300,), "float32", 4)
+    row = random_values((1, 6), "float32", 5)
+    blocked = random_values((2, 2 * block_size(), 2 * block_size(), 2 * block_size()), "float32", 6)
+    node = helper.make_node
+    plain = [{"x": x, "b": bias}, {"x": large, "b": long}]
+    turned = (
+        node("ReorderOutput", ["x"], ["t"], domain=BLOCKED, channels=blocked.shape[1], channels_last=1),
+        node("ReorderInput", ["t"], ["y"], domain=BLOCKED),
+    )
     return [
-        Case("chain", (helper.make_node("Add", ["x", "b"], ["t"]), helper.make_node("Mul", ["t", "x"], ["y"])), {"x": x, "b": bias}, ("y",)),
-        Case("flipped", flipped, {"x": x}, ("y",)),
-        Case("broadcast", (helper.make_node("Add", ["x", "b"], ["y"]),), {"x": x[:1], "b": bias}, ("y",)),
+        (Case("chain", (node("Add", ["x", "b"], ["t"]), node("Mul", ["t", "x"], ["y"])), plain[0], ("y",)), [*plain]),
+        (
+            Case("flipped", (node("Transpose", ["x"], ["t"]), node("Add", ["x", "t"], ["y"])), {"x": x}, ("y",)),
+            [{"x": large}],
+        ),
+        (Case("broadcast", (node("Add", ["x", "b"], ["y"]),), {"x": row, "b": bias}, ("y",)), [*plain]),
+        # the same shape, but other places: the kernel must notice and read from a copy
+        (Case("turned", turned, {"x": blocked}, ("y",)), [{"x": blocked}]),
+        # outputs of one shape in the example and of two when it runs: the second is computed after the first is written
+        (
+            Case(
+                "two",
+                (node("Add", ["x", "b"], ["y"]), node("Mul", ["x", "c"], ["z"])),
+                {"x": x, "b": bias, "c": x},
+                ("y", "z"),
+            ),
+            [{"x": x, "b": bias, "c": -x}, {"x": row, "b": bias, "c": x}],
+        ),
     ]
+
+
+IN_PLACE = {case.name: (case, feeds) for case, feeds in _in_place_cases()}
 
 
 @pytest.fixture(scope="module")
 def in_place(tmp_path_factory: pytest.TempPathFactory, compiler: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("in_place")
-    return build_library([case.fused() for case in _in_place_cases()], folder, "in_place")
+    return build_library([case.fused() for case, _ in IN_PLACE.values()], folder, "in_place")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("between", [[], ["Exp"], ["Identity", "Relu"]])
-@pytest.mark.parametrize("case", _in_place_cases(), ids=lambda case: case.name)
-def test_an_output_in_the_storage_of_an_input(in_place: Path, case: Case, between: list[str], threads: int) -> None:
-    for shape in ((6, 6), (300, 300)):
-        x = random_values(shape, "float32", 3)
-        others = {name: random_values(shape[-1:], "float32", 4) for name in list(case.feeds)[1:]}
-        session = open_session(_chain_model(case, between, shape), in_place, threads)
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_an_output_in_the_storage_of_an_input(in_place: Path, name: str, between: list[str], threads: int) -> None:
+    case, runs = IN_PLACE[name]
+    for feeds in runs:
+        session = open_session(_chain_model(case, between, feeds), in_place, threads)
+        values = case.expected({**feeds, "x": -feeds["x"]})
         for _ in range(3):
-            found = session.run(None, {"x": x, **others})
-            expected = case.expected({"x": -x, **others})["y"]
-            np.testing.assert_array_equal(found[0], np.abs(expected))
-            for op, seen in zip(between, found[1:], strict=True):
-                right = {"Exp": np.exp, "Identity": np.asarray, "Relu": lambda v: np.maximum(v, 0)}[op](-x)
+            first, *found = session.run(None, dict(feeds))
+            np.testing.assert_array_equal(first, np.abs(values[case.outputs[0]]))
+            for output in case.outputs[1:]:
+                np.testing.assert_array_equal(found.pop(0), values[output])
+            for op, seen in zip(between, found, strict=True):
+                x = values["x"]
+                right = np.exp(x) if op == "Exp" else np.maximum(x, 0) if op == "Relu" else x
                 np.testing.assert_allclose(seen, right, rtol=1e-6)
 
 
 def test_which_kernels_offer_to_overwrite(tmp_path: Path) -> None:
-    write_source([case.fused() for case in _in_place_cases()], tmp_path / "k.c", "k")
-    rows = re.findall(r'\{"(\w+)", \d+, \d+,[^}]*\},[^}]*\}, [^}]*\},\s*\(const int\[\]\)\{([-0-9, ]+)\}', (tmp_path / "k.c").read_text())
-    assert dict(rows) == {"chain": "0", "flipped": "-1", "broadcast": "0"}
+    write_source([case.fused() for case, _ in IN_PLACE.values()], tmp_path / "k.c", "k")
+    row = r'\{"(\w+)", \d+, \d+,[^}]*\},[^}]*\}, [^}]*\},\s*\(const int\[\]\)\{([-0-9, ]+)\}'
+    rows = re.findall(row, (tmp_path / "k.c").read_text())
+    offered = {name: int(overwrites.split(",")[0]) for name, overwrites in rows}
+    assert offered == {"chain": 0, "flipped": -1, "broadcast": 0, "turned": 0, "two": 0}
 
 
 def test_an_older_runtime_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class Row:
     operator: str
     dtypes: tuple[str, ...] = REAL
     operands: int = 1
-    attributes: dict[str, object] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
     ulps: float = 0
     absolute: float = 0
     first: tuple[str, ...] = ()
@@ -215,7 +216,7 @@ def _values(shape: tuple[int, ...], dtype: str, seed: int, row: Row, slot: int) 
     elif name == "Pow" and slot == 0 and row.last:
         values = np.asarray(np.abs(values % 9), dtype)
     elif name == "Cast" and dtype in REAL:
-        target = str(helper.tensor_dtype_to_np_dtype(int(row.attributes["to"])))  # type: ignore[call-overload]
+        target = str(helper.tensor_dtype_to_np_dtype(int(row.attributes["to"])))
         values = np.abs(values) if target in UNSIGNED else values
     elif name == "BitShift" and slot == 1:
         values = np.asarray(values % 70, dtype)
@@ -281,3 +282,77 @@ def test_clip_bounds_that_cross_and_are_absent(library: KernelLibrary) -> None:
     dtype = str(CASES[name][1].feeds["x0"].dtype)
     feeds = {"x0": random_values((50,), dtype, 1), "x1": np.array(2, dtype), "x2": np.array(-1, dtype)}
     assert (library.run(name, feeds)[0] == -1).all()
+
+
+# ------------------------------------------------------------------ constants inside of the body
+
+INNER: tuple[tuple[str, Array], ...] = (
+    *(("Pow", np.array(power, np.float32)) for power in (0.0, 1.0, 2.0, 3.0, 4.0, -1.0, 0.5, -0.5, 2.5, -3.0, np.inf)),
+    ("Pow", np.array(2, np.int64)),
+    ("Pow", np.array([[[0.5]]], np.float64)),
+    ("Pow", np.array([2.0], np.float32)),
+    *(
+        (op_type, np.array(value, np.float32))
+        for op_type in ("Add", "Mul", "Less")
+        for value in (np.inf, -np.inf, np.nan, -0.0, 1e-45)
+    ),
+    ("Sub", np.array([[-3.5]], np.float32)),
+    ("Mul", np.array(2**64 - 1, np.uint64)),
+    ("Add", np.array(-(2**63), np.int64)),
+    ("Div", np.array(-1, np.int8)),
+    ("Mod", np.array(-7, np.int32)),
+    ("BitShift", np.array(3, np.uint8)),
+    ("Or", np.array(True)),
+    ("Add", np.array(0.1, np.float16)),
+)
+
+
+def _inner_case(number: int, op_type: str, constant: Array, first: bool) -> Case:
+    dtype = "float32" if op_type == "Pow" else str(constant.dtype)
+    operands = ["c", "x"] if first else ["x", "c"]
+    attributes = {"direction": "LEFT"} if op_type == "BitShift" else {}
+    node = helper.make_node(op_type, operands, ["y"], **attributes)
+    feeds = {"x": np.ones((), dtype)}  # of fewer dimensions than some constants
+    return Case(f"inner{number}_{int(first)}", (node,), feeds, ("y",), {"c": constant}, shaped=False)
+
+
+INNER_CASES = {
+    case.name: case
+    for number, (op_type, constant) in enumerate(INNER)
+    for first in ((False,) if op_type == "Pow" else (False, True))
+    for case in (_inner_case(number, op_type, constant, first),)
+}
+EXTRA_CASES = (
+    Case(
+        "negative_infinity",
+        (helper.make_node("Neg", ["c"], ["t"]), helper.make_node("Min", ["x", "t"], ["y"])),
+        {"x": np.array(1, np.float32)},
+        ("y",),
+        {"c": np.array(-np.inf, np.float32)},
+        shaped=False,
+    ),
+    Case(
+        "shifted_constant",
+        (helper.make_node("BitShift", ["c", "x"], ["y"], direction="RIGHT"),),
+        {"x": np.array(1, np.uint16)},
+        ("y",),
+        {"c": np.array(60_000, np.uint16)},
+        shaped=False,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def inner_library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
+    return KernelLibrary([*INNER_CASES.values(), *EXTRA_CASES], tmp_path_factory.mktemp("inner"))
+
+
+@pytest.mark.parametrize("name", [*INNER_CASES, *(case.name for case in EXTRA_CASES)])
+def test_constants_inside_of_the_body(inner_library: KernelLibrary, name: str) -> None:
+    """Ranks are those of the body: a constant of more dimensions than its partner gives them to the result."""
+    dtype = str(inner_library.cases[name].feeds["x"].dtype)
+    relative = 4 * EPSILON.get(dtype, 0.0)
+    inner_library.check(name, {"x": random_values((), dtype, 1)}, relative=relative)
+    if name.startswith("shifted") or any(c.ndim for c in inner_library.cases[name].constants.values()):
+        return
+    inner_library.check(name, {"x": special_values(dtype)}, relative=relative, absolute=1e-41 if relative else 0.0)

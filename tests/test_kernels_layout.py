@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -30,7 +31,7 @@ def _case(
     shape: Sequence[int],
     dtype: str = "float32",
     *,
-    attributes: dict[str, object] | None = None,
+    attributes: dict[str, Any] | None = None,
     operands: Sequence[Array | None] = (),
     others: Sequence[Sequence[int]] = (),
     outputs: int = 1,
@@ -47,9 +48,7 @@ def _case(
     data = [random_values(s, dtype, seed) for seed, s in enumerate((shape, *others))]
     values: list[Array | None] = [*data, *operands]
     names = ["" if value is None else f"x{slot}" for slot, value in enumerate(values)]
-    node = helper.make_node(
-        op_type, names, [f"y{o}" for o in range(outputs)], domain=domain, **(attributes or {})
-    )
+    node = helper.make_node(op_type, names, [f"y{o}" for o in range(outputs)], domain=domain, **(attributes or {}))
     feeds = {n: v for s, (n, v) in enumerate(zip(names, values, strict=True)) if v is not None and s not in inner}
     return Case(
         f"{op_type}_{next(_count)}",
@@ -246,7 +245,7 @@ def _reorders() -> Iterator[Case]:
         for n, h, w in ((1, 5, 7), (2, 1, 1), (1, 3, 33)):
             for last in (0, 1):
                 shape = (n, h, w, channels) if last else (n, channels, h, w)
-                attributes: dict[str, object] = {"channels_last": last} if last else {}
+                attributes: dict[str, Any] = {"channels_last": last} if last else {}
                 yield _case("ReorderInput", shape, domain=BLOCKED, attributes=attributes)
                 padded = -(-channels // block) * block
                 more = {**attributes, "channels": channels}
@@ -284,7 +283,7 @@ def test_every_lowering_is_checked() -> None:
     assert lowered == {f"{BLOCKED}.{n.op_type}" if n.domain else n.op_type for c in CASES.values() for n in c.nodes}
 
 
-def _reorder(x: Array, op_type: str, **attributes: object) -> Array:
+def _reorder(x: Array, op_type: str, **attributes: Any) -> Array:
     """onnxruntime's own reorder."""
     node: NodeProto = helper.make_node(op_type, ["x"], ["y"], domain=BLOCKED, **attributes)
     output = helper.make_tensor_value_info("y", element_type("float32"), None)
@@ -298,9 +297,10 @@ def test_expected_reorders_are_those_of_onnxruntime(channels: int, last: int) ->
     block = block_size()
     padded = -(-channels // block) * block
     shape = (2, 3, 5, channels) if last else (2, channels, 3, 5)
+    own: dict[str, Any] = {"channels_last": last}
     for op_type, x, attributes in (
-        ("ReorderInput", random_values(shape, "float32", 0), {"channels_last": last}),
-        ("ReorderOutput", random_values((2, padded, 3, 5), "float32", 1), {"channels": channels, "channels_last": last}),
+        ("ReorderInput", random_values(shape, "float32", 0), own),
+        ("ReorderOutput", random_values((2, padded, 3, 5), "float32", 1), {**own, "channels": channels}),
     ):
         case = Case("own", (helper.make_node(op_type, ["x"], ["y"], domain=BLOCKED, **attributes),), {"x": x}, ("y",))
         assert_same(_reorder(x, op_type, **attributes), case.expected({"x": x})["y"])

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def _ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
-def _node(op_type: str, operands: Sequence[str], result: str, **attributes: object) -> NodeProto:
+def _node(op_type: str, operands: Sequence[str], result: str, **attributes: Any) -> NodeProto:
     return helper.make_node(op_type, list(operands), [result], **attributes)
 
 
@@ -38,7 +39,8 @@ def _views(*permutations: tuple[int, ...]) -> Case:
             nodes.append(_node("Reshape", [at, f"s{number}"], f"b{number}"))
             at = f"b{number}"
     nodes.append(_node("Neg", [at], "y"))
-    return Case("views" + "_".join("".join(map(str, p)) for p in permutations), tuple(nodes), feeds, ("y",), shaped=False)
+    name = "views" + "_".join("".join(map(str, p)) for p in permutations)
+    return Case(name, tuple(nodes), feeds, ("y",), shaped=False)
 
 
 REVERSED = Case(
@@ -67,7 +69,7 @@ PIXELS = Case(
         _node("Transpose", ["b"], "c", perm=[0, 2, 3, 1]),
         _node("Add", ["c", "bias"], "y"),
     ),
-    {"x": random_values((8, 6), "float32", 0), "s": _ints(1, 8, 2, -1), "bias": np.float32([2.0])},
+    {"x": random_values((8, 6), "float32", 0), "s": _ints(1, 8, 2, -1), "bias": np.array([2.0], np.float32)},
     ("y",),
     shaped=False,
 )
@@ -130,7 +132,7 @@ def test_steps_backwards_through_a_reshape(library: KernelLibrary) -> None:
 
 def test_pixel_shuffle_of_a_reshape(library: KernelLibrary) -> None:
     for shape, target in (((8, 6), (1, 8, 2, -1)), ((5, 48), (2, 12, 5, -1)), ((64, 49), (1, 64, 7, -1))):
-        feeds = {"x": random_values(shape, "float32", 1), "s": _ints(*target), "bias": np.float32([0.5])}
+        feeds = {"x": random_values(shape, "float32", 1), "s": _ints(*target), "bias": np.array([0.5], np.float32)}
         library.check("pixels", feeds)
 
 

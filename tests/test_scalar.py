@@ -21,12 +21,12 @@ STEP = 1009
 
 
 def _softplus(x: Array) -> Array:
-    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    return np.asarray(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
 
 
 def _sigmoid(x: Array) -> Array:
     e = np.exp(-np.abs(x))
-    return np.where(x < 0, e, 1) / (1 + e)
+    return np.asarray(np.where(x < 0, e, 1) / (1 + e))
 
 
 REFERENCES: dict[str, Callable[[Array], Array]] = {
@@ -39,13 +39,18 @@ REFERENCES: dict[str, Callable[[Array], Array]] = {
 }
 
 DRIVER = """
-#define DEFINE_ALL(name) void all_##name(int64_t n, const float *x, float *y) \\
-    { for (int64_t i = 0; i < n; i++) y[i] = name##_f32(x[i]); }
-DEFINE_ALL(exp) DEFINE_ALL(log) DEFINE_ALL(erf) DEFINE_ALL(tanh) DEFINE_ALL(sigmoid) DEFINE_ALL(softplus)
-void all_from_half(int64_t n, const uint16_t *x, float *y) { for (int64_t i = 0; i < n; i++) y[i] = half_to_float(x[i]); }
-void all_to_half(int64_t n, const float *x, uint16_t *y) { for (int64_t i = 0; i < n; i++) y[i] = float_to_half(x[i]); }
-void all_from_bfloat(int64_t n, const uint16_t *x, float *y) { for (int64_t i = 0; i < n; i++) y[i] = bfloat_to_float(x[i]); }
-void all_to_bfloat(int64_t n, const float *x, uint16_t *y) { for (int64_t i = 0; i < n; i++) y[i] = float_to_bfloat(x[i]); }
+#define DEFINE_ALL(name, from, to, function) \\
+    void all_##name(int64_t n, const from *x, to *y) { for (int64_t i = 0; i < n; i++) y[i] = function(x[i]); }
+DEFINE_ALL(exp, float, float, exp_f32)
+DEFINE_ALL(log, float, float, log_f32)
+DEFINE_ALL(erf, float, float, erf_f32)
+DEFINE_ALL(tanh, float, float, tanh_f32)
+DEFINE_ALL(sigmoid, float, float, sigmoid_f32)
+DEFINE_ALL(softplus, float, float, softplus_f32)
+DEFINE_ALL(from_half, uint16_t, float, half_to_float)
+DEFINE_ALL(to_half, float, uint16_t, float_to_half)
+DEFINE_ALL(from_bfloat, uint16_t, float, bfloat_to_float)
+DEFINE_ALL(to_bfloat, float, uint16_t, float_to_bfloat)
 """
 
 
@@ -69,7 +74,8 @@ def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def _apply(functions: ctypes.CDLL, name: str, x: Array, dtype: type) -> Array:
-    x, y = np.ascontiguousarray(x), np.empty(x.shape, dtype)
+    x = np.ascontiguousarray(x)
+    y: Array = np.empty(x.shape, dtype)
     function = functions[f"all_{name}"]
     function(ctypes.c_int64(x.size), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
     return y

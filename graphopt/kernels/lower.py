@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from graphopt.graph import Node, OperatorGraph, Shape
 from graphopt.kernels.program import MAX_INPUTS, MAX_OUTPUTS, MAX_RANK, Input, Map, Program, Value, View, check
@@ -185,7 +186,7 @@ def _structural_inputs(body: OperatorGraph) -> set[str]:
 def _resolved_maps(body: OperatorGraph, node: Node, lowering: Layout, result: int) -> tuple[IndexMap, ...]:
     """The node's index maps, with integers that are constants of the body written out."""
 
-    def resolve(values: object) -> object:
+    def resolve(values: Any) -> Any:
         if not isinstance(values, Values) or values.slot < 0:
             return values
         tensor = node.inputs[values.slot]

@@ -79,8 +79,8 @@ def stored(text: str, dtype: str) -> str:
 def number(literal: Literal) -> str:
     """C text of a literal."""
     if literal.dtype not in FLOATS:
-        value = int(literal.value)
-        text = "INT64_MIN" if value == -(2**63) else f"INT64_C({value})" if value < 2**63 else f"UINT64_C({value})"
+        whole = int(literal.value)
+        text = "INT64_MIN" if whole == -(2**63) else f"INT64_C({whole})" if whole < 2**63 else f"UINT64_C({whole})"
         return f"(({STORAGE[literal.dtype]}){text})"
     value = float(literal.value)
     if value != value:

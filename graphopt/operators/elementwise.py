@@ -149,7 +149,7 @@ def _is_inf(node: Node, x: Operands) -> Expression:
 
 
 def _relu_like(negative: Callable[[Node, Expression], Expression]) -> Callable[[Node, Operands], Expression]:
-    """x where x >= 0 (and where x is NaN), else a function of x."""
+    """The operand x where x >= 0 (and where x is NaN), else a function of x."""
 
     def expression(node: Node, x: Operands) -> Expression:
         value = _need(x[0])

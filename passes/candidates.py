@@ -146,8 +146,8 @@ def find_candidates(
 ) -> Candidates:
     """Occurrences that could be fused.
 
-    With patterns, their exact occurrences. Without, the largest regions that one kernel can compute, and smaller ones
-    inside of them for the case that the largest do not pay.
+    With patterns, their exact occurrences, and where no kernel can compute a whole one, the parts that one can.
+    Without, the largest regions that one kernel can compute, and smaller ones inside of them in case they do not pay.
 
     Args:
         graph: the operator graph.
@@ -170,7 +170,7 @@ def find_candidates(
         sets, stopped = _regions(graph, captures, fusibility, max_size)
         refusals += stopped
     else:
-        sets, stopped = _wanted(graph, fusibility, wanted, max_size)
+        sets, stopped = _wanted(graph, captures, fusibility, wanted, max_size)
         refusals += stopped
     found = []
     for nodes in sets:
@@ -202,19 +202,45 @@ def _regions(
 
 
 def _wanted(
-    graph: OperatorGraph, fusibility: Fusibility, wanted: Sequence[WantedPattern], max_size: int
+    graph: OperatorGraph,
+    captures: Sequence[Capture],
+    fusibility: Fusibility,
+    wanted: Sequence[WantedPattern],
+    max_size: int,
 ) -> tuple[list[tuple[int, ...]], list[Refusal]]:
+    """Occurrences of the patterns; where one kernel cannot compute a whole one, the largest parts that one can."""
     target, reachable = match.labelled(graph), reach(graph)
     sets: dict[tuple[int, ...], None] = {}
     refusals: list[Refusal] = []
     for pattern in wanted:
+        refused: list[tuple[int, ...]] = []
         for nodes in match.occurrences(graph, pattern.labels, pattern.edges, target=target, reachable=reachable):
             reason = fusibility.reason(nodes) if len(nodes) <= max_size else "too large"
             if reason is None:
                 sets[nodes] = None
             else:
                 refusals.append(Refusal(nodes, reason))
+                refused.append(nodes)
+        sets.update(dict.fromkeys(_parts(graph, captures, fusibility, refused, max_size)))
     return sorted(sets), refusals
+
+
+def _parts(
+    graph: OperatorGraph,
+    captures: Sequence[Capture],
+    fusibility: Fusibility,
+    refused: Sequence[tuple[int, ...]],
+    max_size: int,
+) -> tuple[tuple[int, ...], ...]:
+    """The largest regions inside of occurrences that no kernel can compute as a whole."""
+    if not refused:
+        return ()
+    together = {(a, b) for nodes in refused for a in nodes for b in nodes}
+
+    def inside(_: OperatorGraph, __: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
+        return (edge[0], edge[2]) in together
+
+    return regions.grow(graph, captures, fusibility.reason, allowed=inside, max_size=max_size).regions
 
 
 def _alone(graph: OperatorGraph, fusibility: Fusibility, covered: set[int]) -> list[Refusal]:

@@ -1,14 +1,13 @@
 """Writing files that belong together: made in a folder beside the target, renamed at the end, the model last."""
 
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
+from graphopt.interrupts import held_back
 
 
 @contextmanager
@@ -33,7 +32,7 @@ def publish(stage: Path, output: Path) -> None:
     """
     files = sorted((file for file in stage.iterdir() if file.is_file()), key=lambda file: file.name == output.name)
     names = {file.name for file in files}
-    with _uninterrupted():
+    with held_back():
         try:
             for file in files:
                 file.replace(output.parent / file.name)
@@ -50,17 +49,3 @@ def _remove_obsolete(output: Path) -> None:
         if b"graphopt" in source.read_bytes()[:400]:
             source.unlink()
             output.with_suffix(".so").unlink(missing_ok=True)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back interruptions for the few microseconds that renaming takes."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

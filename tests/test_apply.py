@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,11 +218,12 @@ def test_opportunities_decide_what_is_fused(model: Path, tmp_path: Path) -> None
     opportunities.write(report, file)
     plan = apply(model, tmp_path / "fused.onnx", opportunities=file, shapes=IMAGE, accept="predicted")
     (wanted,) = report.opportunities
+    # the pattern holds a convolution, which has no kernel: the part around it that has one is fused, and nothing else
+    assert plan.fused
     for entry in plan.fused:
-        assert sorted(name.rpartition(".")[2] for name in entry.operators) == sorted(
-            name.rpartition(".")[2] for name in wanted.operators
-        )
-    assert plan.fused or any(entry.occurrences for entry in plan.not_fused)
+        left = Counter(name.rpartition(".")[2] for name in wanted.operators)
+        left.subtract(name.rpartition(".")[2] for name in entry.operators)
+        assert min(left.values()) >= 0
 
 
 @needs_compiler

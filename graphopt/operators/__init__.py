@@ -5,6 +5,9 @@ from functools import cache
 from importlib import import_module
 
 import numpy as np
+import onnx
+import onnx.defs
+import onnx.helper
 
 from graphopt.graph import Capture, Node, OperatorGraph
 from graphopt.operators.base import Cost, FusionClass, Operand, Operator
@@ -70,7 +73,9 @@ def label(graph: OperatorGraph, index: int) -> str:
     if operator is None:
         parts = [f"{k}={_text(v)}" for k, v in sorted(node.attributes.items())]
     else:
-        parts = [f"{k}={_text(node.attributes[k])}" for k in operator.attributes if k in node.attributes]
+        defaults = _defaults(node.domain, node.op_type, node.version)
+        given = {k: v for k, v in node.attributes.items() if k not in defaults or not _equal(v, defaults[k])}
+        parts = [f"{k}={_text(given[k])}" for k in operator.attributes if k in given]
         if operator.changed:
             parts.append(f"@{max((v for v in operator.changed if v <= node.version), default=1)}")
         for slot in operator.labelled:
@@ -83,6 +88,28 @@ def label(graph: OperatorGraph, index: int) -> str:
     attributes = "{" + ",".join(parts) + "}" if parts else ""
     results = ",".join(_type(graph, name) for name in node.outputs)
     return f"{node.operator}{attributes}({','.join(operands)})->{results}"
+
+
+@cache
+def _defaults(domain: str, op_type: str, version: int) -> dict[str, object]:
+    """Default values of an operator's attributes, where onnx knows the operator."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    known = {name: attribute.default_value for name, attribute in schema.attributes.items()}
+    values = {name: onnx.helper.get_attribute_value(v) for name, v in known.items() if v.name}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _equal(value: object, default: object) -> bool:
+    return type(value) is type(default) and value == default
 
 
 def _type(graph: OperatorGraph, name: str) -> str:

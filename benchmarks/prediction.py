@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from measure_machine import BLOCKED, MS, TINY, bound, f32, fastest, feeds_of, model, session
 from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import spearmanr
 
 from graphopt import kernels, machine, roofline
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
@@ -111,7 +112,8 @@ def seconds(
 
 
 def main() -> None:
-    """Print a Markdown table: predicted and measured microseconds."""
+    """Print a Markdown table, predicted and measured microseconds, and a line of mean errors."""
+    rows: list[tuple[float, float, float, float]] = []
     xeon = machine.load()
     call = fastest(bound(session(model(TINY)), feeds_of(TINY)), 0.5)
     columns = ["pattern", "elements"]
@@ -138,6 +140,14 @@ def main() -> None:
             cells = [f"{v * 1e6:.1f}" for v in (apart, separate, fused, together)]
             ratios = [f"{apart / fused:.1f}", f"{separate / together:.1f}"]
             print(f"| {name} | {int(np.prod(shape)):,} | {' | '.join(cells + ratios)} |", flush=True)
+            rows.append((apart, separate, fused, together))
+    table = np.array(rows)
+    unfused_error = np.abs(table[:, 0] / table[:, 1] - 1).mean()
+    fused_error = np.abs(table[:, 2] / table[:, 3] - 1).mean()
+    predicted, measured = table[:, 0] / table[:, 2], table[:, 1] / table[:, 3]
+    rank = float(spearmanr(predicted, measured).statistic)
+    print(f"\nmean error: unfused {unfused_error:.0%}, fused {fused_error:.0%}, ", end="")
+    print(f"speedup {np.abs(predicted / measured - 1).mean():.0%}; rank correlation of speedup {rank:.2f}")
 
 
 if __name__ == "__main__":

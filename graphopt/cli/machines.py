@@ -7,7 +7,7 @@ from graphopt.cli.environment import Environment, Exit
 
 EXAMPLES = (
     "graphopt machines list",
-    "graphopt machines show xeon-e5-2680v4",
+    "graphopt machines show xeon-e5-2680-v4",
     "graphopt machines validate my-machine.toml",
 )
 

@@ -242,7 +242,7 @@ def machine() -> str:
         model = names[0].partition(":")[2].strip() if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = f"Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
-    return f"{model}, {cores} cores, {platform.system()}, {versions}"
+    return f"{model}, {cores} core{'' if cores == 1 else 's'}, {platform.system()}, {versions}"
 
 
 if __name__ == "__main__":

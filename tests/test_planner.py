@@ -185,3 +185,10 @@ def test_few_boxes_where_sizes_divide(tmp_path: Path) -> None:
     own.pieces_of.restype = ctypes.c_int64
     for index, case in enumerate(cases):
         assert own.pieces_of(index, 4, (ctypes.c_int64 * 4)(2, 64, 28, 28)) == 1, case.name
+
+
+def test_more_boxes_than_a_plan_keeps(library: KernelLibrary) -> None:
+    """Shapes that share no factor, transposed again and again: nearly every element is a box of its own."""
+    case = CASES[1]
+    for sizes in ((1021, 511), (613, 1009)):
+        _check_views(library, case, [sizes] * len(case.feeds))

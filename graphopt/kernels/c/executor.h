@@ -55,6 +55,9 @@ typedef struct plan {
     nest_outputs nest[MAX_NESTS];
     int nests;
     const char *error;
+    int streams; /* too many pieces to keep: they are planned again at each run, and run one by one */
+    const void *const *stream_inputs;
+    void *const *stream_outputs;
     int inputs, outputs;
     shape *input_shape; /* the key: shapes of the inputs … */
     int64_t **value;    /* … and values of structural inputs, NULL for others */
@@ -83,13 +86,19 @@ static void coalesce(domain *d, affine *load, int loads)
     d->loops = kept;
 }
 
-static int add_piece(plan *p, int nest, const alternative *what, domain *d, affine *load)
+static const char TOO_MANY_PIECES[] = "too many pieces", NO_MEMORY[] = "out of memory";
+
+static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *const *inputs, void *const *outputs);
+
+static const char *add_piece(plan *p, int nest, const alternative *what, domain *d, affine *load)
 {
     if (p->count == p->room) {
         int64_t room = p->room ? p->room * 2 : 4;
-        piece *grown = room > MAX_PIECES ? NULL : realloc(p->pieces, (size_t)room * sizeof *grown);
+        if (room > MAX_PIECES)
+            return TOO_MANY_PIECES;
+        piece *grown = realloc(p->pieces, (size_t)room * sizeof *grown);
         if (!grown)
-            return 0;
+            return NO_MEMORY;
         p->pieces = grown;
         p->room = room;
     }
@@ -98,7 +107,7 @@ static int add_piece(plan *p, int nest, const alternative *what, domain *d, affi
     memset(x, 0, sizeof *x);
     x->load = calloc((size_t)what->loads + 1, sizeof *x->load);
     if (!x->load)
-        return 0;
+        return NO_MEMORY;
     p->count++;
     x->what = what;
     x->nest = nest;
@@ -143,7 +152,13 @@ static int add_piece(plan *p, int nest, const alternative *what, domain *d, affi
         tiles *= x->outer_count[k];
     x->first_tile = p->tiles;
     p->tiles += tiles;
-    return 1;
+    if (p->stream_outputs) {
+        run_tiles(p, 0, p->tiles, p->stream_inputs, p->stream_outputs);
+        free(x->load);
+        p->count = 0;
+        p->tiles = 0;
+    }
+    return NULL;
 }
 
 /* Plans one nest: every element of outputs of shape s, by the alternatives, which share them out among themselves. */
@@ -160,12 +175,12 @@ static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
     int64_t room = 64, depth = 0;
     domain *stack = malloc((size_t)room * sizeof *stack);
     affine *load = NULL;
-    const char *error = stack ? NULL : "out of memory";
+    const char *error = stack ? NULL : NO_MEMORY;
     for (int a = 0; a < count && !error; a++) {
         const alternative *what = &alternatives[a];
         affine *grown = realloc(load, (size_t)(what->loads ? what->loads : 1) * sizeof *load);
         if (!grown) {
-            error = "out of memory";
+            error = NO_MEMORY;
             break;
         }
         load = grown;
@@ -179,8 +194,7 @@ static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
             verdict v = what->place(d, frame, load);
             int k = d->at_loop;
             if (v == DONE) {
-                if (!add_piece(p, p->nests - 1, what, d, load))
-                    error = "too many pieces";
+                error = add_piece(p, p->nests - 1, what, d, load);
                 depth--;
             } else if (v == OUTSIDE) {
                 depth--;
@@ -197,7 +211,7 @@ static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
                 if (depth == room) {
                     domain *more = realloc(stack, (size_t)room * 2 * sizeof *stack);
                     if (!more) {
-                        error = "out of memory";
+                        error = NO_MEMORY;
                         break;
                     }
                     stack = more;
@@ -217,13 +231,20 @@ static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
     return error;
 }
 
+static void free_pieces(plan *p)
+{
+    for (int64_t i = 0; i < p->count; i++)
+        free(p->pieces[i].load);
+    free(p->pieces);
+    p->pieces = NULL;
+    p->count = p->room = p->tiles = 0;
+}
+
 static void free_plan(plan *p)
 {
     if (!p)
         return;
-    for (int64_t i = 0; i < p->count; i++)
-        free(p->pieces[i].load);
-    free(p->pieces);
+    free_pieces(p);
     for (int i = 0; i < p->inputs && p->value; i++)
         free(p->value[i]);
     free(p->value);
@@ -237,7 +258,7 @@ static void free_plan(plan *p)
 static void find_identities(plan *p)
 {
     for (int i = 0; i < p->inputs; i++)
-        p->identity[i] = p->nests == 1;
+        p->identity[i] = p->nests == 1 && !p->streams;
     for (int64_t n = 0; n < p->count; n++) {
         const piece *x = &p->pieces[n];
         for (int l = 0; l < x->what->loads; l++) {

@@ -94,8 +94,27 @@ static plan *new_plan(const kernel *k, const shape *in, const void *const *data)
             p->value[i][e] = structural_at(k->structural[i], data[i], e);
     }
     p->error = k->make_plan(p, in, (const int64_t *const *)p->value);
+    if (p->error == TOO_MANY_PIECES) {
+        p->error = NULL;
+        p->streams = 1;
+        free_pieces(p);
+    }
     find_identities(p);
     return p;
+}
+
+/* Runs a plan whose pieces are too many to keep. */
+static const char *run_stream(const kernel *k, const plan *p, const void *const *inputs, void *const *outputs)
+{
+    plan stream;
+    shape output_shape[MAX_OUTPUTS];
+    memset(&stream, 0, sizeof stream);
+    stream.output_shape = output_shape;
+    stream.stream_inputs = inputs;
+    stream.stream_outputs = outputs;
+    const char *error = k->make_plan(&stream, p->input_shape, (const int64_t *const *)p->value);
+    free_pieces(&stream);
+    return error;
 }
 
 typedef struct {
@@ -156,7 +175,7 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
     /* an output in the storage of an input that is not read element by element: read from a copy */
     void *copies[MAX_OUTPUTS];
     int copied = 0;
-    for (int o = 0; o < k->outputs && !status && p->tiles > 0; o++) {
+    for (int o = 0; o < k->outputs && !status && (p->streams || p->tiles > 0); o++) {
         int i = k->overwrites[o];
         if (i < 0 || out[o] != data[i] || p->identity[i] || copied == MAX_OUTPUTS)
             continue;
@@ -179,7 +198,10 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
         memcpy(copy, data[i], bytes);
         data[i] = copies[copied++] = copy;
     }
-    if (!status && p->tiles > 0) {
+    if (!status && p->streams) {
+        const char *error = run_stream(k, p, data, out);
+        status = error ? go_status(api, GO_ORT_RUNTIME_EXCEPTION, error) : NULL;
+    } else if (!status && p->tiles > 0) {
         int64_t work = p->total_elements * k->cost;
         if (work < SEQUENTIAL_WORK || p->tiles == 1) {
             run_tiles(p, 0, p->tiles, data, out);

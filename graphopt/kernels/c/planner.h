@@ -15,7 +15,7 @@
 /* Called from many generated functions: one copy is enough, and compiles faster. */
 #define SHARED static __attribute__((noinline, unused))
 
-enum { MAX_RANK = 8, MAX_LOOPS = 16, MAX_PIECES = 1 << 20 };
+enum { MAX_RANK = 8, MAX_LOOPS = 16, MAX_PIECES = 1 << 17 };
 
 typedef struct {
     int rank;

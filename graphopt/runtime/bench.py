@@ -125,7 +125,8 @@ class Benchmark:
         """Median of the baseline over median of the candidate, with a bootstrap interval.
 
         The interval is the percentile interval of RESAMPLES resamplings of the rounds with replacement; a round's
-        samples stay together, in both models, so what disturbed a round disturbs both sides of the ratio.
+        samples stay together, in both models, so what disturbed a round disturbs both sides of the ratio. It covers the
+        spread within these sessions: opened anew, with other places in memory, the same pair can lie a percent off.
         """
         first = np.array(self.timing(baseline).samples)
         second = np.array(self.timing(candidate).samples)

@@ -4,7 +4,7 @@ A node is one operator execution; an edge is one use of a tensor. Constants (ini
 tensors, not nodes: they are operands that a kernel reads, never work that a kernel does.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -166,19 +166,3 @@ class Capture:
     def input_shapes(self) -> dict[str, Shape]:
         """Shapes of the graph's inputs, as far as they are known."""
         return {name: self.shapes[name] for name in self.graph.inputs if name in self.shapes}
-
-
-def is_convex(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
-    """Whether no path leaves the set of nodes and comes back to it."""
-    members = set(nodes)
-    last = max(members)
-    tainted: set[int] = set()  # outside nodes that the set reaches
-    for index in range(min(members), last + 1):
-        node = graph.nodes[index]
-        feeders = {graph.producers[n][0] for n in (*node.inputs, *node.captured) if n in graph.producers}
-        if index in members:
-            if feeders & tainted:
-                return False
-        elif feeders & (members | tainted):
-            tainted.add(index)
-    return True

@@ -267,12 +267,12 @@ def open_session(
         return InferenceSession(str(path), options, providers=providers)
 
 
-def one_line(error: BaseException) -> str:
-    """An onnxruntime error without its code, source location and line breaks, at most 200 characters."""
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """An onnxruntime error without its code, source location and line breaks, at most ``longest`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z\[])", "", text).rstrip(". ")
-    return text if len(text) <= 200 else text[:199] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 # ---------------------------------------------------------------------------------------------- types and shapes

@@ -18,6 +18,7 @@ from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import FLAGS
 from graphopt.machine import Machine
 from graphopt.mining import opportunities as opportunity_files
+from graphopt.operators.blocked import block_size
 from graphopt.passes import measure, pipeline
 from graphopt.passes.accept import Accept, Acceptance, Lost, Progress, Verdicts
 from graphopt.passes.base import Context, Observed, Pass, WantedPattern
@@ -32,7 +33,6 @@ from graphopt.runtime.session import (
     KERNELS_KEY,
     VIEW_KEY,
     Optimization,
-    channel_block,
     open_session,
 )
 from graphopt.views import ViewName
@@ -364,8 +364,8 @@ def _stage(outcome: _Outcome, plan: Plan, stage: Path, output: Path) -> None:
     finished = onnx.ModelProto()
     finished.CopyFrom(outcome.verdicts.model)
     entries = {VERSION_KEY: graphopt.__version__, VIEW_KEY: outcome.view}
-    if outcome.view == "executed" and channel_block():
-        entries[BLOCK_KEY] = str(channel_block())
+    if outcome.view == "executed" and block_size():
+        entries[BLOCK_KEY] = str(block_size())
     library = outcome.verdicts.library
     if library is not None and plan.kernels is not None:
         entries[KERNELS_KEY] = plan.kernels

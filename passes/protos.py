@@ -1,7 +1,6 @@
 """Small helpers on ONNX protobufs that several passes share."""
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphopt.errors import GraphoptError
+from graphopt.model_files import captured_names, topological_order
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -19,34 +19,11 @@ def copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return duplicate
 
 
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside of a node (If, Loop, Scan)."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Names of tensors from outside that the node's bodies read, or hand out; names made inside are left out."""
-    names: set[str] = set()
-    for body in bodies(node):
-        made = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-        made |= {sparse.values.name for sparse in body.sparse_initializer}
-        read: set[str] = set()
-        for inner in body.node:
-            read |= {name for name in inner.input if name} | captured(inner)
-            made |= {name for name in inner.output if name}
-        names |= (read | {value.name for value in body.output}) - made
-    return names
-
-
 def uses(graph: onnx.GraphProto) -> set[str]:
     """Every tensor name that a node of the graph, a body inside of it, or the caller reads."""
     names = {value.name for value in graph.output}
     for node in graph.node:
-        names |= {name for name in node.input if name} | captured(node)
+        names |= {name for name in node.input if name} | set(captured_names(node))
     return names
 
 
@@ -56,29 +33,10 @@ def sort_nodes(nodes: Sequence[onnx.NodeProto], source: str = "model") -> list[o
     Raises:
         GraphoptError: the nodes form a cycle.
     """
-    producer = {output: index for index, node in enumerate(nodes) for output in node.output if output}
-    waiting: list[int] = []
-    followers: list[list[int]] = [[] for _ in nodes]
-    for index, node in enumerate(nodes):
-        feeders = {producer[name] for name in (*node.input, *captured(node)) if name in producer}
-        waiting.append(len(feeders))
-        for feeder in feeders:
-            followers[feeder].append(index)
-    # A heap on the old position keeps the old order wherever the edges leave a choice.
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    heapq.heapify(ready)
-    order: list[int] = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for follower in followers[index]:
-            waiting[follower] -= 1
-            if waiting[follower] == 0:
-                heapq.heappush(ready, follower)
-    if len(order) != len(nodes):
-        stuck = next(nodes[i] for i, count in enumerate(waiting) if count > 0)
-        raise GraphoptError(f"{source}: the graph has a cycle through node {stuck.name or stuck.op_type}")
-    return [nodes[index] for index in order]
+    try:
+        return [nodes[index] for index in topological_order(nodes)]
+    except GraphoptError as error:
+        raise GraphoptError(f"{source}: {error}") from None
 
 
 def drop_unused(graph: onnx.GraphProto, *, constants_only: bool = False) -> tuple[int, int]:
@@ -101,7 +59,7 @@ def drop_unused(graph: onnx.GraphProto, *, constants_only: bool = False) -> tupl
             continue
         keep.add(index)
         node = graph.node[index]
-        read = {name for name in node.input if name} | captured(node)
+        read = {name for name in node.input if name} | set(captured_names(node))
         needed |= read
         pending.extend(sorted(read))
     nodes = [

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from graphopt.model_files import captured_names
 from graphopt.passes.base import Context, PassResult, register
 from graphopt.passes.protos import (
     TensorType,
-    captured,
     copy,
     drop_unused,
     replace_nodes,
@@ -199,7 +199,7 @@ class RemoveNoOps:
 def _remove(graph: onnx.GraphProto, known: Known) -> dict[str, int]:
     outputs = {value.name for value in graph.output}
     fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | outputs
-    in_bodies: set[str] = set().union(*(captured(node) for node in graph.node)) if graph.node else set()
+    in_bodies: set[str] = set().union(*(captured_names(node) for node in graph.node)) if graph.node else set()
     renamed: dict[str, str] = {}  # a removed node's result, or a source that takes a graph output's name
 
     def current(name: str) -> str:

@@ -6,9 +6,10 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.graph import Node, OperatorGraph, Tensor, is_convex
+from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.passes.match import occurrences, prepared
 from graphopt.passes.reach import bits, reach
+from tests.convexity import is_convex
 
 Edge = tuple[int, int, int, int]
 

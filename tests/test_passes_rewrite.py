@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt import models
 from graphopt.errors import GraphoptError
-from graphopt.graph import Capture, OperatorGraph, is_convex
+from graphopt.graph import Capture, OperatorGraph
 from graphopt.passes import regions
 from graphopt.passes.base import LOCAL_DOMAIN, Context, Observed
 from graphopt.passes.candidates import Fusibility
@@ -22,6 +22,7 @@ from graphopt.passes.fuse import Fuse, Fusions, with_unique_names
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.select import find_cycle
 from graphopt.runtime.session import open_session
+from tests.convexity import is_convex
 
 SHAPE = (2, 3, 4)
 

@@ -6,8 +6,9 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.graph import Node, OperatorGraph, Tensor, is_convex
+from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.passes.select import Candidate, find_cycle, select
+from tests.convexity import is_convex
 
 
 def graph_of(edges: list[list[int]]) -> OperatorGraph:

@@ -11,9 +11,10 @@ import pytest
 
 from graphopt import machine, roofline
 from graphopt.errors import GraphoptError
-from graphopt.graph import Capture, OperatorGraph, is_convex
+from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
 from graphopt.mining import Report, find_opportunities, opportunities
+from tests.convexity import is_convex
 from tests.mining_captures import capture
 
 HARDSWISH = """{name} (float[N,64,1000] x) => (float[N,64,1000] z)

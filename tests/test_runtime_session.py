@@ -196,14 +196,14 @@ def test_session_options_serve_one_library(tmp_path: Path, library: Path) -> Non
 
 
 def test_load_refuses_another_block_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "channel_block", lambda: 8)
+    monkeypatch.setattr(session, "block_size", lambda: 8)
     with pytest.raises(GraphoptError, match="blocks of 16 channels, this CPU computes in blocks of 8"):
         session.load(save(tmp_path, {"graphopt.block": "16"}))
     np.testing.assert_array_equal(run(session.load(save(tmp_path, {"graphopt.block": "8"}))), BY_BODY)
 
 
 def test_channel_block_is_one_that_onnxruntime_uses() -> None:
-    assert session.channel_block() in (0, 4, 8, 16)
+    assert session.block_size() in (0, 4, 8, 16)
 
 
 def test_metadata_is_read_past_large_fields(tmp_path: Path) -> None:

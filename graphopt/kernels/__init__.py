@@ -10,7 +10,7 @@ from pathlib import Path
 from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import compile_library, find_compiler
 from graphopt.kernels.emit import TooLargeError, emit_kernel, emit_library
-from graphopt.kernels.lower import limits, lower
+from graphopt.kernels.lower import lower
 from graphopt.operators.lowering import CannotLowerError
 
 __all__ = ["FusedOperator", "build_library", "find_compiler", "lowerable", "write_source"]
@@ -34,9 +34,6 @@ class FusedOperator:
 def lowerable(body: OperatorGraph) -> str | None:
     """Why no kernel can be generated for a body; None when one can."""
     try:
-        too_large = limits(body)
-        if too_large:
-            return too_large
         emit_kernel(lower("probe", body))
     except (CannotLowerError, TooLargeError) as reason:
         return str(reason)

@@ -340,6 +340,7 @@ class _Alternative:
     statements: list[str] = field(default_factory=list)
     known: dict[tuple[object, ...], str] = field(default_factory=dict)
     names: int = 0
+    compute: str = ""  # name of the C function, or NULL
 
     def choose(self, options: int) -> int:
         if self.met == len(self.choices):
@@ -516,7 +517,7 @@ class _Nest:
             "",
         ]
         a.script = []
-        a.known["compute"] = self._compute_function(a, results)  # type: ignore[index]
+        a.compute = self._compute_function(a, results)
 
     def _compute_function(self, a: _Alternative, results: Sequence[str]) -> str:
         """Emits the loop, or finds the same one emitted before; NULL where one load is copied."""
@@ -569,9 +570,8 @@ class _Nest:
             inputs = _ints([load.position for load in a.loads])
             sizes = ", ".join(f"sizeof({STORAGE[load.dtype]})" for load in a.loads) or "0"
             once = _ints([int(load.once) for load in a.loads])
-            compute = a.known["compute"]  # type: ignore[index]
             self.lines.append(
-                f"    {{{self.name}_place{position}, {compute}, {len(a.loads)}, (const int[]){{{inputs}}},\n"
+                f"    {{{self.name}_place{position}, {a.compute}, {len(a.loads)}, (const int[]){{{inputs}}},\n"
                 f"     (const int[]){{{sizes}}}, (const unsigned char[]){{{once}}}}},"
             )
         self.lines += ["};", ""]

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from graphopt.graph import Node, OperatorGraph, Shape
-from graphopt.kernels.program import MAX_INPUTS, MAX_OUTPUTS, MAX_RANK, Input, Map, Program, Value, View, check
+from graphopt.kernels.program import MAX_RANK, Input, Map, Program, Value, View, check
 from graphopt.kernels.scalar import STORAGE, simplified
 from graphopt.operators import find
 from graphopt.operators.lowering import (
@@ -285,10 +285,3 @@ def _comment(body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]]) -> tupl
     for example in list(dict.fromkeys(tuple((t, s[t]) for t in body.inputs if t in s) for s in shapes))[:4]:
         lines.append("shapes " + ", ".join(f"{names[tensor]} {list(shape)}" for tensor, shape in example))
     return tuple(lines)
-
-
-def limits(body: OperatorGraph) -> str | None:
-    """Why a body is too large for a kernel; None when it is not."""
-    if len(body.inputs) > MAX_INPUTS or len(body.outputs) > MAX_OUTPUTS:
-        return f"more than {MAX_INPUTS} inputs or {MAX_OUTPUTS} outputs"
-    return None

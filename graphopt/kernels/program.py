@@ -88,7 +88,7 @@ def check(program: Program) -> list[str]:
     if [value.position for value in program.inputs] != list(range(len(program.inputs))):
         wrong.append("inputs are not in order")
     if len(program.inputs) > MAX_INPUTS or len(program.outputs) > MAX_OUTPUTS:
-        wrong.append("too many inputs or outputs")
+        wrong.append(f"more than {MAX_INPUTS} inputs or {MAX_OUTPUTS} outputs")
     if not program.outputs:
         wrong.append("no outputs")
     if sorted(output for group in program.groups for output in group) != list(range(len(program.outputs))):

@@ -26,6 +26,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt import models
 from graphopt.errors import GraphoptError
+from graphopt.model_files import captured_names
 from graphopt.runtime.evaluator import trusted
 from graphopt.runtime.feeds import Feeds, inputs_of
 from graphopt.runtime.session import kernel_library, one_line, open_session
@@ -202,7 +203,7 @@ class ReferenceRuntime:
         kernels: Path | None,
     ) -> list[Any]:
         """One node as a model of its own in onnxruntime; what its bodies read becomes inputs."""
-        names = dict.fromkeys((*(n for n in node.input if n), *_captured(node)))
+        names = dict.fromkeys((*(n for n in node.input if n), *captured_names(node)))
         operands = {name: values[name] for name in names if name in values and values[name] is not None}
         weights = {name: operands.pop(name) for name in list(operands) if name in constants}
         key = ("session", id(node), _signature(operands))
@@ -320,31 +321,13 @@ def _ordered(nodes: Iterable[NodeProto], values: Mapping[str, Any]) -> Iterator[
     stalled = 0
     while waiting:
         node = waiting.popleft()
-        needed = (*node.input, *_captured(node))
+        needed = (*node.input, *captured_names(node))
         if any(name in made and name not in values for name in needed if name) and stalled <= len(waiting):
             waiting.append(node)
             stalled += 1
             continue
         stalled = 0
         yield node
-
-
-def _captured(node: NodeProto) -> Iterator[str]:
-    """Names that a node's bodies read from around them."""
-    for attribute in node.attribute:
-        if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-                yield from _free_names(graph)
-
-
-def _free_names(graph: GraphProto) -> Iterator[str]:
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own.update(name for node in graph.node for name in node.output)
-    for node in graph.node:
-        for name in (*node.input, *_captured(node)):
-            if name and name not in own:
-                yield name
-    yield from (output.name for output in graph.output if output.name not in own)
 
 
 def _bound(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> NodeProto:

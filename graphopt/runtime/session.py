@@ -1,21 +1,20 @@
 """onnxruntime sessions: one place that opens them, with or without kernels, and says in a line what is wrong."""
 
 import hashlib
-import re
 import tempfile
 import warnings
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
+from graphopt import observation
 from graphopt.errors import GraphoptError
+from graphopt.operators.blocked import block_size
 
 Optimization = Literal["all", "extended", "basic", "none"]
 
@@ -41,8 +40,8 @@ BLOCK_KEY = "graphopt.block"
 LARGEST_MESSAGE = 1_900_000_000
 """Bytes above which a model goes through a temporary file: protobuf stops at 2 GiB."""
 
-LONGEST_REASON = 400
-"""Characters of an onnxruntime message that are passed on."""
+one_line = partial(observation.one_line, longest=400)
+"""An onnxruntime error as one line, with room for its reason."""
 
 _registered: WeakKeyDictionary[SessionOptions, Path] = WeakKeyDictionary()
 # onnxruntime takes a domain once per options object and does not say what an options object holds
@@ -113,9 +112,9 @@ def load(path: str | Path, sess_options: SessionOptions | None = None) -> Infere
     path = Path(path)
     metadata = read_metadata(path)
     block = metadata.get(BLOCK_KEY)
-    if block and block != str(channel_block()):
+    if block and block != str(block_size()):
         raise GraphoptError(
-            f"{path}: laid out in blocks of {block} channels, this CPU computes in blocks of {channel_block()}; "
+            f"{path}: laid out in blocks of {block} channels, this CPU computes in blocks of {block_size()}; "
             "apply graphopt to the original model on this machine, or with --view portable"
         )
     options = sess_options
@@ -267,37 +266,6 @@ def _varint(file: BinaryIO) -> int:
         if byte[0] < 0x80:
             return value
     raise ValueError("integer too long")
-
-
-@cache
-def channel_block() -> int:
-    """Channels per block of onnxruntime's blocked layout (nchwc) on this CPU: 8 or 16; 0 where it has none.
-
-    Found by asking: ReorderInput pads four channels to a whole block.
-    """
-    node = helper.make_node("ReorderInput", ["x"], ["y"], domain="com.microsoft.nchwc", channels_last=0)
-    graph = helper.make_graph(
-        [node],
-        "block",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1, 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft.nchwc", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    try:
-        session = open_session(model, optimization="none")
-        (result,) = session.run(None, {"x": np.zeros((1, 4, 1, 1), np.float32)})
-    except Exception:  # no such operator in this build
-        return 0
-    return int(result.shape[1])
-
-
-def one_line(error: BaseException) -> str:
-    """An onnxruntime error without its code, source location and line breaks."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z\[])", "", text).rstrip(". ")
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
 
 
 def _create(model: Path | bytes, options: SessionOptions) -> InferenceSession:

@@ -131,6 +131,27 @@ static void run_chunk(void *data, size_t index)
     run_tiles(j->p, begin, end < j->p->tiles ? end : j->p->tiles, j->inputs, j->outputs);
 }
 
+static size_t element_bytes(int type)
+{
+    switch (type) {
+    case GO_DTYPE_DOUBLE:
+    case GO_DTYPE_INT64:
+    case GO_DTYPE_UINT64:
+        return 8;
+    case GO_DTYPE_FLOAT:
+    case GO_DTYPE_INT32:
+    case GO_DTYPE_UINT32:
+        return 4;
+    case GO_DTYPE_FLOAT16:
+    case GO_DTYPE_BFLOAT16:
+    case GO_DTYPE_INT16:
+    case GO_DTYPE_UINT16:
+        return 2;
+    default:
+        return 1;
+    }
+}
+
 static OrtStatus *compute_node(void *state, OrtKernelContext *context)
 {
     fused_node *node = state;
@@ -179,17 +200,7 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
         int i = k->overwrites[o];
         if (i < 0 || out[o] != data[i] || p->identity[i] || copied == MAX_OUTPUTS)
             continue;
-        size_t bytes = (size_t)elements(&in[i]) * 8; /* at most: the element size is not needed */
-        bytes = bytes / 8 * (size_t)(k->input_types[i] == GO_DTYPE_DOUBLE || k->input_types[i] == GO_DTYPE_INT64
-                                             || k->input_types[i] == GO_DTYPE_UINT64
-                                         ? 8
-                                     : k->input_types[i] == GO_DTYPE_FLOAT || k->input_types[i] == GO_DTYPE_INT32
-                                             || k->input_types[i] == GO_DTYPE_UINT32
-                                         ? 4
-                                     : k->input_types[i] == GO_DTYPE_FLOAT16 || k->input_types[i] == GO_DTYPE_INT16
-                                             || k->input_types[i] == GO_DTYPE_UINT16
-                                         ? 2
-                                         : 1);
+        size_t bytes = (size_t)elements(&in[i]) * element_bytes(k->input_types[i]);
         void *copy = malloc(bytes ? bytes : 1);
         if (!copy) {
             status = go_status(api, GO_ORT_RUNTIME_EXCEPTION, "out of memory");

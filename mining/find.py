@@ -11,7 +11,7 @@ from graphopt.machine import Machine
 from graphopt.mining.graphs import MiningGraph, from_operator_graph, merged
 from graphopt.mining.growth import Code
 from graphopt.mining.miner import DEFAULT_BUDGET, Pattern, Progress, mine
-from graphopt.mining.opportunities import Report, Stopped
+from graphopt.mining.opportunities import ClassShare, Report, Stopped
 from graphopt.mining.ranking import Ranking
 from graphopt.mining.rules import OPERATOR_RULES, Rule, stopped_operator, stopped_pattern
 from graphopt.operators import FusionClass
@@ -110,6 +110,7 @@ def find_opportunities(
         min_support=result.min_support,
         patterns=len(allowed),
         incomplete=tuple(sorted({captures[position].graph.name for position, _ in result.truncated})),
+        classes=_classes(ranking, first),
         stopped=_stopped(ranking, first, rules),
         opportunities=tuple(ranking.best(allowed, k)),
         ruled_out=tuple(ranking.best(stopped, k, judge.rule)),
@@ -172,6 +173,21 @@ def _stopped(
         if count:
             found.append(Stopped(rule.name, rule.reason, count, fsum(seconds)))
     return tuple(found)
+
+
+def _classes(ranking: Ranking, first: Mapping[int, Capture]) -> tuple[ClassShare, ...]:
+    """What the operators of each fusion class take in all executions."""
+    counts: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {}
+    for graph, capture in first.items():
+        for index, node in enumerate(capture.graph.nodes):
+            row = operators.find(node)
+            name = "unknown" if row is None else str(row.fusion_class)
+            counts[name] = counts.get(name, 0) + 1
+            times = ((ranking.times[id(one)][index], one.executions) for one in ranking.by_graph[graph])
+            seconds.setdefault(name, []).extend(time * runs for time, runs in times if time is not None)
+    found = [ClassShare(name, counts[name], fsum(seconds[name])) for name in counts]
+    return tuple(sorted(found, key=lambda share: (-share.seconds, share.fusion_class)))
 
 
 class _Judge:

@@ -31,6 +31,21 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassShare:
+    """What the operators of one fusion class take.
+
+    Attributes:
+        fusion_class: the class; ``unknown`` for operators that the table does not know.
+        operators: how many there are in the distinct graphs.
+        seconds: their predicted time in all executions, as far as it is known.
+    """
+
+    fusion_class: str
+    operators: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The result of mining a corpus.
 
@@ -46,6 +61,7 @@ class Report:
         min_support: least support that was asked, as executions.
         patterns: frequent closed patterns that were ranked.
         incomplete: models whose occurrences exceeded the work budget: supports and savings are lower bounds.
+        classes: what operators take by fusion class, greatest first.
         stopped: operators that rules keep out of all patterns, by rule.
         opportunities: fusible ones, in order of marginal saving.
         ruled_out: patterns that a rule stops, in order of what they would be worth.
@@ -62,6 +78,7 @@ class Report:
     min_support: int
     patterns: int
     incomplete: tuple[str, ...]
+    classes: tuple[ClassShare, ...]
     stopped: tuple[Stopped, ...]
     opportunities: tuple[Opportunity, ...]
     ruled_out: tuple[Opportunity, ...] = ()
@@ -108,6 +125,10 @@ class Report:
             min_support=int(data["min_support"]),
             patterns=int(data["patterns"]),
             incomplete=tuple(str(name) for name in data["incomplete"]),
+            classes=tuple(
+                ClassShare(str(c["fusion_class"]), int(c["operators"]), float(c["seconds"]))
+                for c in data.get("classes", ())
+            ),
             stopped=tuple(
                 Stopped(str(s["rule"]), str(s["reason"]), int(s["operators"]), float(s["seconds"]))
                 for s in data["stopped"]

@@ -26,6 +26,21 @@ class TensorShape:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorCost:
+    """What one operator of an occurrence costs in one execution.
+
+    Attributes:
+        flops: floating-point (or integer) operations.
+        bytes: bytes that it reads and writes, constants included.
+        seconds: its predicted time.
+    """
+
+    flops: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ShapeExample:
     """Occurrences with the same shapes.
 
@@ -39,6 +54,7 @@ class ShapeExample:
         seconds_after: predicted time of one execution as one kernel.
         bytes_before: bytes that separate operators read and write in one execution, constants included.
         bytes_after: the same for one kernel.
+        costs: the operators one by one, in the pattern's canonical order.
     """
 
     model: str
@@ -50,6 +66,7 @@ class ShapeExample:
     seconds_after: float
     bytes_before: int
     bytes_after: int
+    costs: tuple[OperatorCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +215,7 @@ def _shape_example(data: Mapping[str, Any]) -> ShapeExample:
         seconds_after=float(data["seconds_after"]),
         bytes_before=int(data["bytes_before"]),
         bytes_after=int(data["bytes_after"]),
+        costs=tuple(OperatorCost(int(c["flops"]), int(c["bytes"]), float(c["seconds"])) for c in data.get("costs", ())),
     )
 
 

@@ -7,7 +7,7 @@ stays.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import fsum
 
@@ -21,6 +21,7 @@ from graphopt.mining.opportunity import (
     MOST_SHAPES,
     RULED_OUT,
     ModelPlaces,
+    OperatorCost,
     Opportunity,
     ShapeExample,
     TensorShape,
@@ -177,7 +178,7 @@ class Ranking:
                     one_before, one_after = self.before_and_after(capture, nodes)
                     if one_before is None or one_after is None:
                         continue
-                    example = _example(capture, nodes, one_before, one_after)
+                    example = _example(capture, nodes, self.times[id(capture)], one_before, one_after)
                     executions += capture.executions
                     before.append(one_before * capture.executions)
                     after.append(one_after * capture.executions)
@@ -256,7 +257,9 @@ def _value(taken: Iterable[_Candidate]) -> float:
     return fsum(candidate.saving for candidate in taken)
 
 
-def _example(capture: Capture, nodes: Occurrence, before: float, after: float) -> ShapeExample:
+def _example(
+    capture: Capture, nodes: Occurrence, times: Sequence[float | None], before: float, after: float
+) -> ShapeExample:
     graph = capture.graph
 
     def tensors(names: Iterable[str]) -> tuple[TensorShape, ...]:
@@ -265,7 +268,11 @@ def _example(capture: Capture, nodes: Occurrence, before: float, after: float) -
             for name in names
         )
 
-    costs = [cost for node in nodes if (cost := operators.cost(capture, node)) is not None]
+    costs = [
+        OperatorCost(cost.flops, cost.bytes_read + cost.bytes_written + cost.parameter_bytes, times[node] or 0.0)
+        for node in nodes
+        if (cost := operators.cost(capture, node)) is not None
+    ]
     return ShapeExample(
         model=graph.name,
         nodes=tuple(graph.nodes[node].name for node in nodes),
@@ -274,8 +281,9 @@ def _example(capture: Capture, nodes: Occurrence, before: float, after: float) -
         results=tensors(graph.external_outputs(nodes)),
         seconds_before=before,
         seconds_after=after,
-        bytes_before=sum(cost.bytes_read + cost.bytes_written + cost.parameter_bytes for cost in costs),
+        bytes_before=sum(cost.bytes for cost in costs),
         bytes_after=roofline.external_bytes(capture, nodes) or 0,
+        costs=tuple(costs),
     )
 
 
@@ -287,17 +295,7 @@ def _merge(examples: dict[object, ShapeExample], example: ShapeExample) -> None:
         examples[key] = example
         return
     first = min(example, other, key=lambda one: (one.model, one.nodes))
-    examples[key] = ShapeExample(
-        model=first.model,
-        nodes=first.nodes,
-        executions=example.executions + other.executions,
-        operands=first.operands,
-        results=first.results,
-        seconds_before=first.seconds_before,
-        seconds_after=first.seconds_after,
-        bytes_before=first.bytes_before,
-        bytes_after=first.bytes_after,
-    )
+    examples[key] = replace(first, executions=example.executions + other.executions)
 
 
 def _worth(example: ShapeExample) -> tuple[float, str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from math import prod
 from graphopt import operators
 from graphopt.graph import Capture, Node
 from graphopt.machine import Machine
-from graphopt.operators.base import Cost, FusionClass, Operator, element_bytes
+from graphopt.operators.base import Cost, FusionClass, Operator, storage_bytes
 from graphopt.operators.blocked import DOMAIN
 from graphopt.operators.opaque import CONTROL_FLOW
 
@@ -277,7 +277,7 @@ class _Profile:
 
     def _bytes(self, name: str) -> int | None:
         shape, tensor = self.shape(name), self.graph.tensors.get(name)
-        return None if shape is None or tensor is None else prod(shape) * element_bytes(tensor.dtype)
+        return None if shape is None or tensor is None else storage_bytes(tensor.dtype, prod(shape))
 
     def _is_planned(self, index: int, slot: int) -> bool:
         """Whether the host reads an operand to plan, so that nothing moves."""

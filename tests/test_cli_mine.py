@@ -163,9 +163,7 @@ def test_an_unreadable_folder(tmp_path: Path, graphopt: CommandLine) -> None:
 
 @pytest.mark.parametrize("words", [["mine", "{fleet}"], ["apply", "{fleet}/dlrm.onnx"]], ids=["mine", "apply"])
 @pytest.mark.parametrize("machine", ["nonsense", "missing.toml", "{folder}/broken.toml"])
-def test_an_unknown_machine(
-    words: list[str], machine: str, fleet: Path, tmp_path: Path, graphopt: CommandLine
-) -> None:
+def test_an_unknown_machine(words: list[str], machine: str, fleet: Path, tmp_path: Path, graphopt: CommandLine) -> None:
     (tmp_path / "broken.toml").write_text("name = 'x'")
     name = machine.format(folder=tmp_path)
     target = tmp_path / "new" / "output"

@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from graphopt import models, operators
@@ -19,15 +21,18 @@ BLOCKED = "com.microsoft.nchwc"
 Given = Operand | None
 
 
+_names = (f"tensor_{number}" for number in count())
+
+
 def t(*shape: int, dtype: str = "float32") -> Operand:
     """A computed tensor."""
-    return Operand(Tensor("t", dtype, len(shape)), shape)
+    return Operand(Tensor(next(_names), dtype, len(shape)), shape)
 
 
 def c(*shape: int, dtype: str = "float32", value: Sequence[int] | None = None) -> Operand:
     """A constant."""
     array = None if value is None else np.asarray(value, dtype)
-    return Operand(Tensor("c", dtype, len(shape), constant=True, value=array, shape=shape), shape)
+    return Operand(Tensor(next(_names), dtype, len(shape), constant=True, value=array, shape=shape), shape)
 
 
 def cost(operator: str, inputs: Sequence[Given], outputs: Sequence[Given], **attributes: object) -> Cost:
@@ -120,7 +125,7 @@ BY_HAND = [
         (9 * 16, 128, 128, 96),
     ),
     (f"{MS}.SkipSimplifiedLayerNormalization", [t(2, 1, 8), t(2, 1, 8), c(8)], [t(2, 1, 8)], {}, (5 * 16, 128, 64, 32)),
-    ("BatchNormalization", [t(1, 4, 2, 2), *[c(4)] * 4], [t(1, 4, 2, 2)], {}, (2 * 16 + 16, 64, 64, 64)),
+    ("BatchNormalization", [t(1, 4, 2, 2), c(4), c(4), c(4), c(4)], [t(1, 4, 2, 2)], {}, (2 * 16 + 16, 64, 64, 64)),
     ("InstanceNormalization", [t(1, 4, 2, 2), c(4), c(4)], [t(1, 4, 2, 2)], {}, (7 * 16, 64, 64, 32)),
     ("LRN", [t(1, 4, 2, 2)], [t(1, 4, 2, 2)], {"size": 5}, (10 * 16, 64, 64, 0)),
     ("MaxPool", [t(1, 2, 4, 4)], [t(1, 2, 2, 2)], {"kernel_shape": (3, 3)}, (9 * 8, 128, 32, 0)),
@@ -159,6 +164,95 @@ BY_HAND = [
     ("Reshape", [t(2, 3), c(1, dtype="int64")], [t(6)], {}, (0, 0, 0, 0)),
     ("Add", [t(2, 3), c(3)], [t(2, 3)], {}, (6, 24, 24, 12)),
     ("Transpose", [t(2, 3)], [t(3, 2)], {}, (0, 24, 24, 0)),
+    # n - 1 steps for n operands, a division for the mean
+    ("Sum", [t(2, 3), t(2, 3), t(3)], [t(2, 3)], {}, (12, 60, 24, 0)),
+    ("Mean", [t(2, 3), t(2, 3), t(3)], [t(2, 3)], {}, (18, 60, 24, 0)),
+    ("Identity", [t(2, 3)], [t(2, 3)], {}, (0, 0, 0, 0)),
+    ("BitCast", [t(2, 3)], [t(2, 3, dtype="int32")], {"to": 6}, (0, 0, 0, 0)),
+    ("Dropout", [t(2, 3), c()], [t(2, 3)], {}, (0, 0, 0, 0)),
+    ("Dropout", [t(2, 3), c()], [t(2, 3), t(2, 3, dtype="bool")], {}, (0, 0, 6, 0)),
+    ("SwiGLU", [t(2, 8), t(2, 8)], [t(2, 8)], {}, (48, 128, 64, 0)),
+    # the upper triangle of 3 x 4: 4 + 3 + 2; above the main diagonal (k = 1) 3 + 2 + 1; the lower one 1 + 2 + 3
+    ("Trilu", [t(2, 3, 4)], [t(2, 3, 4)], {}, (0, 72, 96, 0)),
+    ("Trilu", [t(2, 3, 4), c(value=[1], dtype="int64")], [t(2, 3, 4)], {"upper": 1}, (0, 48, 96, 0)),
+    ("Trilu", [t(2, 3, 4)], [t(2, 3, 4)], {"upper": 0}, (0, 48, 96, 0)),
+    ("Trilu", [t(3, 3), c(value=[-5], dtype="int64")], [t(3, 3)], {"upper": 0}, (0, 0, 36, 0)),
+    # cropped to 4 rows, padded to 10 columns: 4 x 8 elements lie in both
+    ("CenterCropPad", [t(6, 8), c(2, dtype="int64")], [t(4, 10)], {}, (0, 128, 160, 0)),
+    ("Pad", [t(2, 2), c(4, dtype="int64")], [t(4, 4)], {}, (0, 16, 64, 0)),
+    # nothing is read twice: three rows out of a table of two
+    ("Gather", [c(2, 8), t(3, dtype="int64")], [t(3, 8)], {}, (0, 24, 96, 64)),
+    # half the size: a quarter of the elements
+    ("Resize", [t(1, 2, 4, 4), None, c(4)], [t(1, 2, 2, 2)], {"mode": "nearest"}, (0, 32, 32, 0)),
+    # packed, two in a byte
+    ("DequantizeLinear", [c(9, dtype="int4"), c()], [t(9)], {}, (18, 0, 36, 5 + 4)),
+    ("SplitToSequence", [t(4, 3), c(dtype="int64")], [None], {}, (0, 48, 48, 0)),
+    ("ConcatFromSequence", [None], [t(4, 3)], {}, (0, 48, 48, 0)),
+    ("SequenceAt", [None, c(dtype="int64")], [t(4, 3)], {}, (0, 0, 0, 0)),
+    ("SequenceLength", [None], [t(dtype="int64")], {}, (0, 0, 8, 0)),
+    (f"{MS}.Trilu", [t(3, 3)], [t(3, 3)], {}, (0, 24, 36, 0)),
+    (f"{MS}.ExpandDims", [t(2, 3), c(dtype="int32")], [t(2, 1, 3)], {}, (0, 0, 0, 0)),
+    (f"{MS}.UnfoldTensor", [t(5)], [t(2, 3)], {"dim": -1, "size": 3, "step": 2}, (0, 20, 24, 0)),
+    (f"{MS}.BiasAdd", [t(1, 4, 8), c(8), t(1, 4, 8)], [t(1, 4, 8)], {}, (64, 256, 128, 32)),
+    (f"{MS}.BiasSplitGelu", [t(1, 4, 8), c(8)], [t(1, 4, 4)], {}, (128, 128, 64, 32)),
+    (f"{MS}.GatedAdd", [t(4, 8), t(4, 8), t(4, 1)], [t(4, 8)], {}, (64, 272, 128, 0)),
+    (f"{MS}.ScaledSiLU", [t(8)], [t(8)], {}, (24, 32, 32, 0)),
+    (f"{MS}.LinearAttentionGate", [t(4, 2), c(2), c(2), t(4, 2)], [t(4, 2), t(4, 2)], {}, (32, 64, 64, 16)),
+    (f"{MS}.BiasDropout", [t(2, 8), c(8), t(2, 8), c()], [t(2, 8)], {}, (32, 128, 64, 32)),
+    (f"{MS}.BranchwiseRMSNorm", [t(2, 8), c(8)], [t(2, 8)], {}, (64, 64, 64, 32)),
+    (f"{MS}.GatedRMSNorm", [t(2, 8), c(8), t(2, 8)], [t(2, 8)], {}, (7 * 16, 128, 64, 32)),
+    (f"{MS}.CDist", [t(2, 3), t(4, 3)], [t(2, 4)], {"metric": "euclidean"}, (80, 72, 32, 0)),
+    (f"{MS}.DynamicTimeWarping", [t(3, 4)], [t(2, 5, dtype="int32")], {}, (36, 48, 40, 0)),
+    (f"{MS}.IsAllFinite", [t(3), t(4)], [t(dtype="bool")], {}, (7, 28, 1, 0)),
+    # complex length 4: 5 * 4 * 2 per transform
+    (f"{MS}.Rfft", [t(3, 4)], [t(3, 3, 2)], {"signal_ndim": 1}, (120, 48, 72, 0)),
+    (f"{MS}.Irfft", [t(3, 3, 2)], [t(3, 4)], {"signal_ndim": 1}, (120, 72, 48, 0)),
+    # one query over 2 past keys and itself, 2 heads of 4: 6 scores of 2 * 4 + 6 + 2 * 4
+    (
+        f"{MS}.DecoderMaskedMultiHeadAttention",
+        [t(1, 1, 8), t(1, 1, 8), t(1, 1, 8), None, None, t(1, 2, 2, 4), t(1, 2, 2, 4)],
+        [t(1, 1, 8)],
+        {"num_heads": 2},
+        (132, 3 * 32 + 2 * 64, 32, 0),
+    ),
+    # 3 tokens to 24 columns of depth 8 with rescaling and bias, then 2 heads of 4 over 3 keys
+    (
+        f"{MS}.QAttention",
+        [t(1, 3, 8, dtype="uint8"), c(8, 24, dtype="uint8"), c(24), c(), c()],
+        [t(1, 3, 8)],
+        {"num_heads": 2},
+        (3 * 24 * 18 + 2 * 9 * 22, 24, 96, 192 + 96 + 8),
+    ),
+    # 2 tokens through 1 of 4 experts each: 2 operations for 2 * 8 * 16 weights, 3 per inner element, the weighted sum
+    # of 8; softmax over 8 router values; half of the weights
+    (
+        f"{MS}.MoE",
+        [t(2, 8), t(2, 4), c(4, 16, 8), None, c(4, 8, 16)],
+        [t(2, 8)],
+        {"k": 1},
+        (2 * (512 + 48 + 16) + 40, 96, 64, 2048),
+    ),
+    # rows of 32, two projections of width 4 with packed weights, Swish of one times the other
+    (
+        f"{MS}.MatMulNBitsMlp",
+        [t(2, 32), None, None, c(4, 1, 16, dtype="uint8"), c(4), None, c(4, 1, 16, dtype="uint8"), c(4)],
+        [t(2, 4)],
+        {"K": 32, "N": 4},
+        (2 * (2 * 4 * 64 + 12), 256, 32, 128 + 32),
+    ),
+    (
+        f"{MS}.MatMulNBitsQkv",
+        [
+            *(t(1, 32), None, c(32)),
+            *(c(8, 1, 16, dtype="uint8"), c(8), None),
+            *(c(4, 1, 16, dtype="uint8"), c(4), None),
+            *(c(4, 1, 16, dtype="uint8"), c(4)),
+        ],
+        [t(1, 8), t(1, 4), t(1, 4)],
+        {"K": 32, "Nq": 8, "Nkv": 4},
+        (16 * 64 + 4 * 32, 128, 64, 128 + 256 + 64),
+    ),
+    (f"{MS}.RelativePositionBias", [c(32, 4), c(), c()], [t(1, 4, 3, 3)], {}, (90, 0, 144, 512)),
     # half the elements
     ("Slice", [t(4, 4), c(1), c(1)], [t(2, 4)], {}, (0, 32, 32, 0)),
 ]
@@ -173,6 +267,30 @@ def test_costs_worked_out_by_hand(
     expected: tuple[int, int, int, int],
 ) -> None:
     assert numbers(cost(operator, inputs, outputs, **attributes)) == expected
+
+
+def test_a_tensor_in_two_slots_is_read_once() -> None:
+    x, w = t(2, 3), c(3, 3)
+    assert numbers(cost("Mul", [x, x], [t(2, 3)])) == (6, 24, 24, 0)
+    assert numbers(cost("Concat", [x, x], [t(4, 3)])) == (0, 24, 48, 0)
+    assert numbers(cost("MatMul", [w, w], [t(3, 3)])) == (54, 0, 36, 36)
+
+
+def test_sequences_have_no_shape_and_a_cost() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[4,3] x, float[2,3] y) => (float[n,3] z) {
+            s = SequenceConstruct(x, y)
+            i = Constant <value = int64 {0}> ()
+            a = SequenceAt(s, i)
+            j = ConcatFromSequence <axis = 0> (s)
+            z = Concat <axis = 0> (a, j)
+        }"""
+    )
+    seen = observe(model, {}, name="sequences")
+    capture = Capture(seen.graph, seen.shapes)
+    found = [operators.cost(capture, index) for index in range(len(seen.graph.nodes))]
+    assert [numbers(one) for one in found if one] == [(0, 0, 0, 0), (0, 0, 0, 0), (0, 72, 72, 0), (0, 120, 120, 0)]
 
 
 def test_a_depthwise_convolution_has_a_rate_of_its_own() -> None:
@@ -221,7 +339,7 @@ def _operand(value: np.ndarray | None) -> Given:
     if value is None:
         return None
     array = np.asarray(value)
-    return Operand(Tensor("t", array.dtype.name, array.ndim), array.shape)
+    return Operand(Tensor(next(_names), array.dtype.name, array.ndim), array.shape)
 
 
 def test_costs_of_the_standards_examples_are_whole_and_within_bounds() -> None:

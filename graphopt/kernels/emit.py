@@ -84,9 +84,7 @@ def emit_kernel(program: Program) -> str:
     """
     nests = [nest for n, group in enumerate(program.groups) for nest in _nests(program, group, f"nest{n}")]
     apart = [nest.outputs for nest in nests if len(nest.outputs) > 1]
-    single = [
-        _Nest(program, (output,), f"{program.name}_output{output}") for group in apart for output in group
-    ]
+    single = [_Nest(program, (output,), f"{program.name}_output{output}") for group in apart for output in group]
     lines = [_heading(program), *_frame(program)]
     for nest in (*nests, *single):
         lines += nest.lines
@@ -190,9 +188,7 @@ def _make_plan(program: Program, nests: "Sequence[_Nest]", single: "Sequence[_Ne
         parts = [other for other in single if other.outputs[0] in nest.outputs] if len(nest.outputs) > 1 else []
         if parts:
             first = program.outputs[nest.outputs[0]]
-            same = " && ".join(
-                f"same_shape(&f.of[{first}], &f.of[{program.outputs[o]}])" for o in nest.outputs[1:]
-            )
+            same = " && ".join(f"same_shape(&f.of[{first}], &f.of[{program.outputs[o]}])" for o in nest.outputs[1:])
             yield f"    if ({same}) {{"
             yield from (f"    {line}" for line in _plan_call(program, nest))
             yield "    } else {"
@@ -395,9 +391,7 @@ class _Nest:
         program = self.program
         what = program.values[value]
         if isinstance(what, Map):
-            operands = [
-                self._pull(a, operand, state, root) if operand >= 0 else "" for operand in what.operands
-            ]
+            operands = [self._pull(a, operand, state, root) if operand >= 0 else "" for operand in what.operands]
             return self._expression(a, what.expression, operands)
         here = self._new_map(a, state)
         if root != value:

@@ -20,6 +20,7 @@ FAMILIES = (
     "reduction",
     "normalization",
     "contraction",
+    "transformer",
     "convolution",
     "window",
     "recurrent",
@@ -130,7 +131,10 @@ def _text(value: object) -> str:
 
 
 def cost(capture: Capture, index: int) -> Cost | None:
-    """Cost of one execution of a node at the capture's shapes; None when the operator or a shape is unknown."""
+    """Cost of one execution of a node at the capture's shapes; None when the operator or a shape is unknown.
+
+    Sequences and optionals have no shape: operators on them are costed by the tensors that go in and come out.
+    """
     graph = capture.graph
     node = graph.nodes[index]
     operator = find(node)
@@ -139,6 +143,8 @@ def cost(capture: Capture, index: int) -> Cost | None:
 
     def operand(name: str) -> Operand | None:
         shape = capture.shape(name)
+        if shape is None and operator.shapeless and not graph.tensors[name].dtype:
+            return None  # a sequence or an optional
         if shape is None:
             raise LookupError(name)
         return Operand(graph.tensors[name], shape)

@@ -65,7 +65,7 @@ class Operand:
     @property
     def bytes(self) -> int:
         """Size of the elements in memory."""
-        return self.elements * element_bytes(self.tensor.dtype)
+        return storage_bytes(self.tensor.dtype, self.elements)
 
 
 Operands = Sequence[Operand | None]
@@ -90,6 +90,8 @@ class Operator:
             a kernel reads them when it plans, so they must come from outside of the pattern.
         labelled: structural slots whose constant value belongs to the label (axes).
         lowering: how a kernel computes it; None where there is no lowering (yet).
+        shapeless: whether operands or results may be sequences or optionals. These have no shape: the formula gets None
+            for them, as for an absent one.
         changed: opset versions that gave the same operands and attributes another meaning (Softmax: 13); the label
             names the one in force.
     """
@@ -105,6 +107,7 @@ class Operator:
     labelled: tuple[int, ...] = field(default=())
     lowering: "Lowering | None" = None
     changed: tuple[int, ...] = ()
+    shapeless: bool = False
 
 
 def element_bytes(dtype: str) -> int:
@@ -121,6 +124,20 @@ def element_bytes(dtype: str) -> int:
         return 1
 
 
+def storage_bytes(dtype: str, elements: int) -> int:
+    """Bytes that so many elements take; types of 4 and 2 bits are packed, as ONNX stores them."""
+    bits = _PACKED_BITS.get(dtype.partition("_")[0])
+    return elements * element_bytes(dtype) if bits is None else (elements * bits + 7) // 8
+
+
+_PACKED_BITS = {"int4": 4, "uint4": 4, "float4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2}
+
+
+def distinct(operands: Operands) -> list[Operand]:
+    """The operands that are there, each tensor once: ``Mul(x, x)`` reads x once."""
+    return list({operand.tensor.name: operand for operand in operands if operand is not None}.values())
+
+
 def elementwise_cost(flops_per_element: int = 1) -> CostFormula:
     """Formula for operators that read every operand once and write every result once.
 
@@ -129,7 +146,7 @@ def elementwise_cost(flops_per_element: int = 1) -> CostFormula:
     """
 
     def cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
-        present = [operand for operand in inputs if operand is not None]
+        present = distinct(inputs)
         results = [result for result in outputs if result is not None]
         return Cost(
             flops=flops_per_element * (results[0].elements if results else 0),
@@ -142,5 +159,5 @@ def elementwise_cost(flops_per_element: int = 1) -> CostFormula:
 
 
 def no_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
-    """Formula for operators that move nothing: a Reshape hands the same storage on."""
+    """Formula for operators that move nothing: a Reshape, an Identity hand the same storage on."""
     return Cost(0, 0, 0, 0)

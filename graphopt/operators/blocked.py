@@ -98,4 +98,3 @@ OPERATORS: tuple[Operator, ...] = (
         lowering=Layout(_output_maps),
     ),
 )
-

@@ -173,6 +173,11 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("FusedGemm", _MATRIX, gemm_cost, _MS, "gemm", (*_GEMM, *_FUSED[:-1])),
     Operator("GemmFastGelu", _MATRIX, gemm_gelu_cost, _MS, "gemm"),
     Operator(
+        "GemmFloat8", _MATRIX, gemm_cost, _MS, "gemm", ("activation", "alpha", "beta", "dtype", "transA", "transB")
+    ),
+    # Counted as if the sparse operand were dense: how many elements it has is no part of its shape.
+    Operator("SparseToDenseMatMul", _MATRIX, matmul_cost, _MS, "gemm", ("alpha", "transA", "transB")),
+    Operator(
         "MatMulNBits", _MATRIX, packed_matmul_cost, _MS, "gemm", ("K", "N", "bits", "block_size", "accuracy_level")
     ),
     Operator("MatMulBnb4", _MATRIX, packed_matmul_cost, _MS, "gemm", ("K", "N", "block_size", "quant_type", "transB")),

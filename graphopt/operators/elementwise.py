@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphopt.graph import Node
-from graphopt.operators.base import Cost, FusionClass, Operator, elementwise_cost
+from graphopt.operators.base import Cost, CostFormula, FusionClass, Operator, elementwise_cost, no_cost
 from graphopt.operators.base import Operands as CostOperands
 from graphopt.operators.lowering import (
     CannotLowerError,
@@ -137,6 +137,36 @@ def _power_cost(node: Node, inputs: CostOperands, outputs: CostOperands) -> Cost
     if exponent is not None and exponent.size == 1 and exponent.item() in (2, 3):
         return replace(cost, flops=cost.flops * (int(exponent.item()) - 1), rate_class="mul")
     return cost
+
+
+def _folded_cost(last: int) -> CostFormula:
+    """Formula of a fold over n operands: n - 1 operations per element, and ``last`` more (a mean's division)."""
+
+    def cost(node: Node, inputs: CostOperands, outputs: CostOperands) -> Cost:
+        steps = sum(operand is not None for operand in inputs) - 1 + last
+        return elementwise_cost(steps)(node, inputs, outputs)
+
+    return cost
+
+
+def _bias_dropout_cost(node: Node, inputs: CostOperands, outputs: CostOperands) -> Cost:
+    """Sum with the bias and a residual (slot 2); ratio and mode are read by the host (onnxruntime: BiasDropout)."""
+    residual = len(inputs) > 2 and inputs[2] is not None
+    return elementwise_cost(1 + residual)(node, inputs[:3], outputs)
+
+
+def _decay_gate_cost(node: Node, inputs: CostOperands, outputs: CostOperands) -> Cost:
+    """Bias, softplus and scale per decay; a sigmoid per element of the second result (LinearAttentionGate)."""
+    beta = outputs[1].elements if len(outputs) > 1 and outputs[1] is not None else 0
+    cost = elementwise_cost(3)(node, inputs, outputs)
+    return replace(cost, flops=cost.flops + beta)
+
+
+def _angle_rotation_cost(node: Node, inputs: CostOperands, outputs: CostOperands) -> Cost:
+    """Sine and cosine of the angles in slot 0, then 3 operations per element of both results (GemmaRotaryEmbedding)."""
+    angles = 2 * inputs[0].elements if inputs[0] is not None else 0
+    cost = elementwise_cost(0)(node, inputs, outputs)
+    return replace(cost, flops=angles + 3 * sum(result.elements for result in outputs if result is not None))
 
 
 def _is_inf(node: Node, x: Operands) -> Expression:
@@ -330,10 +360,10 @@ OPERATORS: tuple[Operator, ...] = (
     _row("Floor", _unary("floor")),
     _row("Ceil", _unary("ceil")),
     _row("Round", _unary("round")),
-    _row("Sum", _variadic("add"), commutative=True),
-    _row("Mean", _mean, commutative=True),
-    _row("Max", _variadic("maximum"), commutative=True),
-    _row("Min", _variadic("minimum"), commutative=True),
+    replace(_row("Sum", _variadic("add"), commutative=True), cost=_folded_cost(0)),
+    replace(_row("Mean", _mean, commutative=True), cost=_folded_cost(1)),
+    replace(_row("Max", _variadic("maximum"), commutative=True), cost=_folded_cost(0)),
+    replace(_row("Min", _variadic("minimum"), commutative=True), cost=_folded_cost(0)),
     _row("Clip", _clip, attributes=("min", "max")),
     # transcendental
     _row("Exp", _unary("exp"), rate="exp", flops=1, cost=8),
@@ -373,7 +403,8 @@ OPERATORS: tuple[Operator, ...] = (
     _row("Where", _where),
     _row("Cast", _cast, attributes=("to",), rate="cast"),
     _row("CastLike", _cast_like, rate="cast"),
-    _row("Identity", _identity, flops=0, rate="copy"),
+    # hands its storage on, as onnxruntime does
+    replace(_row("Identity", _identity, flops=0, rate="view"), cost=no_cost),
     # activations
     _row("Relu", _relu_like(lambda node, x: literal(0, x))),
     _row("LeakyRelu", _relu_like(_leaky), attributes=("alpha",)),
@@ -393,4 +424,26 @@ OPERATORS: tuple[Operator, ...] = (
     _row("BiasGelu", _bias_gelu, flops=6, rate="erf", cost=15, domain=MICROSOFT),
     _row("FastGelu", _fast_gelu, flops=8, rate="tanh", cost=14, domain=MICROSOFT),
     _row("QuickGelu", _quick_gelu, flops=3, rate="sigmoid", cost=12, domain=MICROSOFT, attributes=("alpha",)),
+    # Swish of the gate (a sigmoid and a product), times the value
+    _row("SwiGLU", None, flops=3, rate="sigmoid", attributes=("alpha",)),
+    # scale, sigmoid, product
+    _row("ScaledSiLU", None, flops=3, rate="sigmoid", domain=MICROSOFT, attributes=("alpha",)),
+    _row("GatedAdd", None, flops=2, domain=MICROSOFT),
+    _row("BiasAdd", None, flops=2, domain=MICROSOFT),
+    # per result: a bias for each half, Gelu (5), the product
+    _row("BiasSplitGelu", None, flops=8, rate="erf", domain=MICROSOFT),
+    # a product of complex numbers takes 4 products and 2 sums, and has two elements
+    _row("ComplexMul", None, flops=3, rate="mul", domain=MICROSOFT),
+    _row("ComplexMulConj", None, flops=3, rate="mul", domain=MICROSOFT),
+    # both zero points are subtracted first
+    _row("MulInteger", None, flops=3, rate="mul", domain=MICROSOFT),
+    # at inference: the bias, and a residual when there is one
+    *(
+        replace(_row(name, None, domain=MICROSOFT), cost=_bias_dropout_cost, structural=(3, 4))
+        for name in ("BiasDropout", "BitmaskBiasDropout")
+    ),
+    # decay = scale * softplus(a + bias)
+    replace(_row("LinearAttentionGate", None, rate="exp", domain=MICROSOFT), cost=_decay_gate_cost),
+    # a sine and a cosine per angle, shared by the heads; query and key: two products and a sum per element
+    replace(_row("GemmaRotaryEmbedding", None, rate="sin", domain=MICROSOFT), cost=_angle_rotation_cost),
 )

@@ -2,14 +2,14 @@
 
 Conventions (docs/operators.md states them for readers): a multiply-add is two operations; every other arithmetic step,
 comparison or elementary function (exp, erf, a division) is one, because its price belongs to the machine's rate for its
-class; an operand is read once and a result written once.
+class; a tensor is read once, however many slots it stands in, and a result is written once.
 """
 
 from collections.abc import Collection
 from math import prod
 
 from graphopt.graph import Node, Shape
-from graphopt.operators.base import Cost, CostFormula, Operand, Operands
+from graphopt.operators.base import Cost, CostFormula, Operand, Operands, distinct
 
 
 def present(operands: Operands, slot: int) -> Operand | None:
@@ -20,7 +20,7 @@ def present(operands: Operands, slot: int) -> Operand | None:
 def traffic(
     inputs: Operands, outputs: Operands, flops: int, *, host: Collection[int] = (), rate_class: str = ""
 ) -> Cost:
-    """Cost of an operator that reads each operand once and writes each result once.
+    """Cost of an operator that reads each tensor once and writes each result once.
 
     Args:
         inputs: operands by slot.
@@ -30,9 +30,7 @@ def traffic(
         rate_class: see Cost.rate_class.
     """
     read = parameters = 0
-    for slot, operand in enumerate(inputs):
-        if operand is None or slot in host:
-            continue
+    for operand in distinct([None if slot in host else operand for slot, operand in enumerate(inputs)]):
         if operand.tensor.constant:
             parameters += operand.bytes
         else:

@@ -1,11 +1,21 @@
 """Layout operators: they move elements and compute nothing."""
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
 from graphopt.graph import Node, OperatorGraph
-from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator, elementwise_cost, no_cost
+from graphopt.operators.base import (
+    Cost,
+    CostFormula,
+    FusionClass,
+    Operand,
+    Operands,
+    Operator,
+    elementwise_cost,
+    no_cost,
+)
 from graphopt.operators.lowering import (
     CannotLowerError,
     Concat,
@@ -175,9 +185,43 @@ def copy_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     """Cost of reading and writing each result element once: what Slice, Split, Expand, Tile and Gather move."""
     moved = sum(result.bytes for result in outputs if result is not None)
     data = inputs[0]
-    constant = data is not None and data.tensor.constant
-    picked = moved if data is None else min(moved, data.bytes)
-    return Cost(0, 0 if constant else picked, moved, picked if constant else 0)
+    return Cost(0, 0, moved, 0) if data is None else _moved(data, min(moved, data.bytes), moved)
+
+
+def triangle_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """The kept triangle is read, the whole result is written (ONNX: Trilu; diagonal k in slot 1, 0 when absent).
+
+    A diagonal that is computed is taken for 0.
+    """
+    source, result = inputs[0], outputs[0]
+    if source is None or result is None or len(source.shape) < 2:
+        return Cost(0, 0, 0, 0)
+    given = inputs[1].tensor.value if len(inputs) > 1 and inputs[1] is not None else None
+    k = int(given.ravel()[0]) if given is not None and given.size else 0
+    rows, columns = source.shape[-2:]
+    below = sum(min(columns, max(0, row + k)) for row in range(rows))  # strictly below the k-th diagonal
+    through = sum(min(columns, max(0, row + k + 1)) for row in range(rows))
+    kept = rows * columns - below if node.attributes.get("upper", 1) else through
+    return _moved(source, source.bytes * kept // max(1, rows * columns), result.bytes)
+
+
+def crop_or_pad_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """What lies in both is read, the whole result is written (ONNX: CenterCropPad, Pad)."""
+    source, result = inputs[0], outputs[0]
+    if source is None or result is None:
+        return Cost(0, 0, 0, 0)
+    common = prod(min(a, b) for a, b in zip(source.shape, result.shape, strict=False))
+    return _moved(source, source.bytes * common // max(1, source.elements), result.bytes)
+
+
+def dropout_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """Nothing moves at inference but a mask that is asked for (ONNX: Dropout)."""
+    mask = outputs[1] if len(outputs) > 1 else None
+    return Cost(0, 0, mask.bytes if mask is not None else 0, 0)
+
+
+def _moved(source: Operand, read: int, written: int) -> Cost:
+    return Cost(0, 0, written, read) if source.tensor.constant else Cost(0, read, written, 0)
 
 
 def _row(
@@ -189,11 +233,13 @@ def _row(
     structural: tuple[int, ...] = (),
     labelled: tuple[int, ...] = (),
     rate: str = "copy",
+    domain: str = "",
 ) -> Operator:
     return Operator(
         op_type,
         FusionClass.LAYOUT,
         cost,
+        domain,
         rate_class=rate,
         attributes=attributes,
         structural=structural,
@@ -201,6 +247,8 @@ def _row(
         lowering=None if maps is None else Layout(maps),
     )
 
+
+_MS = "com.microsoft"
 
 OPERATORS: tuple[Operator, ...] = (
     _row("Transpose", _transpose, elementwise_cost(0), attributes=("perm",), rate="transpose"),
@@ -213,10 +261,20 @@ OPERATORS: tuple[Operator, ...] = (
     _row("Split", _split, attributes=("axis", "split", "num_outputs"), structural=(1,)),
     _row("Expand", _expand, structural=(1,)),
     _row("Tile", _tile, structural=(1,)),
-    _row("Pad", _pad, attributes=("mode", "pads", "value"), structural=(1, 3), labelled=(3,)),
+    _row("Pad", _pad, crop_or_pad_cost, attributes=("mode", "pads", "value"), structural=(1, 3), labelled=(3,)),
+    _row("Pad", None, crop_or_pad_cost, attributes=("mode",), structural=(1,), domain=_MS),
+    _row("CenterCropPad", None, crop_or_pad_cost, attributes=("axes",), structural=(1,)),
+    _row("Trilu", None, triangle_cost, attributes=("upper",), structural=(1,), labelled=(1,)),
+    _row("Trilu", None, triangle_cost, attributes=("upper",), structural=(1,), labelled=(1,), domain=_MS),
     _row("DepthToSpace", _depth_to_space, attributes=("blocksize", "mode"), rate="transpose"),
     _row("SpaceToDepth", _space_to_depth, attributes=("blocksize",), rate="transpose"),
-    _row("Dropout", None, no_cost, structural=(1, 2), rate="view"),
+    _row("Dropout", None, dropout_cost, structural=(1, 2), rate="view"),
+    _row("BitmaskDropout", None, dropout_cost, structural=(1, 2), rate="view", domain=_MS),
+    _row("BitCast", None, no_cost, attributes=("to",), rate="view"),
+    _row("ExpandDims", None, no_cost, structural=(1,), labelled=(1,), rate="view", domain=_MS),
+    _row("SampleOp", None, no_cost, rate="view", domain=_MS),
+    # windows overlap: an element is read once and written into every window that holds it
+    _row("UnfoldTensor", None, attributes=("dim", "size", "step"), domain=_MS),
 )
 
 GATHER = Layout(_gather)

@@ -11,12 +11,16 @@ from graphopt.operators.layout import GATHER
 
 
 def gather_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
-    """Picked elements are read and written once, indices read once (ONNX: Gather, GatherElements, GatherND)."""
+    """Picked elements are read and written once, indices read once (ONNX: Gather, GatherElements, GatherND).
+
+    An element that is picked again is not counted again as far as the sizes tell: no more is read than the table holds.
+    """
     indices = traffic([None, *inputs[1:]], outputs, 0)
-    table, picked = present(inputs, 0), indices.bytes_written
+    table, written = present(inputs, 0), indices.bytes_written
+    picked = written if table is None else min(written, table.bytes)
     if table is not None and table.tensor.constant:
-        return Cost(0, indices.bytes_read, picked, indices.parameter_bytes + picked)
-    return Cost(0, indices.bytes_read + picked, picked, indices.parameter_bytes)
+        return Cost(0, indices.bytes_read, written, indices.parameter_bytes + picked)
+    return Cost(0, indices.bytes_read + picked, written, indices.parameter_bytes)
 
 
 def scatter_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -47,6 +51,13 @@ def one_hot_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
 def permute_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     """Every element is read and written once, the lengths are read once (ONNX: ReverseSequence)."""
     return traffic(inputs, outputs, 0)
+
+
+def removed_padding_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """Rows that are kept are read and written once (onnxruntime: RemovePadding)."""
+    kept, rest = present(outputs, 0), traffic([None, *inputs[1:]], outputs, 0)
+    picked = kept.bytes if kept is not None else 0
+    return Cost(0, rest.bytes_read + picked, rest.bytes_written, rest.parameter_bytes)
 
 
 def rotary_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -139,6 +150,18 @@ OPERATORS: tuple[Operator, ...] = (
         rate_class="mul",
         attributes=("interleaved", "num_heads", "rotary_embedding_dim", "scale", "is_packed_batching"),
     ),
+    Operator(
+        "MRotaryEmbedding",
+        _LOOKUP,
+        rotary_cost,
+        "com.microsoft",
+        rate_class="mul",
+        attributes=("interleaved", "mrope_layout", "mrope_section", "num_heads", "rotary_embedding_dim", "scale"),
+    ),
+    Operator("TorchEmbedding", _LOOKUP, gather_cost, "com.microsoft", rate_class="gather", structural=(2, 3)),
+    # Rows that are not padding are picked; or put back, between rows of zeros.
+    Operator("RemovePadding", FusionClass.OPAQUE, removed_padding_cost, "com.microsoft", rate_class="gather"),
+    Operator("RestorePadding", _LOOKUP, permute_cost, "com.microsoft", rate_class="scatter"),
     Operator(
         "EmbedLayerNormalization",
         _LOOKUP,

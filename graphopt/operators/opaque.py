@@ -4,6 +4,8 @@ Their costs count the traffic of operands and results. What the bodies of If, Lo
 operator graph: their time is unknown (see roofline), and the costs here are lower bounds.
 """
 
+from dataclasses import replace
+
 from graphopt.graph import Node
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator, no_cost
 from graphopt.operators.formulas import elements, per_input, per_output, present, traffic
@@ -49,6 +51,23 @@ def determinant_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     return traffic(inputs, outputs, each * elements(inputs, 0) // max(1, size))
 
 
+def answer_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """A number about a sequence or optional: only it is written (ONNX: SequenceLength, OptionalHasElement)."""
+    return traffic([], outputs, 0)
+
+
+def split_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """Every element is read and written once, into the tensors of a sequence (ONNX: SplitToSequence)."""
+    whole = traffic(inputs[:1], [], 0)
+    return replace(whole, bytes_written=whole.bytes_read + whole.parameter_bytes)
+
+
+def joined_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """The tensors of a sequence are read and written once: as much as the result holds (ONNX: ConcatFromSequence)."""
+    whole = traffic([], outputs, 0)
+    return replace(whole, bytes_read=whole.bytes_written)
+
+
 def _row(
     op_type: str,
     cost: CostFormula,
@@ -90,17 +109,22 @@ OPERATORS: tuple[Operator, ...] = (
     _row("Det", determinant_cost, "scan"),
     _row("Inverse", determinant_cost, "scan", (), _MS),
     # Sequences and optionals: tensors change hands, nothing moves.
-    _row("SequenceConstruct", no_cost),
-    _row("SequenceEmpty", no_cost, attributes=("dtype",)),
-    _row("SequenceAt", no_cost),
-    _row("SequenceErase", no_cost),
-    _row("SequenceInsert", no_cost),
-    _row("SequenceLength", no_cost),
-    _row("SplitToSequence", _MOVE, "split", ("axis", "keepdims")),
-    _row("ConcatFromSequence", _MOVE, "concat", ("axis", "new_axis")),
-    _row("Optional", no_cost),
-    _row("OptionalGetElement", no_cost),
-    _row("OptionalHasElement", no_cost),
+    *(
+        replace(_row(name, no_cost, "view"), shapeless=True)
+        for name in (
+            "SequenceConstruct",
+            "SequenceAt",
+            "SequenceErase",
+            "SequenceInsert",
+            "Optional",
+            "OptionalGetElement",
+        )
+    ),
+    replace(_row("SequenceEmpty", no_cost, "view", ("dtype",)), shapeless=True),
+    replace(_row("SequenceLength", answer_cost, "view"), shapeless=True),
+    replace(_row("OptionalHasElement", answer_cost, "view"), shapeless=True),
+    replace(_row("SplitToSequence", split_cost, "split", ("axis", "keepdims"), structural=(1,)), shapeless=True),
+    replace(_row("ConcatFromSequence", joined_cost, "concat", ("axis", "new_axis")), shapeless=True),
     # Text and files.
     _row("StringConcat", per_output(1), "text"),
     _row("StringNormalizer", per_input(1), "text", ("case_change_action", "is_case_sensitive", "locale", "stopwords")),

@@ -1,5 +1,6 @@
 """Sliding windows without products: pooling, resizing, sampling."""
 
+from dataclasses import replace
 from math import prod
 
 from graphopt.graph import Node
@@ -25,7 +26,8 @@ def resize_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     taps = {"linear": 2, "bilinear": 2, "cubic": 4}.get(mode, 0)
     resized = sum(a != b for a, b in zip(source.shape, output.shape, strict=False))
     name = "resize_cubic" if taps == 4 else "resize_linear" if taps else "resize_nearest"
-    return traffic(inputs, outputs, 2 * taps * resized * output.elements, host=(1, 2, 3), rate_class=name)
+    cost = traffic(inputs, outputs, 2 * taps * resized * output.elements, host=(1, 2, 3), rate_class=name)
+    return cost if taps else replace(cost, bytes_read=min(cost.bytes_read, output.bytes))
 
 
 def grid_sample_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -94,6 +96,21 @@ def spectrum_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
         transforms = prod(output.shape[:-1]) // max(1, output.shape[position])
     flops = 5 * length * max(1, (max(1, length) - 1).bit_length()) * transforms
     return traffic(inputs, outputs, flops, host=(1,))
+
+
+def real_spectrum_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """5 * n * log2(n) operations per transform over n real points, which are the last ``signal_ndim`` axes.
+
+    Source: onnxruntime contrib operators Rfft (real operand) and Irfft (real result); the other side has a last axis
+    of 2 more.
+    """
+    real = present(inputs if node.op_type == "Rfft" else outputs, 0)
+    dimensions = integer(node, "signal_ndim", 1)
+    if real is None or len(real.shape) < dimensions:
+        return Cost(0, 0, 0, 0)
+    length = prod(real.shape[len(real.shape) - dimensions :])
+    flops = 5 * length * max(1, (max(1, length) - 1).bit_length()) * (real.elements // max(1, length))
+    return traffic(inputs, outputs, flops)
 
 
 _WINDOW = FusionClass.WINDOW
@@ -211,5 +228,16 @@ OPERATORS: tuple[Operator, ...] = (
     ),
     Operator(
         "STFT", FusionClass.REDUCTION, spectrum_cost, rate_class="fft", attributes=("onesided",), structural=(1, 3)
+    ),
+    *(
+        Operator(
+            name,
+            FusionClass.REDUCTION,
+            real_spectrum_cost,
+            _MS,
+            rate_class="fft",
+            attributes=("normalized", "onesided", "signal_ndim"),
+        )
+        for name in ("Rfft", "Irfft")
     ),
 )

@@ -17,7 +17,19 @@ from graphopt.cli import options
 from graphopt.cli.environment import Environment, Exit
 from graphopt.errors import GraphoptError
 
-COMMANDS = ("capture", "mine", "report", "apply", "passes", "run", "verify", "bench", "machines")
+COMMANDS = (
+    "capture",
+    "mine",
+    "report",
+    "show",
+    "diff",
+    "apply",
+    "passes",
+    "run",
+    "verify",
+    "bench",
+    "machines",
+)
 """Commands in the order of their use; each stands in a module of its name with a ``command``."""
 
 

@@ -65,7 +65,14 @@ class Listing:
     lines: Sequence[str]
 
 
-Block = Table | Paragraph | Listing
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A drawing in letters of one width, with a text beside each of its rows (empty: none)."""
+
+    rows: Sequence[tuple[str, str]]
+
+
+Block = Table | Paragraph | Listing | Drawing
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from graphopt.errors import GraphoptError
-from graphopt.report import benchmark, opportunities, plan, run, verification
+from graphopt.report import benchmark, difference, opportunities, plan, run, verification
 from graphopt.report.document import Document
 
 DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
     "opportunities": opportunities.document,
+    "difference": difference.document,
     "plan": plan.document,
     "verification": verification.document,
     "benchmark": benchmark.document,
@@ -19,6 +20,8 @@ DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
 """What makes a document of each kind of file."""
 
 SCHEMA_VERSION = 1
+
+Made = TypeVar("Made")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -42,6 +45,18 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_kind(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a result file of one kind.
+
+    Raises:
+        GraphoptError: as ``read``, or the file is of another kind.
+    """
+    data = read(path)
+    if data["kind"] != kind:
+        raise GraphoptError(f"{path}: holds {data['kind']!r}, where {kind!r} is needed")
+    return data
+
+
 def document(path: Path, data: Mapping[str, Any]) -> Document:
     """The document of a result file.
 
@@ -52,8 +67,21 @@ def document(path: Path, data: Mapping[str, Any]) -> Document:
     Raises:
         GraphoptError: something is missing in it or has another form.
     """
+    return checked(path, lambda: DOCUMENTS[data["kind"]](data))
+
+
+def checked(path: Path, make: Callable[[], Made]) -> Made:
+    """What is made of a file's content.
+
+    Args:
+        path: the file, for messages.
+        make: makes it.
+
+    Raises:
+        GraphoptError: something is missing in the content or has another form.
+    """
     try:
-        return DOCUMENTS[data["kind"]](data)
+        return make()
     except KeyError as error:
         raise GraphoptError(f"{path}: not a whole result file: {error.args[0]!r} is missing") from None
     except (TypeError, ValueError, AttributeError, IndexError) as error:

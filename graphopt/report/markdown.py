@@ -1,6 +1,6 @@
 """A report as Markdown that pastes into a pull request."""
 
-from graphopt.report.document import Align, Block, Cell, Column, Document, Listing, Paragraph, Table
+from graphopt.report.document import Align, Block, Cell, Column, Document, Drawing, Listing, Paragraph, Table
 from graphopt.report.numbers import percent
 
 
@@ -17,6 +17,10 @@ def _block(block: Block) -> str:
             return escape(block.text)
         case Listing():
             return "\n".join(f"- {escape(line)}" for line in block.lines)
+        case Drawing():
+            width = max((len(mark) for mark, _ in block.rows), default=0)
+            # An indented block needs no fence, so nothing in it needs to be escaped.
+            return "\n".join(f"    {mark:<{width}}  {text}".rstrip() for mark, text in block.rows)
         case Table():
             columns = [*block.columns, *([Column(block.detail)] if block.detail else [])]
             rows = [[*row, *block.details[at : at + 1]] for at, row in enumerate(block.rows)]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from graphopt.report.document import Align, Block, Cell, Column, Document, Listing, Paragraph, Table
+from graphopt.report.document import Align, Block, Cell, Column, Document, Drawing, Listing, Paragraph, Table
 from graphopt.report.numbers import percent
 
 BAR_CELLS = 8
@@ -57,20 +57,22 @@ def _drawn(block: Block, console: Console) -> Iterator[Text | RichTable]:
         case Paragraph():
             yield Text(block.text)
         case Listing():
-            yield _hanging("-", block.lines)
+            yield _beside([("-", line) for line in block.lines])
+        case Drawing():
+            yield _beside(block.rows)
         case Table() if block.detail:
             yield from _detailed(block, console)
         case Table():
             yield _table(block)
 
 
-def _hanging(mark: str, lines: Iterable[str]) -> RichTable:
-    """Wrapped lines, each behind its mark."""
+def _beside(rows: Iterable[tuple[str, str]]) -> RichTable:
+    """Wrapped texts, each beside its mark."""
     grid = RichTable.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for line in lines:
-        grid.add_row(Text(mark), Text(line))
+    for mark, text in rows:
+        grid.add_row(Text(mark), Text(text))
     return grid
 
 
@@ -84,7 +86,7 @@ def _detailed(block: Table, console: Console) -> Iterator[Text | RichTable]:
     indent = " " * max(len(str(row[0])) for row in block.rows) if block.rows else ""
     for line, detail in zip(lines[head:], block.details, strict=True):
         yield Text.from_ansi(line)
-        yield _hanging(indent, [detail])
+        yield _beside([(indent, detail)])
 
 
 def _table(block: Table) -> RichTable:

@@ -41,9 +41,6 @@ from graphopt.weights import fill_weights, has_dropped_weights
 VERSION_KEY = "graphopt.version"
 """Model metadata: the graphopt that wrote it."""
 
-NODES_LISTED = 4
-"""Occurrences of each entry of what was not fused whose node names are listed."""
-
 
 def apply(
     model_path: Path,
@@ -334,7 +331,7 @@ def _not_fused(outcome: _Outcome) -> tuple[NotFusedEntry, ...]:
             tuple(node.operator for node in entry.fusion.body.nodes),
             entry.reason,
             len(entry.fusion.occurrences),
-            tuple(_node_names(graph, nodes) for nodes in entry.fusion.sets[:NODES_LISTED]),
+            tuple(_node_names(graph, nodes) for nodes in entry.fusion.sets),
             entry.fusion.before - entry.fusion.after,
             entry.times.before if entry.times else None,
             entry.times.after if entry.times else None,
@@ -348,7 +345,7 @@ def _not_fused(outcome: _Outcome) -> tuple[NotFusedEntry, ...]:
         groups.setdefault((operators, refusal.reason), []).append(refusal)
     for (operators, reason), members in groups.items():
         savings = [member.saving for member in members if member.saving is not None]
-        nodes = tuple(_node_names(graph, member.nodes) for member in members[:NODES_LISTED])
+        nodes = tuple(_node_names(graph, member.nodes) for member in members)
         rows.append(NotFusedEntry(operators, reason, len(members), nodes, sum(savings) if savings else None))
     return tuple(
         sorted(rows, key=lambda row: (-(row.predicted_saving or 0.0), row.reason, row.operators, row.identity))

@@ -42,7 +42,7 @@ class NotFusedEntry:
         operators: operator types.
         reason: why, in a few words.
         occurrences: how many such sets of operators there are.
-        nodes: names of the nodes of the first few.
+        nodes: names of the nodes of each of them.
         predicted_saving: seconds per execution that fusing all would save by the roofline; None when unknown.
         measured_before: seconds per execution, where the fusion was tried; None otherwise.
         measured_after: likewise, as fused operators.

@@ -24,6 +24,7 @@ COMMANDS = (
     "show",
     "diff",
     "apply",
+    "explain",
     "passes",
     "run",
     "verify",

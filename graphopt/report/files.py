@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graphopt.errors import GraphoptError
-from graphopt.report import benchmark, difference, opportunities, plan, run, verification
+from graphopt.report import benchmark, difference, explanation, opportunities, plan, run, verification
 from graphopt.report.document import Document
 
 DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
     "opportunities": opportunities.document,
     "difference": difference.document,
+    "explanation": explanation.document,
     "plan": plan.document,
     "verification": verification.document,
     "benchmark": benchmark.document,

@@ -173,6 +173,9 @@ PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
     "power": _integer_function("power", "pow{f}({0}, {1})"),
     "maximum": lambda x, dtype: f"maximum_{SUFFIX[dtype]}({x[0]}, {x[1]})",
     "minimum": lambda x, dtype: f"minimum_{SUFFIX[dtype]}({x[0]}, {x[1]})",
+    # bounds by a literal that is no NaN
+    "at_least": lambda x, dtype: f"at_least_f32({x[0]}, unknown_f32({x[1]}))",
+    "at_most": lambda x, dtype: f"at_most_f32({x[0]}, unknown_f32({x[1]}))",
     "negate": _negate,
     "absolute": _absolute,
     "sign": _sign,
@@ -232,13 +235,18 @@ def converted(text: str, source: str, to: str) -> str:
 
 
 def simplified(expression: Expression) -> Expression:
-    """The same value by cheaper primitives where it is equal for every operand: powers with a known exponent."""
+    """The same value by cheaper primitives where it is equal for every operand.
+
+    Powers with a known exponent, and bounds that are known to be no NaN.
+    """
     if not isinstance(expression, Call):
         return expression
     arguments = tuple(simplified(argument) for argument in expression.arguments)
     whole = Call(expression.primitive, arguments, expression.dtype)
     if whole.primitive == "cast" and isinstance(arguments[0], Literal) and whole.dtype in ("float32", "float64"):
         return Literal(float(arguments[0].value), whole.dtype)
+    if whole.primitive in ("maximum", "minimum") and held(whole.dtype) == "float":
+        return _bounded(whole)
     if whole.primitive != "power" or not isinstance(arguments[1], Literal) or whole.dtype not in FLOATS:
         return whole
     x, exponent = arguments[0], float(arguments[1].value)
@@ -258,3 +266,13 @@ def simplified(expression: Expression) -> Expression:
         -0.5: Call("divide", (one, rooted), x.dtype),
     }
     return known.get(exponent, whole)
+
+
+def _bounded(whole: Call) -> Call:
+    """A maximum or minimum in float32, with a literal bound where it has one."""
+    x, bound = whole.arguments
+    if isinstance(x, Literal):
+        x, bound = bound, x
+    if not isinstance(bound, Literal) or isinstance(x, Literal) or float(bound.value) != float(bound.value):
+        return whole
+    return Call("at_least" if whole.primitive == "maximum" else "at_most", (x, bound), whole.dtype)

@@ -74,40 +74,79 @@ ALWAYS uint16_t float_to_bfloat(float x)
 
 /* ---------------------------------------------------------------- float32 */
 
-/* e^x = p * 2^n: gives p, and n as it is added to the bits of a float. */
-ALWAYS float exp_parts(float x, uint32_t *power)
+/* A number that the compiler does not know. Where it knows the bounds of a clamp, gcc makes several masked moves of one
+ * maximum or minimum; calls of this function leave the loop, which then keeps them in registers. */
+#if defined(__clang__)
+#define NOT_ANALYSED __attribute__((const, noinline, unused))
+#else
+#define NOT_ANALYSED __attribute__((const, noipa, unused))
+#endif
+NOT_ANALYSED static float unknown_f32(float x) { return x; }
+
+/* Bounds that are no NaN: a NaN in x stays. */
+ALWAYS float at_least_f32(float x, float bound) { return bound > x ? bound : x; }
+ALWAYS float at_most_f32(float x, float bound) { return bound < x ? bound : x; }
+
+/* 1.5 * 2^23: added to a small number it leaves the nearest integer in the low bits of the sum. */
+#define TO_INTEGER 12582912.0f
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2; power = 2^(n + shift). A NaN gives NaN for r. */
+ALWAYS float reduced_f32(float x, float shift, float *power)
 {
-    float scaled = MULTIPLY_ADD(x, 1.44269504f, 12582912.0f); /* rounds to the nearest integer n … */
-    float n = scaled - 12582912.0f;
+    float sum = MULTIPLY_ADD(x, 1.44269504f, TO_INTEGER + 127.0f + shift);
+    float n = sum - (TO_INTEGER + 127.0f + shift);
+    *power = bits_to_float(float_to_bits(sum) << 23);
     float r = MULTIPLY_ADD(n, -0.693359375f, x);
-    r = MULTIPLY_ADD(n, 2.12194440e-4f, r);
-    float p = 1.9875691500e-4f;
-    p = MULTIPLY_ADD(p, r, 1.3981999507e-3f);
-    p = MULTIPLY_ADD(p, r, 8.3334519073e-3f);
-    p = MULTIPLY_ADD(p, r, 4.1665795894e-2f);
-    p = MULTIPLY_ADD(p, r, 1.6666665459e-1f);
-    p = MULTIPLY_ADD(p, r, 5.0000001201e-1f);
-    *power = float_to_bits(scaled) << 23; /* … which stands in the low bits of the sum */
-    return MULTIPLY_ADD(p, r * r, r) + 1.0f;
+    return MULTIPLY_ADD(n, 2.12194440e-4f, r);
 }
 
-/* e^x. Error below 2 ULP. */
+/* e^r for |r| <= ln 2 / 2: relative error 3e-9 before rounding. */
+ALWAYS float exp_polynomial_f32(float r)
+{
+    float p = MULTIPLY_ADD(1.3843607e-3f, r, 8.3741955e-3f);
+    p = MULTIPLY_ADD(p, r, 4.1668005e-2f);
+    p = MULTIPLY_ADD(p, r, 1.6666430e-1f);
+    p = MULTIPLY_ADD(p, r, 4.9999994e-1f);
+    p = MULTIPLY_ADD(p, r, 1.0f);
+    return MULTIPLY_ADD(p, r, 1.0f);
+}
+
+/* e^x as the square of e^(x / 2), which is neither infinite nor subnormal. Error below 3.5 ULP. */
 ALWAYS float exp_f32(float x)
 {
-    uint32_t power;
-    float limited = x < -104.0f ? -104.0f : x, p = exp_parts(limited, &power);
-    int tiny = limited < -87.0f; /* subnormal results are computed 2^64 times too large */
-    float y = bits_to_float(float_to_bits(p) + power + (tiny ? 64u << 23 : 0u)) * (tiny ? 5.42101086e-20f : 1.0f);
-    y = x > 88.7228394f ? INFINITY : y;
-    return x != x ? x : y;
+    float limited = at_most_f32(at_least_f32(x, unknown_f32(-104.0f)), unknown_f32(89.0f));
+    float sum = MULTIPLY_ADD(limited, 0.72134752f, TO_INTEGER + 127.0f);
+    float n = sum - (TO_INTEGER + 127.0f);
+    float r = MULTIPLY_ADD(n, -1.38671875f, limited);
+    r = MULTIPLY_ADD(n, 4.24388880e-4f, r);
+    /* exp_polynomial_f32 of r / 2 */
+    float p = MULTIPLY_ADD(1.3843607e-3f / 64, r, 8.3741955e-3f / 32);
+    p = MULTIPLY_ADD(p, r, 4.1668005e-2f / 16);
+    p = MULTIPLY_ADD(p, r, 1.6666430e-1f / 8);
+    p = MULTIPLY_ADD(p, r, 4.9999994e-1f / 4);
+    p = MULTIPLY_ADD(p, r, 0.5f);
+    p = MULTIPLY_ADD(p, r, 1.0f);
+    float root = p * bits_to_float(float_to_bits(sum) << 23);
+    return root * root;
 }
 
-/* e^x for x <= 0 where a result below 2^-125 may as well be 2^-125. */
-ALWAYS float exp_negative_f32(float x)
+/* e^x for x <= 0. Error below 1.5 ULP there. */
+ALWAYS float exp_down_f32(float x)
 {
-    uint32_t power;
-    float p = exp_parts(x < -87.0f ? -87.0f : x, &power);
-    return bits_to_float(float_to_bits(p) + power);
+    float power, r = reduced_f32(at_least_f32(x, unknown_f32(-104.0f)), 64.0f, &power);
+    return exp_polynomial_f32(r) * power * 5.42101086e-20f; /* 2^-64: a subnormal is rounded once, here */
+}
+
+/* e^x - 1 for -87 <= x <= 87, with a small relative error near zero too. */
+ALWAYS float exp_minus_one_f32(float x)
+{
+    float power, r = reduced_f32(x, 0.0f, &power);
+    float p = MULTIPLY_ADD(1.3882517e-3f, r, 8.3665475e-3f);
+    p = MULTIPLY_ADD(p, r, 4.1667201e-2f);
+    p = MULTIPLY_ADD(p, r, 1.6666543e-1f);
+    p = MULTIPLY_ADD(p, r, 4.9999997e-1f);
+    p = MULTIPLY_ADD(p * r, r, r);
+    return MULTIPLY_ADD(p, power, power - 1.0f);
 }
 
 /* Natural logarithm. Error below 1 ULP. */
@@ -148,55 +187,37 @@ ALWAYS float log_one_plus_f32(float x)
 /* 1 / (1 + e^-x), by the exponential that does not overflow. Error below 3 ULP. */
 ALWAYS float sigmoid_f32(float x)
 {
-    float small = exp_f32(x < 0.0f ? x : -x);
+    float small = exp_down_f32(-fabsf(x));
     return (x < 0.0f ? small : 1.0f) / (1.0f + small);
 }
 
-/* Hyperbolic tangent. Error below 2 ULP. */
+/* Hyperbolic tangent, from e^(-2 |x|) - 1. Error below 3 ULP. */
 ALWAYS float tanh_f32(float x)
 {
-    float magnitude = fabsf(x), z = x * x;
-    float p = -5.70498872745e-3f;
-    p = MULTIPLY_ADD(p, z, 2.06390887954e-2f);
-    p = MULTIPLY_ADD(p, z, -5.37397155531e-2f);
-    p = MULTIPLY_ADD(p, z, 1.33314422036e-1f);
-    p = MULTIPLY_ADD(p, z, -3.33332819422e-1f);
-    float small = MULTIPLY_ADD(p * z, x, x);
-    float e = exp_negative_f32(-2.0f * magnitude);
-    float large = (1.0f - e) / (1.0f + e);
-    return x != x ? x : copysignf(magnitude < 0.625f ? small : large, x);
+    float e = exp_minus_one_f32(at_least_f32(-2.0f * fabsf(x), unknown_f32(-20.0f)));
+    return copysignf(e / (e + 2.0f), x);
 }
 
 /* log(1 + e^x). Error below 3 ULP. */
 ALWAYS float softplus_f32(float x)
 {
     float magnitude = x < 0.0f ? -x : x;
-    return (x > 0.0f ? x : x != x ? x : 0.0f) + log_one_plus_f32(exp_f32(-magnitude));
+    return (x > 0.0f ? x : x != x ? x : 0.0f) + log_one_plus_f32(exp_down_f32(-magnitude));
 }
 
-/* Error function. Error below 3 ULP: a polynomial in x^2 near zero, 1 - exp(polynomial) beyond. */
+/* Error function: 1 - e^q with a polynomial q in |x|, log(1 - erf) within 4e-9. Error below 3.5 ULP. */
 ALWAYS float erf_f32(float x)
 {
-    float magnitude = x < 0.0f ? -x : x, z = x * x;
-    float p = 8.397801866522059e-05f;
-    p = MULTIPLY_ADD(p, z, -0.0008149807108566165f);
-    p = MULTIPLY_ADD(p, z, 0.005201715975999832f);
-    p = MULTIPLY_ADD(p, z, -0.026859702542424202f);
-    p = MULTIPLY_ADD(p, z, 0.11283701658248901f);
-    p = MULTIPLY_ADD(p, z, -0.37612634897232056f);
-    float small = MULTIPLY_ADD(p * z, x, x * 1.128379225730896f);
-    float t = magnitude > 4.0f ? 4.0f : magnitude;
-    float q = -5.028422833674995e-07f;
-    q = MULTIPLY_ADD(q, t, -1.4578050468116999e-05f);
-    q = MULTIPLY_ADD(q, t, 0.00039830541936680675f);
-    q = MULTIPLY_ADD(q, t, -0.004058853257447481f);
-    q = MULTIPLY_ADD(q, t, 0.024906275793910027f);
-    q = MULTIPLY_ADD(q, t, -0.10802615433931351f);
-    q = MULTIPLY_ADD(q, t, -0.6335323452949524f);
-    q = MULTIPLY_ADD(q, t, -1.1294389963150024f);
-    q = MULTIPLY_ADD(q, t, 0.00016132957534864545f);
-    float large = 1.0f - exp_negative_f32(q);
-    return x != x ? x : copysignf(magnitude < 0.921875f ? small : large, x);
+    float magnitude = at_most_f32(fabsf(x), unknown_f32(3.93f));
+    float q = MULTIPLY_ADD(9.2556547e-6f, magnitude, -1.1763558e-4f);
+    q = MULTIPLY_ADD(q, magnitude, 6.3281559e-4f);
+    q = MULTIPLY_ADD(q, magnitude, -1.6669864e-3f);
+    q = MULTIPLY_ADD(q, magnitude, 1.6035221e-4f);
+    q = MULTIPLY_ADD(q, magnitude, 1.9153090e-2f);
+    q = MULTIPLY_ADD(q, magnitude, -1.0277784e-1f);
+    q = MULTIPLY_ADD(q, magnitude, -6.3661939e-1f);
+    q = MULTIPLY_ADD(q, magnitude, -1.1283792f);
+    return copysignf(exp_minus_one_f32(q * magnitude), x);
 }
 
 /* Integer division, remainder and power without undefined cases: by zero gives 0, the smallest by -1 wraps. */
@@ -263,17 +284,17 @@ ALWAYS uint64_t to_u64(double x)
                : (uint64_t)to_i64(x);
 }
 
-/* Bounds; on floats a NaN operand gives NaN. Two selections in a row: gcc does not vectorise the same as one test. */
+/* Bounds; on floats a NaN operand gives NaN. Two selections in a row: gcc makes one instruction of the first. */
 #define DEFINE_BOUNDS(type, name)                                                                                      \
     ALWAYS type maximum_##name(type a, type b)                                                                         \
     {                                                                                                                  \
-        type bound = a > b ? a : b;                                                                                    \
-        return a != a ? a : bound;                                                                                     \
+        type bound = b > a ? b : a;                                                                                    \
+        return b != b ? b : bound;                                                                                     \
     }                                                                                                                  \
     ALWAYS type minimum_##name(type a, type b)                                                                         \
     {                                                                                                                  \
-        type bound = a < b ? a : b;                                                                                    \
-        return a != a ? a : bound;                                                                                     \
+        type bound = b < a ? b : a;                                                                                    \
+        return b != b ? b : bound;                                                                                     \
     }
 DEFINE_BOUNDS(float, f32)
 DEFINE_BOUNDS(double, f64)

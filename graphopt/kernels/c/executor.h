@@ -5,8 +5,13 @@
  * generated compute functions are flat loops over unit-stride arrays, whatever the shapes and index maps. Tiles are
  * independent: their order and the number of threads change no bit of the result.
  */
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
-enum { TILE = 2048, TRANSPOSED_COLUMNS = 64 }; /* elements of a tile; columns where a load runs along the rows */
+/* Elements of a tile: where operands are packed, they fit the first-level cache; where none is, tiles only share out
+ * work. Columns of a packed tile where a load runs along the rows. */
+enum { TILE = 2048, UNPACKED_TILE = 16384, TRANSPOSED_COLUMNS = 64, TRANSPOSED_ROWS = 32 };
 
 /* Computes n elements: reads loads[], writes stores[], all unit-stride. */
 typedef void (*compute_function)(int64_t n, const void *const *loads, void *const *stores);
@@ -35,6 +40,7 @@ typedef struct {
     int outers;
     int64_t outer_count[MAX_LOOPS];
     int64_t rows, columns, tile_rows, tile_columns, row_tiles, column_tiles;
+    int rows_last;      /* outer loops run within the tiles of rows */
     int64_t first_tile; /* tiles in the pieces before this one */
     access store;
     access *load;
@@ -86,6 +92,17 @@ static void coalesce(domain *d, affine *load, int loads)
     d->loops = kept;
 }
 
+/* Whether tiles need no buffer: elements are only moved, or all operands lie in memory as one row. */
+static int reads_in_place(const domain *d, const affine *load, const alternative *what)
+{
+    if (!what->compute)
+        return 1;
+    int flat = d->loops == 0 || (d->loops == 1 && d->step[0] == 1);
+    for (int i = 0; i < what->loads && flat; i++)
+        flat = what->once[i] || d->loops == 0 || load[i].step[0] == 1;
+    return flat;
+}
+
 static const char TOO_MANY_PIECES[] = "too many pieces", NO_MEMORY[] = "out of memory";
 
 static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *const *inputs, void *const *outputs);
@@ -124,13 +141,19 @@ static const char *add_piece(plan *p, int nest, const alternative *what, domain 
     }
     x->columns = column >= 0 ? d->count[column] : 1;
     x->rows = row >= 0 ? d->count[row] : 1;
+    int64_t tile = reads_in_place(d, load, what) ? UNPACKED_TILE : TILE;
     if (transposed && x->columns > TRANSPOSED_COLUMNS) {
-        x->tile_columns = TRANSPOSED_COLUMNS;
-        x->tile_rows = x->rows < TILE / TRANSPOSED_COLUMNS ? x->rows : TILE / TRANSPOSED_COLUMNS;
+        x->tile_rows = x->rows < TRANSPOSED_ROWS ? x->rows : TRANSPOSED_ROWS;
+        x->tile_columns = clamp(what->compute ? TRANSPOSED_COLUMNS : tile / x->tile_rows, 1, x->columns);
     } else {
-        x->tile_columns = x->columns < TILE ? x->columns : TILE;
-        x->tile_rows = x->tile_columns < x->columns ? 1 : clamp(TILE / x->tile_columns, 1, x->rows);
+        x->tile_columns = x->columns < tile ? x->columns : tile;
+        x->tile_rows = x->tile_columns < x->columns ? 1 : clamp(tile / x->tile_columns, 1, x->rows);
     }
+    /* rows that are only moved, and follow each other along an outer loop in memory: read as they lie there */
+    for (int k = 0; k < row && !what->compute && !transposed; k++)
+        x->rows_last |= load[0].step[column] == 1 && load[0].step[k] == x->columns;
+    if (x->rows_last)
+        x->tile_rows = clamp(TILE / x->tile_columns, 1, x->rows);
     x->row_tiles = (x->rows + x->tile_rows - 1) / x->tile_rows;
     x->column_tiles = (x->columns + x->tile_columns - 1) / x->tile_columns;
     int64_t tiles = x->row_tiles * x->column_tiles;
@@ -288,32 +311,70 @@ DEFINE_TRANSPOSE(uint8_t, pack_1)
 DEFINE_TRANSPOSE(uint16_t, pack_2)
 DEFINE_TRANSPOSE(uint64_t, pack_8)
 
-#if defined(__AVX2__) && (defined(__clang__) || __GNUC__ >= 12)
-/* In registers: pairs, then quadruples, then halves change places. */
+#if defined(__AVX2__)
+/* Four of eight columns in registers. Rows j and j + 4 are loaded side by side, so that all shuffles stay within halves. */
+static inline __attribute__((always_inline)) void transpose_half_pack_4(uint32_t *to, int64_t to_row,
+                                                                        const uint32_t *from, int64_t from_column)
+{
+#define ROWS(j)                                                                                                        \
+    _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)(from + (j) * from_column))),         \
+                            _mm_loadu_si128((const void *)(from + ((j) + 4) * from_column)), 1)
+    __m256i row0 = ROWS(0), row1 = ROWS(1), row2 = ROWS(2), row3 = ROWS(3);
+#undef ROWS
+    __m256i low01 = _mm256_unpacklo_epi32(row0, row1), high01 = _mm256_unpackhi_epi32(row0, row1);
+    __m256i low23 = _mm256_unpacklo_epi32(row2, row3), high23 = _mm256_unpackhi_epi32(row2, row3);
+    _mm256_storeu_si256((void *)to, _mm256_unpacklo_epi64(low01, low23));
+    _mm256_storeu_si256((void *)(to + to_row), _mm256_unpackhi_epi64(low01, low23));
+    _mm256_storeu_si256((void *)(to + 2 * to_row), _mm256_unpacklo_epi64(high01, high23));
+    _mm256_storeu_si256((void *)(to + 3 * to_row), _mm256_unpackhi_epi64(high01, high23));
+}
+
 static inline void transpose_pack_4(uint32_t *to, int64_t to_row, const uint32_t *from, int64_t from_column)
 {
-    typedef uint32_t row __attribute__((vector_size(32)));
-    row a[8], b[8];
-    for (int j = 0; j < 8; j++)
-        memcpy(&a[j], from + j * from_column, sizeof a[j]);
-    for (int j = 0; j < 8; j += 2) {
-        b[j] = __builtin_shufflevector(a[j], a[j + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        b[j + 1] = __builtin_shufflevector(a[j], a[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-    for (int j = 0; j < 8; j += 4)
-        for (int k = 0; k < 2; k++) {
-            a[j + 2 * k] = __builtin_shufflevector(b[j + k], b[j + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            a[j + 2 * k + 1] = __builtin_shufflevector(b[j + k], b[j + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-    for (int j = 0; j < 4; j++) {
-        row low = __builtin_shufflevector(a[j], a[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        row high = __builtin_shufflevector(a[j], a[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-        memcpy(to + j * to_row, &low, sizeof low);
-        memcpy(to + (j + 4) * to_row, &high, sizeof high);
-    }
+    transpose_half_pack_4(to, to_row, from, from_column);
+    transpose_half_pack_4(to + 4 * to_row, to_row, from + 4, from_column);
 }
 #else
 DEFINE_TRANSPOSE(uint32_t, pack_4)
+#endif
+
+/* 16 x 16 elements: where they are of 4 bytes, whole cache lines. */
+#define DEFINE_TRANSPOSE_16(type, name)                                                                                \
+    static inline void transpose_16_##name(type *to, int64_t to_row, const type *from, int64_t from_column)            \
+    {                                                                                                                  \
+        for (int i = 0; i < 16; i += 8)                                                                                \
+            for (int j = 0; j < 16; j += 8)                                                                            \
+                transpose_##name(to + i * to_row + j, to_row, from + j * from_column + i, from_column);                \
+    }
+
+DEFINE_TRANSPOSE_16(uint8_t, pack_1)
+DEFINE_TRANSPOSE_16(uint16_t, pack_2)
+DEFINE_TRANSPOSE_16(uint64_t, pack_8)
+
+#if defined(__AVX512F__)
+/* As for eight: rows j, j + 4, j + 8 and j + 12 side by side. */
+static inline void transpose_16_pack_4(uint32_t *to, int64_t to_row, const uint32_t *from, int64_t from_column)
+{
+    for (int side = 0; side < 4; side++, from += 4, to += 4 * to_row) {
+#define QUARTER(j) _mm_loadu_si128((const void *)(from + (j) * from_column))
+#define ROWS(j)                                                                                                        \
+    _mm512_inserti32x4(                                                                                                \
+        _mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(QUARTER(j)), QUARTER((j) + 4), 1),                \
+                           QUARTER((j) + 8), 2),                                                                       \
+        QUARTER((j) + 12), 3)
+        __m512i row0 = ROWS(0), row1 = ROWS(1), row2 = ROWS(2), row3 = ROWS(3);
+#undef ROWS
+#undef QUARTER
+        __m512i low01 = _mm512_unpacklo_epi32(row0, row1), high01 = _mm512_unpackhi_epi32(row0, row1);
+        __m512i low23 = _mm512_unpacklo_epi32(row2, row3), high23 = _mm512_unpackhi_epi32(row2, row3);
+        _mm512_storeu_si512((void *)to, _mm512_unpacklo_epi64(low01, low23));
+        _mm512_storeu_si512((void *)(to + to_row), _mm512_unpackhi_epi64(low01, low23));
+        _mm512_storeu_si512((void *)(to + 2 * to_row), _mm512_unpacklo_epi64(high01, high23));
+        _mm512_storeu_si512((void *)(to + 3 * to_row), _mm512_unpackhi_epi64(high01, high23));
+    }
+}
+#else
+DEFINE_TRANSPOSE_16(uint32_t, pack_4)
 #endif
 
 /* Copies rows x columns elements of 1, 2, 4 or 8 bytes; steps in elements. */
@@ -342,6 +403,14 @@ DEFINE_TRANSPOSE(uint32_t, pack_4)
             }                                                                                                          \
         } else if (to_column == 1 && from_row == 1) {                                                                  \
             int64_t r = 0;                                                                                             \
+            for (; r + 16 <= rows; r += 16) { /* whole cache lines of source and result */                             \
+                int64_t c = 0;                                                                                         \
+                for (; c + 16 <= columns; c += 16)                                                                     \
+                    transpose_16_##name(to + r * to_row + c, to_row, from + c * from_column + r, from_column);         \
+                for (; c < columns; c++)                                                                               \
+                    for (int i = 0; i < 16; i++)                                                                       \
+                        to[(r + i) * to_row + c] = from[c * from_column + r + i];                                      \
+            }                                                                                                          \
             for (; r + 8 <= rows; r += 8) {                                                                            \
                 int64_t c = 0;                                                                                         \
                 for (; c + 8 <= columns; c += 8)                                                                       \
@@ -412,13 +481,18 @@ static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *con
             int64_t t = tile - x->first_tile;
             int64_t c0 = t % x->column_tiles * x->tile_columns;
             t /= x->column_tiles;
-            int64_t r0 = t % x->row_tiles * x->tile_rows;
-            t /= x->row_tiles;
+            int64_t r0 = 0;
+            if (!x->rows_last) {
+                r0 = t % x->row_tiles * x->tile_rows;
+                t /= x->row_tiles;
+            }
             int64_t counter[MAX_LOOPS];
             for (int k = x->outers - 1; k >= 0; k--) {
                 counter[k] = t % x->outer_count[k];
                 t /= x->outer_count[k];
             }
+            if (x->rows_last)
+                r0 = t * x->tile_rows;
             int64_t columns = x->columns - c0 < x->tile_columns ? x->columns - c0 : x->tile_columns;
             int64_t rows = x->rows - r0 < x->tile_rows ? x->rows - r0 : x->tile_rows;
             if (rows != packed_rows || columns != packed_columns)

@@ -7,8 +7,9 @@ its memory levels, the rates of its operator classes and the fixed price of a no
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +22,14 @@ SCHEMA_VERSION = 1
 KINDS = ("spec", "derived", "measured")
 SCOPES = ("core", "socket", "device")
 RATE_UNITS = ("flop/s", "element/s")
+PIECE_UNITS = ("piece/s",)
+
+FILLING, FULL = 0.7, 1.6
+"""Working set over capacity where a memory level starts to miss, and where the next level serves all: between a
+program's own use of a cache and the ways that an unlucky placement leaves empty lies no sharp edge (measured:
+docs/roofline.md)."""
+
+_CAPACITIES = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 _FOLDER = Path(__file__).parent / "machines"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -32,7 +41,7 @@ class Quantity:
 
     Attributes:
         value: the number, positive.
-        unit: ``flop/s``, ``element/s``, ``byte/s``, ``byte`` or ``s``.
+        unit: ``flop/s``, ``element/s``, ``piece/s``, ``byte/s``, ``byte`` or ``s``.
         kind: ``spec`` (the vendor states it), ``derived`` (computed from stated numbers) or ``measured``.
         scope: what it belongs to: ``core``, ``socket`` or ``device``.
         source: who states it, how it is derived, or what measured it.
@@ -79,8 +88,12 @@ class Machine:
             operator's flops; in element/s it divides the elements of its results. A key is an operator's full name
             (``com.microsoft.SkipLayerNormalization``) or a rate class; the name goes first.
         kernel_rates: the same inside of a fused kernel, where they differ.
+        piece_rates: contiguous pieces per second (see ``operators.pieces``) of an operator class as a node of its own:
+            what a short row costs besides its elements. A class without one pays nothing for pieces.
+        kernel_piece_rates: the same inside of a fused kernel.
         per_node: time that the runtime needs for a node besides its work; None when nobody states it.
         per_kernel: the same for a fused operator.
+        per_call: the same for an execution of a whole graph.
         source: path of the file it was read from.
     """
 
@@ -91,8 +104,11 @@ class Machine:
     memory: tuple[MemoryLevel, ...]
     rates: Mapping[str, Quantity]
     kernel_rates: Mapping[str, Quantity]
+    piece_rates: Mapping[str, Quantity] = field(default_factory=dict)
+    kernel_piece_rates: Mapping[str, Quantity] = field(default_factory=dict)
     per_node: Quantity | None = None
     per_kernel: Quantity | None = None
+    per_call: Quantity | None = None
     source: str = field(default="")
 
     @property
@@ -113,8 +129,16 @@ class Machine:
         return self.memory[-1]
 
     def seconds_to_move(self, size: float, working_set: float | None = None) -> float:
-        """Seconds to move ``size`` bytes when ``working_set`` bytes (default: the same) are in use meanwhile."""
-        return size / self.level(size if working_set is None else working_set).bandwidth.value
+        """Seconds to move ``size`` bytes when ``working_set`` bytes (default: the same) are in use meanwhile.
+
+        A working set that is near the capacity of a level is served by that level and by the next one.
+        """
+        used = size if working_set is None else working_set
+        each = 1.0 / self.memory[0].bandwidth.value
+        for level, further in pairwise(self.memory):
+            missing = min(1.0, max(0.0, (used / level.bytes - FILLING) / (FULL - FILLING)))
+            each += missing * (1.0 / further.bandwidth.value - 1.0 / level.bandwidth.value)
+        return size * each
 
     def rate(self, operator: str, rate_classes: Sequence[str]) -> Quantity | None:
         """The speed of an operator that runs as a node of its own; None when the machine does not tell it.
@@ -136,10 +160,15 @@ class Machine:
             next((self.rates[key] for key in (*rate_classes, operator) if key in self.rates), None),
         )
 
+    def pieces_per_second(self, operator: str, rate_classes: Sequence[str], *, fused: bool = False) -> float | None:
+        """Pieces per second of an operator, as a node or inside of a fused kernel; None when pieces cost nothing."""
+        table = self.kernel_piece_rates if fused else self.piece_rates
+        return next((table[key].value for key in (operator, *rate_classes) if key in table), None)
+
     def peak_of(self, dtype: str) -> float:
-        """Operations per second for a dtype; float32's where the dtype is not listed."""
-        found = self.peak.get(dtype) or self.peak["float32"]
-        return found.value
+        """Operations per second for a dtype; where it is not listed float32's, or else that of the slowest listed."""
+        found = self.peak.get(dtype) or self.peak.get("float32")
+        return found.value if found is not None else min(quantity.value for quantity in self.peak.values())
 
 
 def names() -> tuple[str, ...]:
@@ -151,12 +180,16 @@ def load(name_or_path: str | Path = DEFAULT) -> Machine:
     """A built-in machine by name, or one from a TOML file.
 
     Args:
-        name_or_path: a built-in name, or a path (anything that ends in ``.toml`` or has a folder in it).
+        name_or_path: a built-in name, or a path (anything that ends in ``.toml`` or has a folder in it); with
+            ``@64MB`` at the end, the machine's first memory level has that capacity in place of its own.
 
     Raises:
         GraphoptError: when there is no such machine, or its file is not valid; the message names file and field.
     """
     text = str(name_or_path)
+    if isinstance(name_or_path, str) and "@" in text and not Path(text).exists():
+        name, _, size = text.rpartition("@")
+        return _with_capacity(load(name), size)
     if isinstance(name_or_path, str) and _NAME.fullmatch(text) and not text.endswith(".toml"):
         path = _FOLDER / f"{text}.toml"
         if path.is_file():
@@ -164,6 +197,20 @@ def load(name_or_path: str | Path = DEFAULT) -> Machine:
         if not Path(text).is_file():
             raise GraphoptError(f"no machine named {text}; built in are {', '.join(names())}, or give a .toml file")
     return parse(_read(Path(text)), text)
+
+
+def _with_capacity(machine: Machine, text: str) -> Machine:
+    """The machine with another capacity of its first memory level; 0 takes that level away."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]i?B)", text)
+    first = machine.memory[0]
+    if found is None or first.capacity is None or len(machine.memory) < 2:
+        raise GraphoptError(f"{machine.name}@{text}: the capacity of its first memory level reads like 64MB or 64MiB")
+    size = float(found[1]) * _CAPACITIES[found[2]]
+    capacity = replace(first.capacity, value=size, source=f"chosen by the caller: {text}")
+    levels = (replace(first, capacity=capacity), *machine.memory[1:]) if size else machine.memory[1:]
+    if len(levels) > 2 and size > levels[1].bytes:
+        raise GraphoptError(f"{machine.name}@{text}: larger than the next level, {levels[1].name}")
+    return replace(machine, name=f"{machine.name}@{text}", memory=levels)
 
 
 @cache
@@ -190,6 +237,8 @@ _FIELDS = {
     "memory",
     "rates",
     "kernel_rates",
+    "piece_rates",
+    "kernel_piece_rates",
     "overhead",
 }
 
@@ -219,10 +268,8 @@ def parse(document: Mapping[str, object], path: str) -> Machine:
         raise reader.error("name", "must be lower-case letters, digits, dots, dashes and underscores")
 
     peak = reader.quantities("peak", ("flop/s",), scope)
-    if "float32" not in peak:
-        raise reader.error("peak.float32", "missing")
     overhead = reader.quantities("overhead", ("s",), scope, optional=True)
-    if extra := sorted(set(overhead) - {"per_node", "per_kernel"}):
+    if extra := sorted(set(overhead) - {"per_node", "per_kernel", "per_call"}):
         raise reader.error(f"overhead.{extra[0]}", "unknown field")
     return Machine(
         name=name,
@@ -232,8 +279,11 @@ def parse(document: Mapping[str, object], path: str) -> Machine:
         memory=reader.levels(scope),
         rates=reader.quantities("rates", RATE_UNITS, scope, optional=True),
         kernel_rates=reader.quantities("kernel_rates", RATE_UNITS, scope, optional=True),
+        piece_rates=reader.quantities("piece_rates", PIECE_UNITS, scope, optional=True),
+        kernel_piece_rates=reader.quantities("kernel_piece_rates", PIECE_UNITS, scope, optional=True),
         per_node=overhead.get("per_node"),
         per_kernel=overhead.get("per_kernel"),
+        per_call=overhead.get("per_call"),
         source=path,
     )
 

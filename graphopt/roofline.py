@@ -1,8 +1,9 @@
 """The roofline: seconds that an operator, or a set of operators as one kernel, takes on a machine.
 
-An operator takes the longer of its arithmetic and its traffic, plus the runtime's price per node. As one kernel, the
-arithmetic of the operators adds up, only what enters and leaves the set is moved, and the price is paid once (Park et
-al., 2018, section 3.3, with memory levels, rates per operator class and overhead added). docs/roofline.md says more.
+An operator takes about the longer of its arithmetic and its traffic, plus the runtime's price per node. As one kernel,
+the arithmetic of the operators adds up, only what enters and leaves the set is moved, and the price is paid once (Park
+et al., 2018, section 3.3, with memory levels, rates per operator class, pieces and overhead added). docs/roofline.md
+says more.
 """
 
 import weakref
@@ -17,6 +18,12 @@ from graphopt.machine import Machine
 from graphopt.operators.base import Cost, FusionClass, Operator, storage_bytes
 from graphopt.operators.blocked import DOMAIN
 from graphopt.operators.opaque import CONTROL_FLOW
+from graphopt.operators.pieces import pieces
+
+OVERLAP = 3.0
+"""Arithmetic a and traffic t together take (a^OVERLAP + t^OVERLAP)^(1/OVERLAP): the longer one where they are far
+apart, up to a quarter more where they are alike, for then neither hides behind the other all the time (measured:
+docs/roofline.md)."""
 
 _Turn = tuple[str, tuple[int, ...]]
 """An operator that changes the order of elements: its name and, for a transpose, its permutation."""
@@ -70,7 +77,7 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
         machine: the hardware.
 
     Returns:
-        The longer of the summed arithmetic and the traffic of what enters and leaves, plus the price of one node; None
+        The summed arithmetic together with the traffic of what enters and leaves, plus the price of one kernel; None
         when the time of any operator or the size of any tensor is unknown.
     """
     profile = _profile(capture)
@@ -89,7 +96,13 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     # One pass streams its operands like the largest of the operators did: fusing does not move data further away.
     working_set = min(moved, profile.largest_working_set(nodes))
     memory = machine.seconds_to_move(moved, working_set) + profile.seconds_of_parameters(parameters, machine)
-    return max(compute, memory) + machine.kernel_seconds
+    return together(compute, memory) + machine.kernel_seconds
+
+
+def together(arithmetic: float, traffic: float) -> float:
+    """Seconds that arithmetic and traffic take when they overlap as well as they do (see OVERLAP)."""
+    longer, shorter = max(arithmetic, traffic), min(arithmetic, traffic)
+    return longer * (1.0 + (shorter / longer) ** OVERLAP) ** (1.0 / OVERLAP) if longer else 0.0
 
 
 def external_bytes(capture: Capture, nodes: Sequence[int]) -> int | None:
@@ -150,7 +163,7 @@ class _Profile:
             return None
         memory = machine.seconds_to_move(cost.bytes_read + cost.bytes_written)
         memory += self.seconds_of_parameters(cost.parameter_bytes, machine)
-        return max(compute, memory) + machine.node_seconds
+        return together(compute, memory) + machine.node_seconds
 
     def _compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
         """Seconds of arithmetic. In a kernel, layout operators are index maps: see seconds_of_strided_reads."""
@@ -166,10 +179,17 @@ class _Profile:
         find = machine.kernel_rate if fused else machine.rate
         rate = find(node.operator, classes)
         if rate is None:
-            return cost.flops / machine.peak_of(self._dtype(index))
-        if rate.unit == "flop/s":
-            return cost.flops / rate.value
-        return sum(prod(self.shape(name) or (0,)) for name in node.outputs if name) / rate.value
+            seconds = cost.flops / machine.peak_of(self._dtype(index))
+        elif rate.unit == "flop/s":
+            seconds = cost.flops / rate.value
+        else:
+            seconds = sum(prod(self.shape(name) or (0,)) for name in node.outputs if name) / rate.value
+        per_second = machine.pieces_per_second(node.operator, classes, fused=fused)
+        if per_second is not None:
+            inputs = [self.shape(name) if name else None for name in node.inputs]
+            outputs = [self.shape(name) if name else None for name in node.outputs]
+            seconds += pieces(node, row, inputs, outputs) / per_second
+        return seconds
 
     def _dtype(self, index: int) -> str:
         """The dtype that an operator computes in: its first operand's, or its first result's without operands."""

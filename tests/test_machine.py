@@ -103,7 +103,6 @@ WRONG = [
     ("scope", small(scope="rack")),
     ("speed", small(speed=1)),
     ("peak", small(peak={})),
-    ("peak.float32", small(peak={"float64": NUMBER})),
     ("peak.float32", small(peak={"float32": 5})),
     ("peak.float32.value", small(peak={"float32": NUMBER | {"value": -1}})),
     ("peak.float32.value", small(peak={"float32": NUMBER | {"value": True}})),
@@ -116,6 +115,7 @@ WRONG = [
     ("peak.float32.source", small(peak={"float32": {k: v for k, v in NUMBER.items() if k != "source"}})),
     ("peak.float32.note", small(peak={"float32": NUMBER | {"note": "x"}})),
     ("rates.exp.unit", small(rates={"exp": SPEED})),
+    ("piece_rates.exp.unit", small(piece_rates={"exp": NUMBER})),
     ("overhead.per_node.unit", small(overhead={"per_node": NUMBER})),
     ("overhead.per_day", small(overhead={"per_day": NUMBER | {"unit": "s"}})),
     ("memory", small(memory=[])),
@@ -167,3 +167,25 @@ def test_every_built_in_number_states_its_source() -> None:
         document = tomllib.loads(Path(machine.load(name).source).read_text(encoding="utf-8"))
         for key, text in document["sources"].items():
             assert len(text) > 20, f"{name}: source {key} says too little"
+
+
+def test_a_dtype_without_a_peak_has_that_of_float32_or_of_the_slowest() -> None:
+    both = machine.parse(small(peak={"float32": NUMBER, "int8": NUMBER | {"value": 4e10}}), "m.toml")
+    assert (both.peak_of("int8"), both.peak_of("float16")) == (4e10, 1e10)
+    integers = machine.parse(
+        small(peak={"int8": NUMBER | {"value": 4e10}, "int16": NUMBER | {"value": 2e10}}), "m.toml"
+    )
+    assert integers.peak_of("float32") == 2e10
+
+
+def test_the_capacity_of_the_first_level_can_be_chosen() -> None:
+    name = "xeon-e5-2680-v4"
+    chosen = machine.load(f"{name}@1MB")
+    assert chosen.name == f"{name}@1MB"
+    assert chosen.memory[0].bytes == 1e6
+    assert chosen.memory[1:] == machine.load(name).memory[1:]
+    assert machine.load(f"{name}@0KB").memory == machine.load(name).memory[1:]
+    assert machine.load(f"{name}@1KiB").memory[0].bytes == 1024
+    for wrong in (f"{name}@", f"{name}@12", f"{name}@x MB", f"{name}@900MB", "cray-1@1MB"):
+        with pytest.raises(GraphoptError):
+            machine.load(wrong)

@@ -21,7 +21,7 @@ MB = 1 << 20
 
 
 def built(**changes: Any) -> Machine:
-    """A machine with round numbers: 1 Gflop/s peak, 1 kB at 8 GB/s, then 1 GB/s; 1 us per node."""
+    """A machine with round numbers: 1 Gflop/s peak, 2 kB at 8 GB/s, then 1 GB/s; 1 us per node."""
     number = {"value": 1e9, "unit": "flop/s", "kind": "spec", "scope": "core", "source": "s"}
     document: dict[str, Any] = {
         "schema_version": 1,
@@ -33,19 +33,24 @@ def built(**changes: Any) -> Machine:
         "memory": [
             {
                 "name": "cache",
-                "capacity": number | {"value": 1000, "unit": "byte"},
+                "capacity": number | {"value": 2000, "unit": "byte"},
                 "bandwidth": number | {"value": 8e9, "unit": "byte/s"},
             },
             {"name": "DRAM", "bandwidth": number | {"unit": "byte/s"}},
         ],
         "overhead": {"per_node": number | {"value": 1e-6, "unit": "s"}},
     }
-    for table in ("rates", "kernel_rates"):
+    for table in ("rates", "kernel_rates", "piece_rates", "kernel_piece_rates"):
         if table in changes:
             document[table] = {
                 key: number | {"value": value, "unit": unit} for key, (value, unit) in changes[table].items()
             }
     return machine.parse(document, "round.toml")
+
+
+def at_once(*seconds: float) -> float:
+    """Arithmetic and traffic that overlap as far as they do: the cube root of the sum of their cubes."""
+    return sum(one**3 for one in seconds) ** (1 / 3)
 
 
 def capture(
@@ -81,16 +86,28 @@ def chain(length: int, *shape: int) -> Capture:
     return capture(nodes, {f"t{i}": shape for i in range(length + 1)})
 
 
-def test_an_operator_takes_the_longer_of_arithmetic_and_traffic_plus_overhead() -> None:
+def test_an_operator_takes_arithmetic_and_traffic_at_once_plus_overhead() -> None:
     one = chain(1, 1000)  # 1000 flops: 1 us; 8000 bytes beyond the cache: 8 us
-    assert roofline.operator_seconds(one, 0, built()) == pytest.approx(8e-6 + 1e-6)
+    assert roofline.operator_seconds(one, 0, built()) == pytest.approx(at_once(1e-6, 8e-6) + 1e-6)
     slow = built(rates={"add": (1e8, "flop/s")})  # 1000 flops: 10 us
-    assert roofline.operator_seconds(one, 0, slow) == pytest.approx(10e-6 + 1e-6)
+    assert roofline.operator_seconds(one, 0, slow) == pytest.approx(at_once(10e-6, 8e-6) + 1e-6)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_what_happens_at_once_takes_the_longer_time_or_a_quarter_more(arithmetic: float, traffic: float) -> None:
+    longer = max(arithmetic, traffic)
+    assert longer <= roofline.together(arithmetic, traffic) <= 1.26 * longer
 
 
 def test_a_small_working_set_lives_in_the_cache() -> None:
     one = chain(1, 100)  # 800 bytes at 8 GB/s: 0.1 us; 100 flops: 0.1 us
-    assert roofline.operator_seconds(one, 0, built()) == pytest.approx(0.1e-6 + 1e-6)
+    assert roofline.operator_seconds(one, 0, built()) == pytest.approx(at_once(0.1e-6, 0.1e-6) + 1e-6)
+
+
+def test_between_two_levels_a_working_set_is_served_by_both() -> None:
+    few, more, many = (built().seconds_to_move(1.0, used) for used in (1400, 2300, 3200))
+    assert (few, many) == (pytest.approx(1 / 8e9), pytest.approx(1 / 1e9))
+    assert more == pytest.approx((few + many) / 2)  # halfway between 0.7 and 1.6 times 2000 bytes
 
 
 def test_weights_come_from_where_all_weights_of_the_model_fit() -> None:
@@ -102,21 +119,29 @@ def test_weights_come_from_where_all_weights_of_the_model_fit() -> None:
         ["c", "d"],
     )
     fast, slow = (roofline.operator_seconds(one, 0, built()) for one in (few, many))
-    assert fast == pytest.approx(max(640 / 8e9 + 320 / 8e9, 80e-9) + 1e-6)
-    assert slow == pytest.approx(640 / 8e9 + 320 / 1e9 + 1e-6)
+    assert fast == pytest.approx(at_once(640 / 8e9 + 320 / 8e9, 80e-9) + 1e-6)
+    assert slow == pytest.approx(at_once(640 / 8e9 + 320 / 1e9, 80e-9) + 1e-6)
 
 
 def test_rates_in_elements_count_results() -> None:
     one = capture([("Transpose", ["x"], "y")], {"x": (10, 10), "y": (10, 10)})
-    assert roofline.operator_seconds(one, 0, built(rates={"transpose": (1e7, "element/s")})) == pytest.approx(11e-6)
+    seconds = roofline.operator_seconds(one, 0, built(rates={"transpose": (1e7, "element/s")}))
+    assert seconds == pytest.approx(at_once(10e-6, 0.1e-6) + 1e-6)
+
+
+def test_pieces_have_a_price_of_their_own() -> None:
+    one = capture([("Softmax", ["x"], "y")], {"x": (20, 5), "y": (20, 5)})  # 500 flops: 0.5 us; 20 rows: 2 us
+    seconds = roofline.operator_seconds(one, 0, built(piece_rates={"softmax": (1e7, "piece/s")}))
+    assert seconds == pytest.approx(at_once(2.5e-6, 0.1e-6) + 1e-6)
 
 
 def test_the_peak_of_the_dtype_serves_operators_without_a_rate() -> None:
     names = {"x": (64, 64), "w": (64, 64), "y": (64, 64)}
     flops = 2 * 64**3
-    for dtype, peak in (("float32", 1e9), ("int8", 4e9)):
+    for dtype, peak, size in (("float32", 1e9, 4), ("int8", 4e9, 1)):
         one = capture([("MatMul", ["x", "w"], "y")], names, dtype=dtype)
-        assert roofline.operator_seconds(one, 0, built()) == pytest.approx(flops / peak + 1e-6)
+        traffic = 3 * 64 * 64 * size / 1e9
+        assert roofline.operator_seconds(one, 0, built()) == pytest.approx(at_once(flops / peak, traffic) + 1e-6)
 
 
 def test_what_only_renames_storage_costs_overhead_only() -> None:
@@ -131,14 +156,15 @@ def test_fused_operators_move_only_what_crosses_the_border() -> None:
     three = chain(3, 1000)
     assert roofline.external_bytes(three, [0, 1, 2]) == 8000
     # 3000 flops: 3 us; 8000 bytes: 8 us; one overhead
-    assert roofline.fused_seconds(three, [0, 1, 2], built()) == pytest.approx(8e-6 + 1e-6)
-    assert sum(t or 0 for t in roofline.operator_times(three, built())) == pytest.approx(27e-6)
+    assert roofline.fused_seconds(three, [0, 1, 2], built()) == pytest.approx(at_once(3e-6, 8e-6) + 1e-6)
+    apart = sum(t or 0 for t in roofline.operator_times(three, built()))
+    assert apart == pytest.approx(3 * (at_once(1e-6, 8e-6) + 1e-6))
 
 
 def test_fused_arithmetic_adds_up_by_class() -> None:
     three = chain(3, 1000)
     slow = built(rates={"add": (1e8, "flop/s")}, kernel_rates={"add": (2e8, "flop/s")})
-    assert roofline.fused_seconds(three, [0, 1, 2], slow) == pytest.approx(3 * 5e-6 + 1e-6)
+    assert roofline.fused_seconds(three, [0, 1, 2], slow) == pytest.approx(at_once(3 * 5e-6, 8e-6) + 1e-6)
 
 
 def test_an_intermediate_that_something_else_reads_is_written() -> None:
@@ -172,8 +198,8 @@ def test_layout_inside_a_kernel_is_free_unless_the_machine_says() -> None:
     rates = {"transpose": (1e7, "element/s")}
     free = roofline.fused_seconds(pair, [0, 1], built(rates=rates))
     paid = roofline.fused_seconds(pair, [0, 1], built(rates=rates, kernel_rates=rates))
-    assert free == pytest.approx(0.1e-6 + 1e-6)
-    assert paid == pytest.approx(10e-6 + 0.1e-6 + 1e-6)
+    assert free == pytest.approx(at_once(0.1e-6, 0.1e-6) + 1e-6)
+    assert paid == pytest.approx(at_once(10e-6 + 0.1e-6, 0.1e-6) + 1e-6)
 
 
 BLOCKED = "com.microsoft.nchwc"
@@ -188,8 +214,8 @@ def test_reorders_that_cancel_are_free_and_others_are_not() -> None:
         free = roofline.fused_seconds(three, members, built())
         seconds = roofline.fused_seconds(three, members, paid)
         arithmetic = 64 / 1e9
-        assert free == pytest.approx(512 / 8e9 + 1e-6)
-        assert seconds == pytest.approx(max(512 / 8e9, elements / 1e7 + arithmetic) + 1e-6)
+        assert free == pytest.approx(at_once(512 / 8e9, arithmetic) + 1e-6)
+        assert seconds == pytest.approx(at_once(512 / 8e9, elements / 1e7 + arithmetic) + 1e-6)
 
 
 @pytest.mark.parametrize(("second", "elements"), [((2, 0, 1), 0), ((1, 2, 0), 24)])
@@ -202,7 +228,7 @@ def test_transposes_compose(second: tuple[int, ...], elements: int) -> None:
     )
     both = replace(plain, graph=replace(plain.graph, nodes=nodes))
     seconds = roofline.fused_seconds(both, [0, 1, 2], built(kernel_rates={"transpose": (1e6, "element/s")}))
-    assert seconds == pytest.approx(max(elements / 1e6 + 24e-9, 24e-9) + 1e-6)
+    assert seconds == pytest.approx(at_once(elements / 1e6 + 24e-9, 2 * 24 * 4 / 8e9) + 1e-6)
 
 
 def test_the_unknown_stays_unknown_and_is_counted() -> None:

@@ -30,6 +30,7 @@ COMMANDS = (
     "verify",
     "bench",
     "machines",
+    "calibrate",
 )
 """Commands in the order of their use; each stands in a module of its name with a ``command``."""
 

@@ -6,7 +6,7 @@ from graphopt.machine import Machine, Quantity
 from graphopt.report.document import Align, Column, Document, Listing, Paragraph, Table
 from graphopt.report.numbers import count, seconds
 
-_UNITS = {"flop/s": "FLOP/s", "element/s": "elements/s", "byte/s": "B/s", "byte": "B"}
+_UNITS = {"flop/s": "FLOP/s", "element/s": "elements/s", "piece/s": "pieces/s", "byte/s": "B/s", "byte": "B"}
 
 
 def overview(machines: Sequence[Machine], default: str) -> Document:
@@ -35,8 +35,13 @@ def document(machine: Machine) -> Document:
         add(f"rate {name}", rate)
     for name, rate in machine.kernel_rates.items():
         add(f"rate {name}, in a kernel", rate)
+    for name, rate in machine.piece_rates.items():
+        add(f"pieces {name}", rate)
+    for name, rate in machine.kernel_piece_rates.items():
+        add(f"pieces {name}, in a kernel", rate)
     add("per node", machine.per_node)
     add("per kernel", machine.per_kernel)
+    add("per call", machine.per_call)
     columns = [Column("number", flexible=True), Column("value", Align.RIGHT), Column("kind"), Column("source")]
     return Document(
         f"{machine.name} ({machine.scope})",

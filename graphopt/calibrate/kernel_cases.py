@@ -1,0 +1,182 @@
+"""What ``calibrate`` measures of generated kernels: the same classes, inside of one fused operator each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from graphopt import kernels, operators
+from graphopt.calibrate.cases import BLOCKED, MS
+from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
+from graphopt.operators.pieces import pieces
+
+LINKS = 32
+"""Operators of a chain whose operands stay in registers, so that only arithmetic is left."""
+
+_SIZE: Shape = (256, 256)
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """A fused operator to time.
+
+    Attributes:
+        key: the kernel rate that it measures.
+        nodes: its operators; it reads ``x`` (and ``z``) and the constants, and computes ``y``.
+        shapes: of all tensors.
+        constants: names of operands that are initializers.
+        counted: nodes whose work the rate divides.
+        elements: whether the rate counts elements of the result in place of operations.
+    """
+
+    key: str
+    nodes: tuple[Node, ...]
+    shapes: Mapping[str, Shape]
+    constants: tuple[str, ...] = ()
+    counted: tuple[int, ...] = (0,)
+    elements: bool = False
+
+    @cached_property
+    def capture(self) -> Capture:
+        """The case as a graph with shapes."""
+        tensors = {
+            name: Tensor(
+                name, "float32", len(shape), name in self.constants, None, shape if name in self.constants else None
+            )
+            for name, shape in self.shapes.items()
+        }
+        read = dict.fromkeys(name for node in self.nodes for name in node.inputs if name)
+        made = {name for node in self.nodes for name in node.outputs}
+        inputs = tuple(name for name in read if name not in made)
+        graph = OperatorGraph("body", self.nodes, tensors, inputs, ("y",))
+        return Capture(graph, {name: shape for name, shape in self.shapes.items() if name not in self.constants})
+
+    @property
+    def work(self) -> float:
+        """What its rate counts."""
+        if self.elements:
+            return float(sum(_count(self.shapes[name]) for index in self.counted for name in self.nodes[index].outputs))
+        costs = [operators.cost(self.capture, index) for index in self.counted]
+        return float(sum(cost.flops for cost in costs if cost is not None))
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of the nodes that are counted."""
+        total = 0
+        for index in self.counted:
+            node = self.nodes[index]
+            row = operators.find(node)
+            if row is not None:
+                shapes = [self.shapes.get(name) for name in node.inputs]
+                total += pieces(node, row, shapes, [self.shapes[name] for name in node.outputs])
+        return total
+
+    @property
+    def fused(self) -> kernels.FusedOperator:
+        """What the kernel generator makes a kernel of; the name says which case it is."""
+        name = "".join(c if c.isalnum() else "_" for c in f"{self.key}_{'_'.join(map(str, self.shapes['x']))}")
+        return kernels.FusedOperator(name, self.capture.graph, (self.shapes,))
+
+
+def _count(shape: Shape) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _node(index: int, operator: str, inputs: Sequence[str], output: str, **attributes: AttributeValue) -> Node:
+    domain, _, op_type = operator.rpartition(".")
+    return Node(f"n{index}", domain, op_type, 21 if not domain else 1, tuple(inputs), (output,), attributes)
+
+
+def _chain(operator: str, key: str) -> KernelCase:
+    """Additions and products in turn; what is left is the arithmetic of registers."""
+    names = ["x", *(f"t{i}" for i in range(LINKS - 1)), "y"]
+    other = {"Add": "Mul", "Mul": "Add"}[operator]
+    nodes = tuple(_node(i, other if i % 2 else operator, (names[i], "z"), names[i + 1]) for i in range(LINKS))
+    shapes = dict.fromkeys((*names, "z"), _SIZE)
+    return KernelCase(key, nodes, shapes, counted=tuple(range(LINKS)))
+
+
+def _function(operator: str, key: str, operands: int = 1) -> KernelCase:
+    names = ("x", "z")[:operands]
+    return KernelCase(key, (_node(0, operator, names, "y"),), dict.fromkeys((*names, "y"), _SIZE))
+
+
+def _broadcast(operator: str, key: str, shape: Shape, other: Shape) -> KernelCase:
+    """An operand that repeats: the price of its short stretches."""
+    return KernelCase(key, (_node(0, operator, ("x", "z"), "y"),), {"x": shape, "z": other, "y": shape})
+
+
+def _turn(operator: str, key: str, before: Shape, after: Shape, **attributes: AttributeValue) -> KernelCase:
+    """A change of order before something that computes."""
+    nodes = (_node(0, operator, ("x",), "t", **attributes), _node(1, "Neg", ("t",), "y"))
+    return KernelCase(key, nodes, {"x": before, "t": after, "y": after}, elements=True)
+
+
+def _rows(operator: str, key: str, vectors: int = 0, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
+    """Long and short rows along the last axis, with vectors of the row's length as constants."""
+    found = []
+    for size in (512, 64):
+        shape = (65536 // size, size)
+        constants = tuple(f"c{i}" for i in range(vectors))
+        result = shape if not operator.startswith("Reduce") else (shape[0], 1)
+        shapes = {"x": shape, "y": result} | dict.fromkeys(constants, (size,))
+        found.append(KernelCase(key, (_node(0, operator, ("x", *constants), "y", **attributes),), shapes, constants))
+    return tuple(found)
+
+
+def _product(rows: int, depth: int, columns: int) -> KernelCase:
+    """A matrix product by constant weights, and an activation."""
+    nodes = (_node(0, "MatMul", ("x", "w"), "t"), _node(1, "Relu", ("t",), "y"))
+    shapes = {"x": (rows, depth), "w": (depth, columns), "t": (rows, columns), "y": (rows, columns)}
+    return KernelCase("gemm", nodes, shapes, ("w",))
+
+
+FUNCTIONS: tuple[tuple[str, str, int], ...] = (
+    ("Div", "div", 2),
+    ("Sqrt", "sqrt", 1),
+    ("Exp", "exp", 1),
+    ("Log", "log", 1),
+    ("Pow", "pow", 2),
+    ("Erf", "erf", 1),
+    ("Tanh", "tanh", 1),
+    ("Sigmoid", "sigmoid", 1),
+    ("Sin", "sin", 1),
+    ("Softplus", "Softplus", 1),
+    ("Gelu", "Gelu", 1),
+    (f"{MS}.Gelu", f"{MS}.Gelu", 1),
+    (f"{MS}.BiasGelu", f"{MS}.BiasGelu", 2),
+    (f"{MS}.FastGelu", f"{MS}.FastGelu", 1),
+    (f"{MS}.QuickGelu", f"{MS}.QuickGelu", 1),
+    ("Swish", "Swish", 1),
+    ("Mish", "Mish", 1),
+)
+"""Operator, rate, operands."""
+
+_IMAGE: Shape = (1, 64, 32, 32)
+
+CASES: tuple[KernelCase, ...] = (
+    _chain("Add", "add"),
+    _broadcast("Add", "add", (2048, 32), (32,)),
+    _chain("Mul", "mul"),
+    _broadcast("Mul", "mul", (1, 1024, 8, 8), (1, 1024, 1, 1)),
+    *(_function(operator, key, operands) for operator, key, operands in FUNCTIONS),
+    _turn("Transpose", "transpose", (4, 128, 2, 64), (4, 2, 128, 64), perm=(0, 2, 1, 3)),
+    _turn("Transpose", "transpose", (4, 64, 16, 16), (4, 16, 64, 16), perm=(0, 2, 1, 3)),
+    _turn("Transpose", "transpose", (1, 256, 256), (1, 256, 256), perm=(0, 2, 1)),
+    _turn(f"{BLOCKED}.ReorderOutput", f"{BLOCKED}.ReorderOutput", _IMAGE, _IMAGE, channels=64),
+    _turn(f"{BLOCKED}.ReorderInput", f"{BLOCKED}.ReorderInput", _IMAGE, _IMAGE),
+    *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),
+    *_rows("Softmax", "softmax", axis=-1),
+    *_rows("LayerNormalization", "layernorm", 2, axis=-1),
+    _product(256, 256, 256),
+    _product(128, 32, 256),
+    _product(64, 512, 128),
+)
+"""What is timed, as far as a kernel can be generated for it."""
+
+
+def generable() -> tuple[KernelCase, ...]:
+    """The cases for which there are kernels."""
+    return tuple(case for case in CASES if kernels.lowerable(case.capture.graph) is None)

@@ -1,0 +1,115 @@
+"""Timing small models through onnxruntime: everything bound in advance, several passes, the fastest run of each."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from graphopt.calibrate.cases import BLOCKED, MS, Case
+from graphopt.errors import GraphoptError
+
+Array = NDArray[Any]
+Run = Callable[[], object]
+
+OPSETS = ((MS, 1), (BLOCKED, 1), ("graphopt.fused", 1))
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    feeds: Mapping[str, Array],
+    constants: Mapping[str, Array],
+    outputs: Sequence[str],
+    opset: int = 17,
+) -> bytes:
+    """A model of these nodes.
+
+    Args:
+        nodes: in topological order.
+        feeds: inputs by name; their types and shapes are declared.
+        constants: initializers by name.
+        outputs: names of the results.
+        opset: of ai.onnx.
+    """
+    graph = helper.make_graph(
+        list(nodes),
+        "calibrate",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in feeds.items()
+        ],
+        [helper.make_empty_tensor_value_info(name) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, version) for domain, version in OPSETS)]
+    return bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+
+
+def case_model(case: Case) -> bytes:
+    """A model of one operator."""
+    names = ["" if value is None else f"x{slot}" for slot, value in enumerate(case.inputs)]
+    results = [f"y{i}" for i in range(case.outputs)]
+    node = helper.make_node(case.op_type, names, results, domain=case.domain, **case.attributes)
+    constants = {names[slot]: np.asarray(case.inputs[slot]) for slot in case.constants if names[slot]}
+    return model_of([node], case.feeds, constants, results, case.opset)
+
+
+def session(blob: bytes, threads: int, library: Path | None = None) -> onnxruntime.InferenceSession:
+    """A session that runs a model as it stands.
+
+    Raises:
+        GraphoptError: onnxruntime has no such operator for these types.
+    """
+    options = onnxruntime.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise GraphoptError(f"onnxruntime rejects it: {' '.join(str(error).split())[:200]}") from None
+
+
+def bound(runner: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> Run:
+    """A call without copies: inputs and outputs lie in memory that is bound in advance."""
+    results = runner.run(None, dict(feeds))
+    binding = runner.io_binding()
+    for name, value in feeds.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
+    for output, result in zip(runner.get_outputs(), results, strict=True):
+        memory = onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(result, order="C"))
+        binding.bind_ortvalue_output(output.name, memory)
+    return lambda: runner.run_with_iobinding(binding)
+
+
+def fastest(run: Run, seconds: float) -> float:
+    """Seconds of the fastest of the runs that fit into so many seconds; three at least."""
+    run()
+    best, end, count = float("inf"), time.perf_counter() + seconds, 0
+    while count < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+        count += 1
+    return best
+
+
+def fastest_cold(run: Run, seconds: float, flush: int = 8 << 20) -> float:
+    """The same when something else has filled the caches, and the branch predictors, before each run."""
+    other = np.zeros(flush, np.uint8)
+    best, end, count = float("inf"), time.perf_counter() + seconds, 0
+    while count < 3 or time.perf_counter() < end:
+        other[:] = count % 7
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+        count += 1
+    return best

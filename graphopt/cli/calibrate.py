@@ -1,0 +1,65 @@
+"""``graphopt calibrate``: measure this machine for the roofline."""
+
+from pathlib import Path
+
+import click
+
+from graphopt.cli import options, output
+from graphopt.cli.environment import Environment, Exit, available_processors
+from graphopt.cli.progress import progress
+
+
+@options.command(
+    "calibrate",
+    "graphopt calibrate -o my-machine.toml",
+    "graphopt calibrate --threads 1 -o core.toml",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="N",
+    help="Threads of onnxruntime within an operator; repeat for several.  [default: 1 and all processors]",
+)
+@options.output("The machine file of one thread; that of N threads is called NAME-N-threads.toml.", required=True)
+@options.as_json
+@options.pass_environment
+def command(environment: Environment, threads: tuple[int, ...], output_file: Path, as_json: bool) -> Exit:
+    """Measure this machine for the roofline.
+
+    Writes a machine file. Measured through onnxruntime itself: peaks by dtype, bandwidths by working set, the price of
+    a node, of a kernel and of a call, and a rate for each class of operators, in less than half a minute for each
+    number of threads. Where repeated measurements disagree, something else keeps the machine busy: nothing is
+    written, and the exit code is 1.
+    """
+    from graphopt import calibrate
+    from graphopt.report import machines as reports
+
+    counts = tuple(dict.fromkeys(threads or (1, available_processors())))
+    found = {}
+    for count in counts:
+        with progress(environment, "calibrate") as report:
+            found[count] = calibrate.calibrate(_name(output_file, count, counts), threads=count, progress=report)
+    busy = {count: result.spread for count, result in found.items() if result.busy}
+    if busy:
+        spreads = ", ".join(f"{spread:.0%} with {count} threads" for count, spread in busy.items())
+        click.echo(
+            f"graphopt: this machine is busy: repeated measurements differ by {spreads}; nothing written", err=True
+        )
+        return Exit.NEGATIVE
+    for count, result in found.items():
+        name = f"{_name(output_file, count, counts)}.toml"
+        calibrate.write(result, output_file if count == counts[0] else output_file.with_name(name))
+    machines = [result.machine for result in found.values()]
+    if as_json:
+        output.show_json(machines)
+    else:
+        for machine in machines:
+            output.show(environment, reports.document(machine))
+    return Exit.DONE
+
+
+def _name(path: Path, threads: int, counts: tuple[int, ...]) -> str:
+    """The first number of threads has the file's own name."""
+    name = path.name.removesuffix(".toml")
+    return name if threads == counts[0] else f"{name}-{threads}-threads"

@@ -1,0 +1,131 @@
+"""Pieces: how many contiguous stretches of memory, rows or sums an operator works through one after the other.
+
+A runtime pays a little for each piece besides the elements in it: a copy of rows of 16 elements takes longer than one
+of rows of 1,000, a softmax over short rows longer than one over long rows. The roofline multiplies the number of pieces
+with a machine's price of a piece, where it has one. What a piece is depends on the fusion class:
+
+- layout and lookup: the longest stretch that stays together in operand and result;
+- element-wise: the innermost stretch along which each operand is read in order, or is one value;
+- reduction: a row that is summed, or a row of sums when the last axis stays;
+- contraction and window: an element of the result, which is a sum of its own.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from graphopt.graph import Node, Shape
+from graphopt.operators.base import FusionClass, Operator
+
+Shapes = Sequence[Shape | None]
+"""Shapes by slot; None where an operand is absent or its shape unknown."""
+
+
+def pieces(node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> int:
+    """Number of pieces of one execution.
+
+    Args:
+        node: the operator.
+        row: its row in the table.
+        inputs: shapes of the operands by slot.
+        outputs: shapes of the results.
+
+    Returns:
+        0 where nothing moves or the shapes are unknown.
+    """
+    results = [shape for shape in outputs if shape is not None]
+    if not results or not prod(results[0]):
+        return 0
+    kind = row.fusion_class
+    if kind is FusionClass.ELEMENTWISE:
+        return _spans(results[0], [shape for shape in inputs if shape is not None])
+    if kind is FusionClass.LAYOUT:
+        return _stretches(node, inputs, results)
+    if kind is FusionClass.LOOKUP:
+        return _picked(node, inputs, results[0])
+    if kind is FusionClass.REDUCTION:
+        return _rows(node, inputs, results[0])
+    if kind in (FusionClass.CONTRACTION, FusionClass.WINDOW):
+        return prod(results[0])
+    return 0
+
+
+def _spans(result: Shape, operands: Sequence[Shape]) -> int:
+    """Stretches of an element-wise operator: axes merge while every operand has all of them or none of them."""
+    inner, pattern = 1, None
+    for back in range(1, len(result) + 1):
+        size = result[-back]
+        if size == 1:
+            continue
+        has = tuple(back <= len(shape) and shape[-back] == size for shape in operands)
+        if pattern is not None and has != pattern:
+            break
+        pattern = has
+        inner *= size
+    return prod(result) // max(1, inner)
+
+
+def _stretches(node: Node, inputs: Shapes, results: Sequence[Shape]) -> int:
+    """Stretches of a copy; elements that change their order one by one are pieces of their own."""
+    first = next((shape for shape in inputs if shape is not None), None)
+    if first is None:
+        return 0
+    if node.op_type == "Transpose":
+        perm = node.attributes.get("perm")
+        order = tuple(p for p in perm if isinstance(p, int)) if isinstance(perm, tuple) else ()
+        return _transposed(first, order or tuple(reversed(range(len(first)))))
+    if node.op_type == "Concat":
+        return sum(_copied(shape, results[0]) for shape in inputs if shape is not None)
+    return sum(_copied(shape, first) for shape in results)
+
+
+def _transposed(shape: Shape, perm: Sequence[int]) -> int:
+    order = [axis for axis in perm if axis < len(shape) and shape[axis] != 1]
+    kept = [axis for axis in range(len(shape)) if shape[axis] != 1]
+    inner = 1
+    while order and order[-1] == kept[-1]:
+        inner *= shape[kept.pop()]
+        order.pop()
+    return prod(shape) // max(1, inner)
+
+
+def _copied(part: Shape, whole: Shape) -> int:
+    """Stretches of ``part`` that lie together in ``whole`` too: the axes from the last that differs on."""
+    if len(part) != len(whole):
+        return 1
+    inner = 1
+    for own, other in zip(reversed(part), reversed(whole), strict=True):
+        inner *= min(own, other)
+        if own != other:
+            break
+    return max(1, prod(part) // max(1, inner))
+
+
+def _picked(node: Node, inputs: Shapes, result: Shape) -> int:
+    """Rows that a lookup picks; elements, where it picks single ones."""
+    table = inputs[0] if inputs else None
+    if node.op_type != "Gather" or not table:
+        return prod(result)
+    axis = node.attributes.get("axis", 0)
+    axis = axis if isinstance(axis, int) else 0
+    inner = prod(table[axis + len(table) if axis < 0 else axis :][1:])
+    return prod(result) // max(1, inner)
+
+
+def _rows(node: Node, inputs: Shapes, result: Shape) -> int:
+    """Rows of the operand along its last axis, or of all axes from the first reduced one where those are the last."""
+    source = inputs[0] if inputs else None
+    if not source:
+        return 1
+    total, kept = prod(source), prod(result)
+    if kept < total:  # a reduction: its result has an element for each row
+        last = source[-1] if source[-1] == (result[-1] if len(result) == len(source) else 0) else 0
+        return total // last if last > 1 else max(1, kept)
+    if node.op_type in ("InstanceNormalization", "GroupNormalization", "GroupNorm", "LRN"):
+        return prod(source[:2])
+    axis = node.attributes.get("axis", -1)
+    axis = axis if isinstance(axis, int) else -1
+    whole = "LayerNormalization" in node.op_type or "RMSNormalization" in node.op_type
+    if axis in (-1, len(source) - 1) or not whole:
+        size = source[axis] if -len(source) <= axis < len(source) else source[-1]
+        return total // max(1, size)
+    return prod(source[: axis + len(source) if axis < 0 else axis])

@@ -7,16 +7,18 @@ import random
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.cli.environment import Exit
-from graphopt.report import difference, table
+from graphopt.report import difference, table, terminal, what_if
 from graphopt.report.drawing import NODE, Edge, draw
 from graphopt.report.opportunity import counted, short_label
 from tests.command_line import CommandLine
 from tests.mined_report import HOSTILE, opportunities
+from tests.test_cli_models import hard_swish
 
 DIAMOND = [(0, 0, 1 + i, 0) for i in range(3)] + [(1 + i, 0, 4, i) for i in range(3)] + [(0, 0, 5, 0), (4, 0, 5, 1)]
 
@@ -169,3 +171,32 @@ def test_diff_needs_opportunities(graphopt: CommandLine, tmp_path: Path) -> None
     outcome = graphopt("diff", path, path)
     assert outcome.code == Exit.BAD_INPUT
     assert "holds 'difference'" in outcome.err
+
+
+def test_what_if_ranks_on_each_machine(graphopt: CommandLine, tmp_path: Path) -> None:
+    onnx.save(hard_swish(), tmp_path / "model.onnx")
+    machines = ("xeon-avx512", "xeon-e5-2680-v4")
+    words = [word for name in machines for word in ("--machine", name)]
+    outcome = graphopt("report", tmp_path / "model.onnx", *words, "--format", "json")
+    assert outcome.code == Exit.DONE, outcome.err
+    data = json.loads(outcome.out)
+    assert [machine["name"] for machine in data["machines"]] == list(machines)
+    for at, name in enumerate(machines):
+        alone = json.loads(graphopt("mine", tmp_path, "--machine", name, "--json").out)["opportunities"]
+        ranked = [p for p in data["patterns"] if p["ranks"][at] is not None]
+        ranked.sort(key=lambda pattern: pattern["ranks"][at])
+        assert [p["digest"] for p in ranked] == [entry["digest"] for entry in alone]
+        assert [p["shares"][at] for p in ranked] == [entry["share"] for entry in alone]
+    assert graphopt("report", "-", stdin=outcome.out.encode()).out.startswith(f"{len(data['patterns'])} pattern")
+
+
+def test_what_if_marks_where_the_order_changes() -> None:
+    first, second = opportunities(), opportunities()
+    second["machine"] = "other"
+    second["opportunities"].reverse()
+    data = what_if.what_if([first, second])
+    count = len(first["opportunities"])
+    assert [pattern["ranks"] for pattern in data["patterns"]] == [[at + 1, count - at] for at in range(count)]
+    text = terminal.render(what_if.document(data))
+    assert f"({1 - count:+d})" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -1,4 +1,4 @@
-"""``graphopt report``: a result file as a table, Markdown, JSON, CSV or a page of HTML."""
+"""``graphopt report``: a result file in another form, or a corpus on several machines."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,9 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import progress
+
+FORMATS = ("table", "markdown", "json", "csv", "html")
 
 
 @options.command(
@@ -14,13 +17,14 @@ from graphopt.cli.environment import Environment, Exit
     "graphopt report opportunities.json",
     "graphopt report opportunities.json --format html --plan fused.plan.json -o report.html",
     "graphopt report fused.plan.json --format markdown -o plan.md",
+    "graphopt report sample_graphs --machine xeon-avx512 --machine xeon-e5-2680-v4",
     "graphopt verify model.onnx fused.onnx --json | graphopt report -",
 )
 @options.input_file("file")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "markdown", "json", "csv", "html"]),
+    type=click.Choice(FORMATS),
     default="table",
     show_default=True,
     help="Markdown pastes into a pull request; html is one page without network, csv a row for each opportunity "
@@ -34,7 +38,16 @@ from graphopt.cli.environment import Environment, Exit
     metavar="FILE",
     help="A plan of 'graphopt apply', whose measured times html shows beside the predicted ones; repeat for several.",
 )
-@options.machine
+@click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="With a corpus: rank it on this machine; repeat to compare. With html: whose ceilings to draw.",
+)
+@click.option(
+    "-k", "k", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="With a corpus: how many."
+)
 @options.output("Write to this file.")
 @options.pass_environment
 def command(
@@ -42,33 +55,40 @@ def command(
     file: Path,
     form: str,
     plans: tuple[Path, ...],
-    machine: str | None,
+    machines: tuple[str, ...],
+    k: int,
     output_file: Path | None,
 ) -> Exit:
     """Show a result file as a table, Markdown or a page.
 
-    FILE is what 'graphopt mine -o' wrote, a plan of 'graphopt apply', or the --json of 'verify', 'bench', 'run' or
-    'diff'. The page draws the ceilings of the machine that the file names, or of --machine.
+    FILE is what 'graphopt mine -o' wrote, a plan of 'graphopt apply', or the --json of 'verify', 'bench', 'run',
+    'explain' or 'diff'. FILE can also be a corpus (a folder, or a model): it is ranked on each --machine, side by side.
     """
     from graphopt.files import write_text
-    from graphopt.report import files, json, markdown, terminal
+    from graphopt.report import files, json, markdown, table, terminal
 
-    if form == "html":
-        text = _page(file, plans, machine)
-    elif plans or machine:
-        raise click.UsageError("--plan and --machine belong to --format html")
-    elif form == "csv":
-        from graphopt.report import table
-
-        text = table.csv_text(files.read_kind(file, "opportunities"))
+    if plans and form != "html":
+        raise click.UsageError("--plan belongs to --format html")
+    if file.is_dir() or file.suffix == ".onnx":
+        data = _what_if(environment, file, machines, k)
+    elif machines and form != "html":
+        raise click.UsageError("--machine belongs to a corpus, or to --format html")
     else:
         data = files.read(file)
+    if form in ("html", "csv"):
+        files.check_kind(file, data, "opportunities")
+    if form == "html":
+        text = _page(file, data, plans, machines)
+    elif form == "csv":
+        text = files.checked(file, lambda: table.csv_text(data))
+    elif form == "json":
+        text = json.text(data)
+    else:
         document = files.document(file, data)
         if form == "table" and output_file is None:
             output.show(environment, document)
             return Exit.DONE
-        forms = {"table": terminal.render, "markdown": markdown.render}
-        text = json.text(data) if form == "json" else forms[form](document)
+        text = markdown.render(document) if form == "markdown" else terminal.render(document)
     if output_file is None:
         click.echo(text, nl=False)
     else:
@@ -76,13 +96,33 @@ def command(
     return Exit.DONE
 
 
-def _page(file: Path, plans: tuple[Path, ...], machine: str | None) -> str:
-    from graphopt import machine as machines
+def _page(file: Path, data: dict[str, Any], plans: tuple[Path, ...], machines: tuple[str, ...]) -> str:
+    from graphopt import machine
     from graphopt.report import files, html
     from graphopt.report.realised import realised
 
-    data: dict[str, Any] = files.read_kind(file, "opportunities")
+    if len(machines) > 1:
+        raise click.UsageError("--format html draws the ceilings of one machine")
     measured = realised(data, [files.read_kind(path, "plan") for path in plans])
-    name = machine or data["machine"]
-    roofline = machines.load(name) if machine or name in machines.names() else None
+    name = machines[0] if machines else data["machine"]
+    roofline = machine.load(name) if machines or name in machine.names() else None
     return files.checked(file, lambda: html.render(data, roofline, realised=measured))
+
+
+def _what_if(environment: Environment, corpus: Path, machines: tuple[str, ...], k: int) -> dict[str, Any]:
+    """A corpus on several machines."""
+    from graphopt import corpus as store
+    from graphopt import machine
+    from graphopt.mining.find import find_opportunities
+    from graphopt.report.what_if import what_if
+
+    rooflines = [machine.load(name) for name in machines or (machine.DEFAULT,)]
+    with progress(environment, "loading") as loading:
+        captures = store.load(corpus, jobs=environment.jobs, progress=loading).captures
+    found = []
+    with progress(environment, "ranking") as ranking:
+        for at, roofline in enumerate(rooflines):
+            if ranking:
+                ranking(at, len(rooflines), roofline.name)
+            found.append(find_opportunities(captures, roofline, k=k, jobs=environment.jobs).to_dict())
+    return what_if(found)

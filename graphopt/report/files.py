@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graphopt.errors import GraphoptError
-from graphopt.report import benchmark, difference, explanation, opportunities, plan, run, verification
+from graphopt.report import benchmark, difference, explanation, opportunities, plan, run, verification, what_if
 from graphopt.report.document import Document
 
 DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
@@ -17,6 +17,7 @@ DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
     "verification": verification.document,
     "benchmark": benchmark.document,
     "run": run.document,
+    "what-if": what_if.document,
 }
 """What makes a document of each kind of file."""
 
@@ -53,9 +54,18 @@ def read_kind(path: Path, kind: str) -> dict[str, Any]:
         GraphoptError: as ``read``, or the file is of another kind.
     """
     data = read(path)
+    check_kind(path, data, kind)
+    return data
+
+
+def check_kind(path: Path, data: Mapping[str, Any], kind: str) -> None:
+    """Whether a file's content is of this kind.
+
+    Raises:
+        GraphoptError: it is not.
+    """
     if data["kind"] != kind:
         raise GraphoptError(f"{path}: holds {data['kind']!r}, where {kind!r} is needed")
-    return data
 
 
 def document(path: Path, data: Mapping[str, Any]) -> Document:

@@ -29,6 +29,7 @@ COMMANDS = (
     "run",
     "verify",
     "bench",
+    "characterize",
     "machines",
     "calibrate",
 )

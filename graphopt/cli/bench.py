@@ -35,7 +35,7 @@ def command(
     seed: int,
     as_json: bool,
 ) -> Exit:
-    """Time a model against its original in one process, alternating.
+    """Time a model against its original, in alternation.
 
     The original runs in stock onnxruntime with all optimisations and with none; the candidate with its kernels.
     Ratios above 1 are in favour of the candidate; the interval is one of 95 %.

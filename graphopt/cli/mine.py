@@ -92,7 +92,7 @@ def command(
     workers = jobs or environment.jobs
     with progress(environment, "loading") as loading:
         loaded = store.load(corpus, view=view, jobs=workers, progress=loading)
-    _warn(loaded.problems)
+    warn(loaded.problems)
     with progress(environment, "mining") as mining:
         report = find_opportunities(
             loaded.captures,
@@ -113,7 +113,8 @@ def command(
     return Exit.DONE
 
 
-def _warn(problems: tuple[str, ...]) -> None:
+def warn(problems: tuple[str, ...]) -> None:
+    """Log the problems of a corpus, the first few without ``-v``."""
     logger = logging.getLogger("graphopt.cli")
     shown = len(problems) if logger.isEnabledFor(logging.INFO) else MOST_PROBLEMS
     for problem in problems[:shown]:

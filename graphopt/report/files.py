@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graphopt.errors import GraphoptError
-from graphopt.report import benchmark, difference, explanation, opportunities, plan, run, verification, what_if
+from graphopt.report import (
+    benchmark,
+    characterization,
+    difference,
+    explanation,
+    opportunities,
+    plan,
+    run,
+    verification,
+    what_if,
+)
 from graphopt.report.document import Document
 
 DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
     "opportunities": opportunities.document,
+    "characterization": characterization.document,
     "difference": difference.document,
     "explanation": explanation.document,
     "plan": plan.document,

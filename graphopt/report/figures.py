@@ -46,11 +46,6 @@ def write(data: Mapping[str, Any], folder: Path) -> list[Path]:
         "projection.svg": _projection,
     }
     settings: dict[Any, Any] = {"svg.hashsalt": "graphopt", "svg.fonttype": "none", "font.size": 9.0}
-        "svg.hashsalt": "graphopt",
-        "svg.fonttype": "none",
-        "font.size": 9.0,
-        "font.family": "sans-serif",
-    }
     written = []
     for name, draw in figures.items():
         with matplotlib.rc_context(settings):

@@ -137,6 +137,16 @@ def test_csv_has_a_row_for_each_opportunity() -> None:
     assert rows[0]["models"].startswith("'=cmd()")
 
 
+def test_parquet_holds_the_same_rows(graphopt: CommandLine, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = opportunities()
+    path = tmp_path / "opportunities.parquet"
+    outcome = graphopt("report", written(tmp_path, data), "--format", "parquet", "-o", path)
+    assert outcome.code == Exit.DONE, outcome.err
+    assert parquet.read_table(path).to_pylist() == list(table.rows(data))
+    assert graphopt("report", written(tmp_path, data), "--format", "parquet").code == Exit.USAGE
+
+
 def test_no_difference_to_itself() -> None:
     found = difference.difference(opportunities(), opportunities())
     assert {row["change"] for row in found["patterns"]} == {"unchanged"}

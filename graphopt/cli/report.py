@@ -9,7 +9,7 @@ from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
 from graphopt.cli.progress import progress
 
-FORMATS = ("table", "markdown", "json", "csv", "html")
+FORMATS = ("table", "markdown", "json", "csv", "parquet", "html")
 
 
 @options.command(
@@ -28,7 +28,7 @@ FORMATS = ("table", "markdown", "json", "csv", "html")
     default="table",
     show_default=True,
     help="Markdown pastes into a pull request; html is one page without network, csv a row for each opportunity "
-    "(both for opportunities only).",
+    "and so is parquet, which needs -o and graphopt[parquet] (these three for opportunities only).",
 )
 @click.option(
     "--plan",
@@ -75,8 +75,13 @@ def command(
         raise click.UsageError("--machine belongs to a corpus, or to --format html")
     else:
         data = files.read(file)
-    if form in ("html", "csv"):
+    if form in ("html", "csv", "parquet"):
         files.check_kind(file, data, "opportunities")
+    if form == "parquet":
+        if output_file is None:
+            raise click.UsageError("--format parquet needs -o FILE")
+        files.checked(file, lambda: table.write_parquet(data, output_file))
+        return Exit.DONE
     if form == "html":
         text = _page(file, data, plans, machines)
     elif form == "csv":

@@ -38,6 +38,7 @@ def find_opportunities(
     ruled_out: bool = False,
     refuse: Refusal | None = None,
     engine: str | None = None,
+    scheduler: str | None = None,
     budget: int = DEFAULT_BUDGET,
     progress: Progress | None = None,
 ) -> Report:
@@ -58,6 +59,7 @@ def find_opportunities(
         refuse: a further reason to leave patterns out, such as that no kernel can be generated; asked for the patterns
             that the rules allow, with one occurrence each. It must depend on the pattern only.
         engine: see mine; worker processes where they pay, when None.
+        scheduler: see mine.
         budget: see mine.
         progress: called after each level with its size, its patterns and their occurrences.
 
@@ -85,6 +87,7 @@ def find_opportunities(
         min_size=2,
         engine=engine or ("processes" if _pays(distinct) else "serial"),
         jobs=jobs,
+        scheduler=scheduler,
         budget=budget,
         group=judge.groups,
         progress=progress,

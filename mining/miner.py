@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import ceil
+from typing import TYPE_CHECKING
 
 from graphopt.errors import GraphoptError
 from graphopt.mining.canonical import SHORT_DIGEST, Edge
@@ -12,6 +13,9 @@ from graphopt.mining.engines import Engine, open_engine
 from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
 from graphopt.mining.growth import Absorption, Code, Places, Tally
 from graphopt.mining.symmetry import Occurrence, Symmetry
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Progress = Callable[[int, int, int], None]
 """Called after each level with its size, its number of frequent patterns, and their occurrences."""
@@ -200,6 +204,7 @@ def mine(
     k: int | None = None,
     engine: str = "processes",
     jobs: int | None = None,
+    scheduler: "str | Client | None" = None,
     budget: int = DEFAULT_BUDGET,
     group: Callable[[Sequence[Code]], Mapping[str, Hashable]] | None = None,
     progress: Progress | None = None,
@@ -228,8 +233,10 @@ def mine(
         min_size: fewest nodes of a pattern that is returned.
         closed: whether only closed patterns are returned.
         k: return only that many patterns, those that cover most: by size times weighted occurrences.
-        engine: ``processes`` or ``serial``.
-        jobs: number of worker processes; all processors when None.
+        engine: ``processes``, ``serial`` or ``dask``.
+        jobs: number of worker processes on this machine; all processors when None.
+        scheduler: for ``dask``: the address of a scheduler, or a client, all of whose workers are used; worker
+            processes on this machine when None.
         budget: most (representative) occurrences of one graph and size; see MiningResult.truncated.
         group: called once with all frequent patterns; returns a group for each digest. A pattern then only gives way to
             larger ones of its own group.
@@ -264,7 +271,7 @@ def mine(
     if not distinct:
         return MiningResult((), 0, 0, 0, threshold)
     tallies: dict[str, Tally] = {}
-    with open_engine(engine, distinct, jobs=jobs, budget=budget) as running:
+    with open_engine(engine, distinct, jobs=jobs, budget=budget, scheduler=scheduler) as running:
         level = _combined(running.call("start"))
         size = 1
         last: list[str] = []

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parent.parent
 STOPPED = {int(Exit.INTERRUPTED), -signal.SIGINT, -signal.SIGTERM}
 """Before Python has read our code, a signal ends the process by itself: a shell reports 130 for that, too."""
 MOMENTS = 4
+AT_ONCE = 10
+"""Seconds to end in, on a machine that is busy with other things."""
 
 
 def start(folder: Path, words: list[str]) -> "subprocess.Popen[bytes]":
@@ -41,8 +43,27 @@ def interrupted_at(folder: Path, words: list[str], delay: float, number: int, wh
         time.sleep(delay)
         if process.poll() is None:
             (os.killpg if whole_group else os.kill)(process.pid, number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=AT_ONCE)
+        assert left_running(process.pid) == []
         return process.returncode, errors
+
+
+def left_running(session: int) -> list[str]:
+    """Commands of a session's processes, after a moment to end."""
+    end = time.monotonic() + AT_ONCE
+    while True:
+        found = []
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                name, _, rest = status.read_text().rpartition(")")
+            except OSError:  # it has just ended
+                continue
+            state, _, _, its_session, *_ = rest.split()
+            if int(its_session) == session and state != "Z":
+                found.append(name)
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +114,9 @@ def check(folder: Path, words: list[str], outputs: tuple[str, ...], count: int, 
     assert {name: data for name, data in content(folder).items() if name not in outputs} == before
 
 
-def test_interrupting_mine(corpus: Path, tmp_path: Path, count: int) -> None:
-    words = ["mine", str(corpus), "--jobs", "2", "-o", "opportunities.json"]
+@pytest.mark.parametrize("engine", ["processes", "serial", "dask"])
+def test_interrupting_mine(corpus: Path, tmp_path: Path, count: int, engine: str) -> None:
+    words = ["mine", str(corpus), "--jobs", "2", "--engine", engine, "-o", "opportunities.json"]
     check(tmp_path, words, ("opportunities.json",), count, deterministic=True)
 
 

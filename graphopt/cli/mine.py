@@ -34,6 +34,7 @@ def support(text: str) -> int | Fraction:
     "mine",
     "graphopt mine sample_graphs",
     "graphopt mine fleet -k 20 --min-support 1% --machine xeon-e5-2680-v4 -o opportunities.json",
+    "graphopt mine fleet --engine dask --scheduler tcp://head:8786 -o opportunities.json",
     "graphopt mine model.onnx --view raw --json | jq .opportunities[0]",
 )
 @options.input_file("corpus")
@@ -58,6 +59,16 @@ def support(text: str) -> int | Fraction:
 @options.view
 @options.jobs
 @click.option(
+    "--engine",
+    type=click.Choice(["processes", "serial", "dask"]),
+    help="Mine in worker processes, in this process, or in a dask cluster; processes where they pay, when not given.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Scheduler of the dask cluster (tcp://host:8786); without one, a cluster on this machine.",
+)
+@click.option(
     "--ruled-out", is_flag=True, help="Also list patterns that a fusion rule stops, with what they would be worth."
 )
 @options.output("Write the opportunities to this file, for 'graphopt report' and 'graphopt apply'.")
@@ -72,6 +83,8 @@ def command(
     machine: str | None,
     view: options.View,
     jobs: int | None,
+    engine: str | None,
+    scheduler: str | None,
     ruled_out: bool,
     output_file: Path | None,
     as_json: bool,
@@ -82,6 +95,8 @@ def command(
     closed convex patterns, applies the fusion rules and ranks by the time that fusing would save, each pattern beyond
     what better ones save already.
     """
+    if scheduler is not None and engine != "dask":
+        raise click.UsageError("--scheduler is for --engine dask")
     from graphopt import corpus as store
     from graphopt import machine as machines
     from graphopt.mining import opportunities
@@ -101,6 +116,8 @@ def command(
             min_support=min_support,
             max_size=max_size,
             jobs=workers,
+            engine=engine,
+            scheduler=scheduler,
             ruled_out=ruled_out,
             progress=mining and (lambda size, patterns, places: mining(size, max_size, f"{patterns} patterns")),
         )

@@ -219,9 +219,11 @@ class Dask:
         end = time.monotonic() + PATIENCE
         while True:
             try:
-                workers = client.scheduler_info(n_workers=-1)["workers"]
+                workers = client.scheduler_info(n_workers=-1)["workers"] if client.status == "running" else None
             except (OSError, TimeoutError, KeyError):  # without a connection, nothing is known
-                raise GraphoptError("the dask scheduler has gone") from None
+                workers = None
+            if workers is None:
+                raise GraphoptError("the dask scheduler has gone")
             living = sorted(address for address, worker in workers.items() if worker["status"] == "running")
             if living or not wait:
                 return living

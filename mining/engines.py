@@ -17,7 +17,6 @@ NAMES = ("processes", "serial", "dask")
 """Engines: worker processes on this machine, this process, the workers of a dask.distributed cluster."""
 
 
-
 def open_engine(
     name: str,
     graphs: Sequence[MiningGraph],
@@ -51,7 +50,9 @@ def open_engine(
         try:
             from graphopt.mining.engine_dask import Dask
         except ImportError:
-            raise GraphoptError("the mining engine 'dask' needs dask.distributed: pip install 'graphopt[dask]'") from None
+            raise GraphoptError(
+                "the mining engine 'dask' needs dask.distributed: pip install 'graphopt[dask]'"
+            ) from None
         return Dask(numbered, budget, jobs=jobs, scheduler=scheduler)
     if name == "processes" and jobs > 1:
         return Processes(dealt(numbered, jobs), budget)

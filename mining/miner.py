@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from graphopt.errors import GraphoptError
 from graphopt.mining.canonical import SHORT_DIGEST, Edge
-from graphopt.mining.engines import Engine, open_engine
+from graphopt.mining.engine import Engine
+from graphopt.mining.engines import open_engine
 from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
 from graphopt.mining.growth import Absorption, Code, Places, Tally
 from graphopt.mining.symmetry import Occurrence, Symmetry

@@ -5,8 +5,8 @@ import pickle
 import random
 import signal
 import threading
-from pathlib import Path
 from collections.abc import Iterator
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -127,7 +127,7 @@ def test_a_dask_cluster_of_our_own(expected: bytes) -> None:
 
 def test_a_dask_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_dask, "CONNECTING", 0.5)
-    with pytest.raises(GraphoptError, match="cannot reach the dask scheduler tcp://127.0.0.1:1"):
+    with pytest.raises(GraphoptError, match="cannot reach the dask scheduler tcp"):
         mine(corpus(), engine="dask", scheduler="tcp://127.0.0.1:1")
 
 

@@ -91,7 +91,7 @@ class Acceptance:
         say: told what is going on.
         lost: what was taken out again so far.
         times: measured seconds by the nodes that a call replaces.
-        libraries: builds so far, by the names and shapes of their fused operators.
+        libraries: builds so far, by whether they are portable and the names and shapes of their fused operators.
     """
 
     unfused: onnx.ModelProto
@@ -106,7 +106,7 @@ class Acceptance:
     say: Progress
     lost: list[Lost] = field(default_factory=list)
     times: dict[Nodes, Seconds] = field(default_factory=dict)
-    libraries: dict[tuple[tuple[str, str], ...], Path] = field(default_factory=dict)
+    libraries: dict[tuple[object, ...], Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.observed: tuple[Observed, ...] = self.context.observed
@@ -149,14 +149,16 @@ class Acceptance:
         slow = frozenset(nodes for entry in self.lost if entry.times is not None for nodes in entry.fusion.sets)
         return replace(self.context, excluded=wrong, excluded_sets=slow)
 
-    def _build(self, fusions: Sequence[Fusion]) -> Path:
+    def _build(self, fusions: Sequence[Fusion], portable: bool = False) -> Path:
         operators = [kernel_generator.FusedOperator(f.name, f.body, f.shapes) for f in fusions]
         operators.sort(key=lambda operator: operator.name)
-        key = tuple((operator.name, repr(operator.shapes)) for operator in operators)
+        key = (portable, *((operator.name, repr(operator.shapes)) for operator in operators))
         if key not in self.libraries:
             self.say(f"building {len(fusions)} kernels")
             folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="build-"))
-            self.libraries[key] = kernel_generator.build_library(operators, folder, self.stem)
+            self.libraries[key] = kernel_generator.build_library(
+                operators, folder, self.stem, portable=portable
+            )
         return self.libraries[key]
 
     def _rewritten(self, fusions: Sequence[Fusion]) -> tuple[onnx.ModelProto, dict[Nodes, str]]:
@@ -259,8 +261,8 @@ class Acceptance:
     # ----------------------------------------------------------------------------------------------- the last word
 
     def _verdicts(self, fusions: Sequence[Fusion], refused: tuple[Refusal, ...]) -> Verdicts:
-        """Build exactly these, and compare numbers once more."""
-        library = self._build(fusions)
+        """Build exactly these, for every level of instruction sets, and compare numbers once more."""
+        library = self._build(fusions, portable=True)
         model, _ = self._rewritten(fusions)
         session = open_session(model, optimization=self.level, threads=self.threads, kernels=library)
         found = self._compared(session)

@@ -15,7 +15,7 @@ from graphopt import machine as machines
 from graphopt import models
 from graphopt.errors import GraphoptError
 from graphopt.graph import OperatorGraph, Shape
-from graphopt.kernels.compile import FLAGS
+from graphopt.kernels.compile import flags_of, levels
 from graphopt.machine import Machine
 from graphopt.mining import opportunities as opportunity_files
 from graphopt.operators.blocked import block_size
@@ -296,7 +296,11 @@ def _plan(work: _Work, steps: Sequence[Pass], outcome: _Outcome, output: Path, n
         "onnx": onnx.__version__,
         "threads": str(work.threads),
         "compiler": " ".join([Path(compiler[0]).name, *compiler[1:]]) if compiler else "none",
-        "flags": " ".join(FLAGS),
+        "flags": "; ".join(
+            f"{level.name}: {' '.join(flags_of(compiler, level))}" for level in levels(compiler, portable=True)
+        )
+        if compiler
+        else "none",
     }
     checked = verdicts.verification
     return Plan(

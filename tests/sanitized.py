@@ -26,7 +26,7 @@ __attribute__((visibility("default"))) const char *sanitized_run(int index, cons
                                                                  const int64_t *in_bytes, void **results,
                                                                  const int64_t *out_bytes, int64_t chunk)
 {
-    const kernel *k = &KERNELS[index];
+    const kernel *k = KERNELS[index];
     shape in[MAX_INPUTS];
     const void *inputs[MAX_INPUTS];
     void *outputs[MAX_OUTPUTS];

@@ -131,6 +131,7 @@ def test_loops_vectorise(tmp_path: Path, compiler: list[str]) -> None:
     command = [
         *compiler,
         *FLAGS,
+        "-shared",
         "-march=native",
         "-fno-ipa-icf",
         "-fopt-info-vec-optimized",

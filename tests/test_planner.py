@@ -140,7 +140,7 @@ PIECES = """
 int64_t pieces_of(int index, int rank, const int64_t *sizes);
 int64_t pieces_of(int index, int rank, const int64_t *sizes)
 {
-    const kernel *k = &KERNELS[index];
+    const kernel *k = KERNELS[index];
     shape in[MAX_INPUTS];
     const void *data[MAX_INPUTS] = {0};
     memset(in, 0, sizeof in);
@@ -179,7 +179,7 @@ def test_few_boxes_where_sizes_divide(tmp_path: Path) -> None:
     write_source([case.fused() for case in cases], tmp_path / "p.c", "pieces")
     with (tmp_path / "p.c").open("a") as file:
         file.write(PIECES)
-    flags = [flag for flag in FLAGS if flag != "-fvisibility=hidden"]
+    flags = ["-shared", *(flag for flag in FLAGS if flag != "-fvisibility=hidden")]
     subprocess.run([*compiler, *flags, "p.c", "-o", "p.so", "-lm"], cwd=tmp_path, check=True)
     own = ctypes.CDLL(str(tmp_path / "p.so"))
     own.pieces_of.restype = ctypes.c_int64

@@ -62,7 +62,7 @@ def functions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("scalar")
     (folder / "scalar.c").write_text((SUPPORT / "scalar.h").read_text() + DRIVER)
-    flags = [flag for flag in FLAGS if flag != "-fvisibility=hidden"]
+    flags = ["-shared", *(flag for flag in FLAGS if flag != "-fvisibility=hidden")]
     if request.param == "native":
         flags.append("-march=native")
     command = [*compiler, *flags, "scalar.c", "-o", "scalar.so", "-lm"]

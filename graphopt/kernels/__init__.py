@@ -9,8 +9,9 @@ from pathlib import Path
 
 from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import compile_library, find_compiler
-from graphopt.kernels.emit import TooLargeError, emit_kernel, emit_library
+from graphopt.kernels.emit import Source, TooLargeError, emit_kernel, emit_library
 from graphopt.kernels.lower import lower
+from graphopt.kernels.object_cache import open_cache
 from graphopt.operators.lowering import CannotLowerError
 
 __all__ = ["FusedOperator", "build_library", "find_compiler", "lowerable", "write_source"]
@@ -46,14 +47,25 @@ def write_source(fused: Sequence[FusedOperator], path: Path, title: str) -> None
     Raises:
         CannotLowerError: when an operator has no lowering (ask ``lowerable`` first).
     """
-    programs = [lower(operator.name, operator.body, operator.shapes) for operator in fused]
-    path.write_text(emit_library(programs, title))
+    path.write_text(_source(fused, title).whole())
 
 
 def build_library(
-    fused: Sequence[FusedOperator], folder: Path, name: str, *, compiler: list[str] | None = None
+    fused: Sequence[FusedOperator],
+    folder: Path,
+    name: str,
+    *,
+    compiler: list[str] | None = None,
+    portable: bool = False,
 ) -> Path:
-    """Generate and compile ``<folder>/<name>.c`` into ``<folder>/<name>.so``.
+    """Generate ``<folder>/<name>.c`` and compile it into ``<folder>/<name>.so``.
+
+    Args:
+        fused: what the kernels compute.
+        folder: where the files go.
+        name: their name without ending.
+        compiler: its command; one is looked for when left out.
+        portable: for every level of instruction sets, chosen at load time; else for this processor's best alone.
 
     Returns:
         path of the library.
@@ -62,7 +74,12 @@ def build_library(
         GraphoptError: without a compiler, or when compiling fails.
         CannotLowerError: when an operator has no lowering (ask ``lowerable`` first).
     """
-    source, library = folder / f"{name}.c", folder / f"{name}.so"
-    write_source(fused, source, name)
-    compile_library(source, library, compiler)
+    library = folder / f"{name}.so"
+    source = _source(fused, name)
+    (folder / f"{name}.c").write_text(source.whole())
+    compile_library(source, library, compiler, portable=portable, objects=open_cache())
     return library
+
+
+def _source(fused: Sequence[FusedOperator], title: str) -> Source:
+    return emit_library([lower(operator.name, operator.body, operator.shapes) for operator in fused], title)

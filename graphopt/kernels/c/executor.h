@@ -5,10 +5,6 @@
  * generated compute functions are flat loops over unit-stride arrays, whatever the shapes and index maps. Tiles are
  * independent: their order and the number of threads change no bit of the result.
  */
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 /* Elements of a tile: where operands are packed, they fit the first-level cache; where none is, tiles only share out
  * work. Columns of a packed tile where a load runs along the rows. */
 enum { TILE = 2048, UNPACKED_TILE = 16384, TRANSPOSED_COLUMNS = 64, TRANSPOSED_ROWS = 32 };
@@ -70,6 +66,11 @@ typedef struct plan {
     shape *output_shape;
     unsigned char *identity; /* inputs whose every load reads just the element that is stored, in one nest */
 } plan;
+
+#if !defined(KERNELS_ONLY) /* what follows but plan_nest is called by the library alone */
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 /* ---------------------------------------------------------------- planning */
 
@@ -183,9 +184,10 @@ static const char *add_piece(plan *p, int nest, const alternative *what, domain 
     }
     return NULL;
 }
+#endif
 
 /* Plans one nest: every element of outputs of shape s, by the alternatives, which share them out among themselves. */
-static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *s, const alternative *alternatives,
+SHARED const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *s, const alternative *alternatives,
                              int count, const void *frame)
 {
     int64_t total = elements(s);
@@ -254,6 +256,7 @@ static const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
     return error;
 }
 
+#if !defined(KERNELS_ONLY)
 static void free_pieces(plan *p)
 {
     for (int64_t i = 0; i < p->count; i++)
@@ -536,3 +539,4 @@ static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *con
         }
     }
 }
+#endif

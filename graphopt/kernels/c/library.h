@@ -1,16 +1,6 @@
 /* The library: a table of generated kernels as onnxruntime custom operators in domain graphopt.fused. */
 
-typedef struct {
-    const char *name;
-    int inputs, outputs;
-    const int *input_types, *output_types; /* ONNX element types */
-    const unsigned char *structural;       /* inputs whose int values the plan depends on: 4 or 8 bytes an element; 0 */
-    const int *overwrites;                 /* for each output the input whose storage it may take; -1 for none */
-    int cost;                              /* rough operations per element, to decide when threads pay */
-    const char *(*make_plan)(plan *p, const shape *in, const int64_t *const *value);
-} kernel;
-
-extern const kernel KERNELS[];
+extern const kernel *const KERNELS[];
 extern const int KERNEL_COUNT;
 
 enum { MAX_INPUTS = 64, MAX_OUTPUTS = 32, SEQUENTIAL_WORK = 1 << 16, CHUNK_WORK = 1 << 15, KEPT_PLANS = 32 };
@@ -304,6 +294,7 @@ static size_t (*const OVERWRITE[])(int **, int **) = {overwrite_0, overwrite_1, 
 static void release_overwrite(int *inputs, int *outputs) { (void)inputs, (void)outputs; }
 
 static OrtCustomOpDomain *fused_domain;
+static custom_operator *fused_operators;
 static const OrtApi *domain_api;
 static pthread_mutex_t domain_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -311,16 +302,23 @@ __attribute__((destructor)) static void release_fused_domain(void)
 {
     if (fused_domain)
         go_release_domain(domain_api, fused_domain);
+    free(fused_operators);
 }
 
 static OrtStatus *make_domain(const OrtApi *api)
 {
-    static custom_operator operators[MAX_KERNELS];
+    custom_operator *operators = calloc((size_t)KERNEL_COUNT + 1, sizeof *operators);
+    if (!operators)
+        return go_status(api, GO_ORT_RUNTIME_EXCEPTION, "out of memory");
     OrtCustomOpDomain *domain = NULL;
-    RETURN_ON_ERROR(go_create_domain(api, "graphopt.fused", &domain));
+    OrtStatus *made = go_create_domain(api, "graphopt.fused", &domain);
+    if (made) {
+        free(operators);
+        return made;
+    }
     for (int i = 0; i < KERNEL_COUNT; i++) {
         custom_operator *c = &operators[i];
-        c->what = &KERNELS[i];
+        c->what = KERNELS[i];
         c->op.version = GRAPHOPT_ORT_API_VERSION;
         c->op.GetName = operator_name;
         c->op.GetExecutionProviderType = operator_provider;
@@ -339,7 +337,7 @@ static OrtStatus *make_domain(const OrtApi *api)
         c->op.CreateKernelV2 = create_node;
         c->op.KernelComputeV2 = compute_node;
         c->op.GetStartVersion = operator_version;
-        int overwritten = KERNELS[i].overwrites[0];
+        int overwritten = KERNELS[i]->overwrites[0];
         if (overwritten >= 0 && overwritten < (int)(sizeof OVERWRITE / sizeof OVERWRITE[0])) {
             c->op.GetMayInplace = OVERWRITE[overwritten];
             c->op.ReleaseMayInplace = release_overwrite;
@@ -347,23 +345,19 @@ static OrtStatus *make_domain(const OrtApi *api)
         OrtStatus *status = go_domain_add_op(api, domain, &c->op);
         if (status) {
             go_release_domain(api, domain);
+            free(operators);
             return status;
         }
     }
+    fused_operators = operators;
     fused_domain = domain;
     domain_api = api;
     return NULL;
 }
 
-/* The entry point that SessionOptions.register_custom_ops_library looks for. */
-GO_ORT_EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base)
+/* Adds the operators of this level to the options of a session. */
+OrtStatus *LEVEL(register_operators)(OrtSessionOptions *options, const OrtApiBase *base)
 {
-    const OrtApi *oldest = base->GetApi(1);
-    if (go_runtime_api_version(base) < (int)GRAPHOPT_ORT_API_VERSION)
-        return go_status(oldest, GO_ORT_NOT_IMPLEMENTED, "graphopt kernels need onnxruntime 1.18 or newer");
-    const char *missing = missing_instructions();
-    if (missing)
-        return go_status(oldest, GO_ORT_NOT_IMPLEMENTED, missing);
     const OrtApi *api = base->GetApi(GRAPHOPT_ORT_API_VERSION);
     has_shape_reference = go_runtime_api_version(base) >= GO_ORT_SINCE_SHAPE_REFERENCE;
     pthread_mutex_lock(&domain_lock);

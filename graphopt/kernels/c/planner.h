@@ -12,8 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Called from many generated functions: one copy is enough, and compiles faster. */
+/* Called from many generated functions: one copy is enough, and compiles faster. Where a library is compiled in parts,
+ * the part with the kernels of one pattern sees only declarations of these (see compile.py). */
+#ifndef SHARED
 #define SHARED static __attribute__((noinline, unused))
+#endif
 
 enum { MAX_RANK = 8, MAX_LOOPS = 16, MAX_PIECES = 1 << 17 };
 

@@ -1,7 +1,7 @@
 """Costs: values worked out by hand, bounds on every example of the ONNX standard, and published counts of networks."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -12,9 +12,11 @@ import onnx.parser
 import pytest
 
 from graphopt import models, operators
+from graphopt.characterization.parameters import parameter_elements
 from graphopt.graph import Capture, Node, Shape, Tensor
 from graphopt.observation import observe
 from graphopt.operators.base import Cost, FusionClass, Operand, element_bytes
+from tests import networks
 
 MS = "com.microsoft"
 BLOCKED = "com.microsoft.nchwc"
@@ -434,6 +436,32 @@ def test_published_counts_of_the_sample_graphs(
     sample_graphs: Path, name: str, shapes: dict[str, Shape], billions: float, within: float
 ) -> None:
     assert multiply_adds(models.load(sample_graphs / name), shapes) == pytest.approx(billions, rel=within)
+
+
+# Structure and widths from the publications; counts as the authors or torchvision and timm publish them.
+BUILT = [
+    # He et al. 2015: 3.8 billion (of the convolutions), with the stride in the first convolution of a block
+    ("ResNet-50 as published", lambda: networks.resnet((3, 4, 6, 3), stride_first=True), 3.8, 25.6, 0.02),
+    ("ResNet-18", networks.resnet18, 1.81, 11.69, 0.01),  # torchvision 1.81
+    ("ResNeXt-50 32x4d", lambda: networks.resnet((3, 4, 6, 3), groups=32, width=128), 4.23, 25.03, 0.01),  # torchvision
+    ("ResNeXt-101 32x4d", lambda: networks.resnet((3, 4, 23, 3), groups=32, width=128), 8.01, 44.18, 0.01),  # timm
+    ("MobileNetV2", networks.mobilenet_v2, 0.30, 3.5, 0.02),  # Sandler et al. 2018: 300 million, 3.4 M; torchvision 3.5
+    ("EfficientNet-B0", networks.efficientnet_b0, 0.39, 5.3, 0.01),  # Tan and Le 2019
+    ("ShuffleNetV2 1.0", networks.shufflenet_v2, 0.146, 2.28, 0.01),  # Ma et al. 2018: 146 million; torchvision 2.28
+    ("DeiT-tiny", lambda: networks.vision_transformer(192, 3), 1.26, 5.72, 0.01),  # Touvron et al. 2021: 1.3; timm 1.26
+    ("ViT-B/16", lambda: networks.vision_transformer(768, 12), 17.58, 86.57, 0.01),  # timm, torchvision
+    ("ConvNeXt-T", networks.convnext_tiny, 4.47, 28.59, 0.01),  # Liu et al. 2022: 4.5; timm 4.47
+]
+
+
+@pytest.mark.parametrize(("name", "build", "billions", "millions", "within"), BUILT)
+def test_published_counts_of_networks_built_here(
+    name: str, build: Callable[[], onnx.ModelProto], billions: float, millions: float, within: float
+) -> None:
+    model = build()
+    assert multiply_adds(model, {}) == pytest.approx(billions, rel=within)
+    graph = observe(model, {}, name=name).graph
+    assert parameter_elements(graph) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def test_element_sizes() -> None:

@@ -62,16 +62,18 @@ def storages(capture: Capture, *, in_place: bool = False) -> tuple[list[Storage]
     for node in graph.nodes:
         if is_view(node) and node.inputs and node.inputs[0] in root and node.outputs[0] in root:
             root[node.outputs[0]] = root[node.inputs[0]]
-    ends = _greatest(death, root)
+    members: dict[str, list[str]] = {}
+    for name, first in root.items():
+        members.setdefault(first, []).append(name)
+    ends = {first: max(death[name] for name in names) for first, names in members.items()}
     if in_place:
         for index, node in enumerate(graph.nodes):
             over = _overwritten(graph, node, index, root, ends, sizes)
             if over is not None:
-                _move(root, node.outputs[0], over)
-                ends = _greatest(death, root)
-    members: dict[str, list[str]] = {}
-    for name, first in root.items():
-        members.setdefault(first, []).append(name)
+                moved = node.outputs[0]
+                ends[over] = max(ends[over], ends.pop(moved))
+                members[over] += members.pop(moved)
+                root.update(dict.fromkeys(members[over], over))
     found = [
         Storage(tuple(names), max(sizes[name] or 0 for name in names), birth[first], ends[first])
         for first, names in members.items()
@@ -106,13 +108,6 @@ def is_view(node: Node) -> bool:
     return row is not None and row.rate_class == "view" and not row.shapeless
 
 
-def _greatest(death: Mapping[str, int], root: Mapping[str, str]) -> dict[str, int]:
-    ends: dict[str, int] = {}
-    for name, first in root.items():
-        ends[first] = max(death[name], ends.get(first, -1))
-    return ends
-
-
 def _overwritten(
     graph: OperatorGraph,
     node: Node,
@@ -133,11 +128,3 @@ def _overwritten(
         if graph.tensors[name].dtype == graph.tensors[result].dtype:
             return first
     return None
-
-
-def _move(root: dict[str, str], result: str, first: str) -> None:
-    """Let a result, and the views of it, live in another storage."""
-    before = root[result]
-    for name, at in root.items():
-        if at == before:
-            root[name] = first

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
+
 from graphopt import operators
 from graphopt.characterization.layers import steps_of
 from graphopt.characterization.liveness import Storage, storages
@@ -149,7 +151,10 @@ def project(plan: Schedule, device: Accelerator) -> Projection:
         plan: the capture's steps.
         device: the accelerator; what lies in its memory is chosen by ``placed``.
     """
-    on_chip = placed(plan, device)
+    return _timed(plan, device, placed(plan, device))
+
+
+def _timed(plan: Schedule, device: Accelerator, on_chip: frozenset[int]) -> Projection:
     bound = {"arithmetic": 0.0, "on-chip": 0.0, "off-chip": 0.0}
     for step in plan.steps:
         near = far = 0
@@ -184,16 +189,15 @@ def placed(plan: Schedule, device: Accelerator) -> frozenset[int]:
         (number for number, moved in enumerate(traffic) if moved),
         key=lambda number: (-traffic[number] / max(1, plan.storages[number].elements), number),
     )
-    used = [0] * (plan.nodes + 1)
+    free = np.full(plan.nodes + 1, device.capacity, np.int64)
     chosen = set()
     for number in order:
         storage = plan.storages[number]
         size = storage.elements * _element(plan, number, device)
-        life = range(max(0, storage.birth), min(storage.death, plan.nodes) + 1)
-        if size and all(used[at] + size <= device.capacity for at in life):
+        life = free[max(0, storage.birth) : storage.death + 1]
+        if size and life.min() >= size:
             chosen.add(number)
-            for at in life:
-                used[at] += size
+            life -= size
     return frozenset(chosen)
 
 
@@ -205,8 +209,10 @@ def sweep(
 ) -> list[tuple[Accelerator, Projection]]:
     """Projections for every capacity and bandwidth of the memory on the chip, bandwidths outermost."""
     base = device or Accelerator()
+    # What lies on the chip does not depend on how fast it is there.
+    chosen = {size: placed(plan, replace(base, capacity=size)) for size in capacities}
     devices = [replace(base, on_chip_bandwidth=fast, capacity=size) for fast in bandwidths for size in capacities]
-    return [(one, project(plan, one)) for one in devices]
+    return [(one, _timed(plan, one, chosen[one.capacity])) for one in devices]
 
 
 def _element(plan: Schedule, number: int, device: Accelerator) -> int:

@@ -19,6 +19,7 @@ from graphopt.operators.base import Cost, FusionClass, Operator, storage_bytes
 from graphopt.operators.blocked import DOMAIN
 from graphopt.operators.opaque import CONTROL_FLOW
 from graphopt.operators.pieces import pieces
+from graphopt.residence import Touches, touches
 
 OVERLAP = 3.0
 """Arithmetic a and traffic t together take (a^OVERLAP + t^OVERLAP)^(1/OVERLAP): the longer one where they are far
@@ -93,10 +94,20 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     if traffic is None:
         return None
     moved, parameters = traffic
-    # One pass streams its operands like the largest of the operators did: fusing does not move data further away.
-    working_set = min(moved, profile.largest_working_set(nodes))
-    memory = machine.seconds_to_move(moved, working_set) + profile.seconds_of_parameters(parameters, machine)
+    memory = machine.seconds_to_move(moved) + profile.seconds_of_parameters(parameters, machine)
     return together(compute, memory) + machine.kernel_seconds
+
+
+def rate_classes(cost: Cost, row: Operator, pieces_: int, elements: int) -> list[str]:
+    """Names of the rates that an operator may have on a machine, the most special one first.
+
+    A layout operator that moves single elements, none of them beside the one before, has a class of its own
+    (``transpose_elements``, ``Slice_elements``), and else that of its kind.
+    """
+    names = [name for name in (cost.rate_class, row.rate_class) if name]
+    if row.fusion_class is FusionClass.LAYOUT and pieces_ >= elements > 1:
+        names = [f"{name}_elements" for name in (row.op_type, *names)] + names
+    return names
 
 
 def together(arithmetic: float, traffic: float) -> float:
@@ -161,9 +172,32 @@ class _Profile:
         compute = self._compute(index, machine, fused=False)
         if cost is None or compute is None:
             return None
-        memory = machine.seconds_to_move(cost.bytes_read + cost.bytes_written)
+        memory = self._seconds_of_traffic(index, cost, machine)
         memory += self.seconds_of_parameters(cost.parameter_bytes, machine)
         return together(compute, memory) + machine.node_seconds
+
+    def _seconds_of_traffic(self, index: int, cost: Cost, machine: Machine) -> float:
+        """Seconds to read and write computed tensors, each from the level that its memory still lies in."""
+        own = cost.bytes_read + cost.bytes_written
+        touched = self._touches[index]
+        seconds = 0.0
+        for moved, tensors in ((cost.bytes_read, touched.reads), (cost.bytes_written, touched.writes)):
+            whole = sum(tensor.bytes for tensor in tensors)
+            if not moved or not whole:
+                seconds += machine.seconds_to_move(moved, own)
+                continue
+            for tensor in tensors:
+                seconds += machine.seconds_to_move(moved * tensor.bytes / whole, max(own, tensor.distance))
+        return seconds
+
+    @cached_property
+    def _touches(self) -> list[Touches]:
+        """Where each operator's operands and results lie."""
+        classes = [None if row is None else row.fusion_class for row in self.rows]
+        moving = [cost is None or bool(cost.bytes_read or cost.bytes_written) for cost in self.costs]
+        in_place = [kind is FusionClass.ELEMENTWISE for kind in classes]
+        views = [not moves and kind is not FusionClass.METADATA for moves, kind in zip(moving, classes, strict=True)]
+        return touches(self.graph, lambda name: self._bytes(name) or 0, in_place, views)
 
     def _compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
         """Seconds of arithmetic. In a kernel, layout operators are index maps: see seconds_of_strided_reads."""
@@ -173,9 +207,12 @@ class _Profile:
         if row.fusion_class is FusionClass.METADATA or not (cost.flops or cost.bytes_written):
             return 0.0
         node = self.graph.nodes[index]
-        classes = [name for name in (cost.rate_class, row.rate_class) if name]
         if fused and row.fusion_class is FusionClass.LAYOUT:
             return 0.0
+        inputs = [self.shape(name) if name else None for name in node.inputs]
+        outputs = [self.shape(name) if name else None for name in node.outputs]
+        count = pieces(self.graph, node, row, inputs, outputs)
+        classes = rate_classes(cost, row, count, sum(prod(shape) for shape in outputs if shape is not None))
         find = machine.kernel_rate if fused else machine.rate
         rate = find(node.operator, classes)
         if rate is None:
@@ -186,9 +223,7 @@ class _Profile:
             seconds = sum(prod(self.shape(name) or (0,)) for name in node.outputs if name) / rate.value
         per_second = machine.pieces_per_second(node.operator, classes, fused=fused)
         if per_second is not None:
-            inputs = [self.shape(name) if name else None for name in node.inputs]
-            outputs = [self.shape(name) if name else None for name in node.outputs]
-            seconds += pieces(node, row, inputs, outputs) / per_second
+            seconds += count / per_second
         return seconds
 
     def _dtype(self, index: int) -> str:
@@ -227,11 +262,6 @@ class _Profile:
                 if rate is not None:
                     seconds += prod(self.shape(name) or (0,)) / rate.value
         return seconds
-
-    def largest_working_set(self, nodes: Sequence[int]) -> int:
-        """Bytes of computed tensors that the largest operator of a set reads and writes."""
-        costs = (self.costs[index] for index in nodes)
-        return max((cost.bytes_read + cost.bytes_written for cost in costs if cost is not None), default=0)
 
     def external_traffic(self, nodes: Sequence[int]) -> tuple[int, int] | None:
         """Bytes that cross the border of a set of nodes: computed tensors and results, and constants apart."""

@@ -202,7 +202,7 @@ def _described(case: Case, results: Sequence[np.ndarray]) -> _Timed:
     if cost is None or row is None:
         raise GraphoptError(f"{case.key}: {node.operator} has no cost")
     shapes = [capture.shape(name) if name else None for name in names]
-    count = pieces(node, row, shapes, [value.shape for value in results])
+    count = pieces(graph, node, row, shapes, [value.shape for value in results])
     moved = cost.bytes_read + cost.bytes_written + cost.parameter_bytes
     if cost.flops:
         return _Timed(case.key, False, float(cost.flops), "flop/s", count, float(moved))

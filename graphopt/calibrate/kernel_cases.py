@@ -67,7 +67,7 @@ class KernelCase:
             row = operators.find(node)
             if row is not None:
                 shapes = [self.shapes.get(name) for name in node.inputs]
-                total += pieces(node, row, shapes, [self.shapes[name] for name in node.outputs])
+                total += pieces(self.capture.graph, node, row, shapes, [self.shapes[name] for name in node.outputs])
         return total
 
     @property
@@ -164,7 +164,7 @@ CASES: tuple[KernelCase, ...] = (
     *(_function(operator, key, operands) for operator, key, operands in FUNCTIONS),
     _turn("Transpose", "transpose", (4, 128, 2, 64), (4, 2, 128, 64), perm=(0, 2, 1, 3)),
     _turn("Transpose", "transpose", (4, 64, 16, 16), (4, 16, 64, 16), perm=(0, 2, 1, 3)),
-    _turn("Transpose", "transpose", (1, 256, 256), (1, 256, 256), perm=(0, 2, 1)),
+    _turn("Transpose", "transpose_elements", (1, 256, 256), (1, 256, 256), perm=(0, 2, 1)),
     _turn(f"{BLOCKED}.ReorderOutput", f"{BLOCKED}.ReorderOutput", _IMAGE, _IMAGE, channels=64),
     _turn(f"{BLOCKED}.ReorderInput", f"{BLOCKED}.ReorderInput", _IMAGE, _IMAGE),
     *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),

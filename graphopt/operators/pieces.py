@@ -13,17 +13,18 @@ with a machine's price of a piece, where it has one. What a piece is depends on 
 from collections.abc import Sequence
 from math import prod
 
-from graphopt.graph import Node, Shape
+from graphopt.graph import Node, OperatorGraph, Shape
 from graphopt.operators.base import FusionClass, Operator
 
 Shapes = Sequence[Shape | None]
 """Shapes by slot; None where an operand is absent or its shape unknown."""
 
 
-def pieces(node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> int:
+def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> int:
     """Number of pieces of one execution.
 
     Args:
+        graph: the graph of the node: the values of its constants tell the steps of a Slice.
         node: the operator.
         row: its row in the table.
         inputs: shapes of the operands by slot.
@@ -39,7 +40,7 @@ def pieces(node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> int:
     if kind is FusionClass.ELEMENTWISE:
         return _spans(results[0], [shape for shape in inputs if shape is not None])
     if kind is FusionClass.LAYOUT:
-        return _stretches(node, inputs, results)
+        return _stretches(graph, node, inputs, results)
     if kind is FusionClass.LOOKUP:
         return _picked(node, inputs, results[0])
     if kind is FusionClass.REDUCTION:
@@ -64,7 +65,7 @@ def _spans(result: Shape, operands: Sequence[Shape]) -> int:
     return prod(result) // max(1, inner)
 
 
-def _stretches(node: Node, inputs: Shapes, results: Sequence[Shape]) -> int:
+def _stretches(graph: OperatorGraph, node: Node, inputs: Shapes, results: Sequence[Shape]) -> int:
     """Stretches of a copy; elements that change their order one by one are pieces of their own."""
     first = next((shape for shape in inputs if shape is not None), None)
     if first is None:
@@ -75,6 +76,10 @@ def _stretches(node: Node, inputs: Shapes, results: Sequence[Shape]) -> int:
         return _transposed(first, order or tuple(reversed(range(len(first)))))
     if node.op_type == "Concat":
         return sum(_copied(shape, results[0]) for shape in inputs if shape is not None)
+    if node.op_type == "Slice" and len(node.inputs) > 4 and node.inputs[4]:
+        steps = graph.tensors[node.inputs[4]].value
+        if steps is not None and (steps != 1).any():
+            return prod(results[0])
     return sum(_copied(shape, first) for shape in results)
 
 

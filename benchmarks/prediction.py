@@ -5,9 +5,10 @@
 
 MODELS and ``--captures`` are those of ``benchmarks/corpus.py``. The pairs (pattern, shape) are occurrences for which a
 kernel can be generated and which take at least LEAST_SECONDS by prediction, at most PER_MODEL new ones from each model
-and PER_PATTERN of each pattern. Each is cut out as a model of its own and timed on one core, everything bound in advance:
-its operators in onnxruntime, and its kernel. Models fall into two halves by their names: what the roofline looks like
-was decided on half 0, so half 1 is what it is judged by. The machine was calibrated before, on none of these.
+and PER_PATTERN of each pattern. Each is cut out as a model of its own and timed on one core, everything bound in
+advance: its operators in onnxruntime, and its kernel. Models fall into two halves by their names: what the roofline
+looks like was decided on half 0, so half 1 is what it is judged by. The machine was calibrated before, on none of
+these.
 
 ``--prepare FOLDER`` compiles and stores the pairs without timing anything; ``--from FOLDER`` times what it stored.
 """
@@ -153,9 +154,7 @@ def prepare(folder: Path, listing: Path | None, half: int | None, hardware: Mach
     print(f"{len(pairs)} pairs of {len(bodies)} patterns", file=sys.stderr)
 
 
-def found_in(
-    capture: Capture, hardware: Machine, seen: set[object], per_pattern: dict[str, int]
-) -> Iterator[Pair]:
+def found_in(capture: Capture, hardware: Machine, seen: set[object], per_pattern: dict[str, int]) -> Iterator[Pair]:
     """New pairs of a model, in an order that its names alone decide."""
     found = find_candidates(capture.graph, [capture], hardware, kernels.lowerable).occurrences
     for occurrence in sorted(found, key=lambda one: hashlib.sha256(repr(one.extraction.nodes).encode()).digest()):
@@ -163,7 +162,8 @@ def found_in(
         shapes = shapes_of(capture, extraction)
         key = (extraction.identity, tuple(sorted(shapes.items())))
         count = per_pattern.get(extraction.identity, 0)
-        complete = all(name in shapes for node in extraction.body.nodes for name in (*node.inputs, *node.outputs) if name)
+        tensors = (name for node in extraction.body.nodes for name in (*node.inputs, *node.outputs))
+        complete = all(name in shapes for name in tensors if name)
         if key in seen or count == PER_PATTERN or occurrence.before < LEAST_SECONDS or not complete:
             continue
         if any(0 in shape for shape in shapes.values()) or renames_at_border(extraction.body):
@@ -321,24 +321,24 @@ def value_of(pair: Pair, name: str, rng: np.random.Generator) -> np.ndarray:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table in microseconds, sorted by measured speedup."""
-    lines = [
-        "| model | operators | elements | unfused, predicted | measured | fused, predicted | measured | speedup, predicted | measured |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["model", "operators", "elements"]
+    for what in ("unfused", "fused", "speedup"):
+        columns += [f"{what}, predicted", "measured"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in sorted(rows, key=lambda row: -row["measured"]["unfused"] / row["measured"]["fused"]):
         predicted, seconds = row["predicted"], row["measured"]
         cells = [predicted["unfused"], seconds["unfused"], predicted["fused"], seconds["fused"]]
         ratios = [one["unfused"] / one["fused"] for one in (predicted, seconds)]
-        times = " | ".join(f"{cell * 1e6:.1f}" for cell in cells)
-        lines.append(
-            f"| {row['model']} | {row['operators']} | {row['elements']:,} | {times} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
-        )
+        texts = [row["model"], row["operators"], f"{row['elements']:,}"]
+        texts += [f"{cell * 1e6:.1f}" for cell in cells] + [f"{ratio:.2f}" for ratio in ratios]
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     """Mean absolute percentage errors, the rank correlation, and wins that are losses."""
-    times = np.array([[row[kind][what] for kind in ("predicted", "measured") for what in ("unfused", "fused")] for row in rows])
+    kinds = [(kind, what) for kind in ("predicted", "measured") for what in ("unfused", "fused")]
+    times = np.array([[row[kind][what] for kind, what in kinds] for row in rows])
     unfused, fused = np.abs(times[:, 0] / times[:, 2] - 1), np.abs(times[:, 1] / times[:, 3] - 1)
     predicted, seconds = times[:, 0] / times[:, 1], times[:, 2] / times[:, 3]
     speedup = np.abs(predicted / seconds - 1)

@@ -140,30 +140,26 @@ class Machine:
             each += missing * (1.0 / further.bandwidth.value - 1.0 / level.bandwidth.value)
         return size * each
 
-    def rate(self, operator: str, rate_classes: Sequence[str]) -> Quantity | None:
+    def rate(self, keys: Sequence[str]) -> Quantity | None:
         """The speed of an operator that runs as a node of its own; None when the machine does not tell it.
 
         Args:
-            operator: its full name.
-            rate_classes: its classes, the most special one first.
+            keys: names that its rate may have, the most special one first (see roofline.rate_keys).
         """
-        return next((self.rates[key] for key in (operator, *rate_classes) if key in self.rates), None)
+        return next((self.rates[key] for key in keys if key in self.rates), None)
 
-    def kernel_rate(self, operator: str, rate_classes: Sequence[str]) -> Quantity | None:
+    def kernel_rate(self, keys: Sequence[str], operator: str) -> Quantity | None:
         """The speed of an operator inside of a fused kernel; None when the machine does not tell it.
 
         What the runtime's own operator of that name does comes last: a generated kernel does not share its weakness.
         """
-        names = (operator, *rate_classes)
-        return next(
-            (self.kernel_rates[key] for key in names if key in self.kernel_rates),
-            next((self.rates[key] for key in (*rate_classes, operator) if key in self.rates), None),
-        )
+        found = next((self.kernel_rates[key] for key in keys if key in self.kernel_rates), None)
+        return found or self.rate([*(key for key in keys if key != operator), operator])
 
-    def pieces_per_second(self, operator: str, rate_classes: Sequence[str], *, fused: bool = False) -> float | None:
+    def pieces_per_second(self, keys: Sequence[str], *, fused: bool = False) -> float | None:
         """Pieces per second of an operator, as a node or inside of a fused kernel; None when pieces cost nothing."""
         table = self.kernel_piece_rates if fused else self.piece_rates
-        return next((table[key].value for key in (operator, *rate_classes) if key in table), None)
+        return next((table[key].value for key in keys if key in table), None)
 
     def peak_of(self, dtype: str) -> float:
         """Operations per second for a dtype; where it is not listed float32's, or else that of the slowest listed."""

@@ -1,7 +1,7 @@
 """Residence: how much else a graph touches between two uses of the same memory, which decides the cache it comes from.
 
-The operators run in node order, again and again. A tensor that was just written lies in the smallest cache; one that was
-written long ago, or an input that was last read in the execution before, lies as far away as what has been touched
+The operators run in node order, again and again. A tensor that was just written lies in the smallest cache; one that
+was written long ago, or an input that was last read in the execution before, lies as far away as what has been touched
 since takes room. Results go where a runtime's memory planner puts them: over an operand that nobody needs any more,
 else into memory of a tensor that nobody needs any more, else into memory that was last used in the execution before.
 """

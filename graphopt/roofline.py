@@ -98,15 +98,19 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     return together(compute, memory) + machine.kernel_seconds
 
 
-def rate_classes(cost: Cost, row: Operator, pieces_: int, elements: int) -> list[str]:
-    """Names of the rates that an operator may have on a machine, the most special one first.
+def rate_keys(operator: str, cost: Cost, row: Operator, *, single: bool) -> list[str]:
+    """Names that an operator's rate may have on a machine, the most special one first.
 
-    A layout operator that moves single elements, none of them beside the one before, has a class of its own
-    (``transpose_elements``, ``Slice_elements``), and else that of its kind.
+    Args:
+        operator: its full name.
+        cost: of this execution.
+        row: its row in the table.
+        single: whether it moves single elements, none of them beside the one before. A layout operator that does has a
+            class of its own (``transpose_elements``, ``Slice_elements``), and else that of its kind.
     """
-    names = [name for name in (cost.rate_class, row.rate_class) if name]
-    if row.fusion_class is FusionClass.LAYOUT and pieces_ >= elements > 1:
-        names = [f"{name}_elements" for name in (row.op_type, *names)] + names
+    names = [name for name in (operator, cost.rate_class, row.rate_class) if name]
+    if single and row.fusion_class is FusionClass.LAYOUT:
+        return [f"{name}_elements" for name in names] + names
     return names
 
 
@@ -212,16 +216,16 @@ class _Profile:
         inputs = [self.shape(name) if name else None for name in node.inputs]
         outputs = [self.shape(name) if name else None for name in node.outputs]
         count = pieces(self.graph, node, row, inputs, outputs)
-        classes = rate_classes(cost, row, count, sum(prod(shape) for shape in outputs if shape is not None))
-        find = machine.kernel_rate if fused else machine.rate
-        rate = find(node.operator, classes)
+        elements = sum(prod(shape) for shape in outputs if shape is not None)
+        keys = rate_keys(node.operator, cost, row, single=count >= elements > 1)
+        rate = machine.kernel_rate(keys, node.operator) if fused else machine.rate(keys)
         if rate is None:
             seconds = cost.flops / machine.peak_of(self._dtype(index))
         elif rate.unit == "flop/s":
             seconds = cost.flops / rate.value
         else:
-            seconds = sum(prod(self.shape(name) or (0,)) for name in node.outputs if name) / rate.value
-        per_second = machine.pieces_per_second(node.operator, classes, fused=fused)
+            seconds = elements / rate.value
+        per_second = machine.pieces_per_second(keys, fused=fused)
         if per_second is not None:
             seconds += count / per_second
         return seconds

@@ -79,18 +79,18 @@ def test_a_working_set_finds_its_level() -> None:
 def test_what_nobody_states_is_left_out() -> None:
     found = machine.parse(small(), "file")
     assert found.node_seconds == 0
-    assert found.rate("Exp", ["exp"]) is None
+    assert found.rate(["Exp", "exp"]) is None
     assert found.peak_of("float16") == found.peak_of("float32")
 
 
 def test_an_operators_name_goes_before_its_class() -> None:
     rates = {"exp": NUMBER, "Mish": NUMBER | {"value": 5.0}}
     found = machine.parse(small(rates=rates, kernel_rates={"exp": NUMBER | {"value": 7.0}}), "file")
-    mish = found.rate("Mish", ["exp"])
+    mish = found.rate(["Mish", "exp"])
     assert mish is not None
     assert mish.value == 5.0
     # In a kernel, the class goes before the runtime's own operator of that name.
-    inside = found.kernel_rate("Mish", ["exp"])
+    inside = found.kernel_rate(["Mish", "exp"], "Mish")
     assert inside is not None
     assert inside.value == 7.0
 

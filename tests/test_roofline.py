@@ -120,7 +120,8 @@ def test_weights_come_from_where_all_weights_of_the_model_fit() -> None:
     )
     fast, slow = (roofline.operator_seconds(one, 0, built()) for one in (few, many))
     assert fast == pytest.approx(at_once(640 / 8e9 + 320 / 8e9, 80e-9) + 1e-6)
-    assert slow == pytest.approx(at_once(640 / 8e9 + 320 / 1e9, 80e-9) + 1e-6)
+    # Weights that fill the cache between two executions push out the operand and the result of the one before, too.
+    assert slow == pytest.approx(at_once(640 / 1e9 + 320 / 1e9, 80e-9) + 1e-6)
 
 
 def test_rates_in_elements_count_results() -> None:

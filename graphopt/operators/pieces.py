@@ -76,11 +76,20 @@ def _stretches(graph: OperatorGraph, node: Node, inputs: Shapes, results: Sequen
         return _transposed(first, order or tuple(reversed(range(len(first)))))
     if node.op_type == "Concat":
         return sum(_copied(shape, results[0]) for shape in inputs if shape is not None)
-    if node.op_type == "Slice" and len(node.inputs) > 4 and node.inputs[4]:
-        steps = graph.tensors[node.inputs[4]].value
-        if steps is not None and (steps != 1).any():
-            return prod(results[0])
+    stepped = _stepped_axis(graph, node, len(first)) if node.op_type == "Slice" else None
+    if stepped is not None:
+        return prod(results[0][: stepped + 1])
     return sum(_copied(shape, first) for shape in results)
+
+
+def _stepped_axis(graph: OperatorGraph, node: Node, rank: int) -> int | None:
+    """The last axis along which a Slice leaves elements out between those it takes; None when there is none."""
+    values = [graph.tensors[name].value if name else None for name in node.inputs[3:5]]
+    if len(values) < 2 or values[1] is None:
+        return None
+    steps = values[1].tolist()
+    axes = range(len(steps)) if values[0] is None else values[0].tolist()
+    return max((axis % rank for axis, step in zip(axes, steps, strict=True) if step != 1), default=None)
 
 
 def _transposed(shape: Shape, perm: Sequence[int]) -> int:

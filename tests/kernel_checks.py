@@ -59,7 +59,7 @@ class Case:
         values = {**self.constants, **feeds}
         for node in self.nodes:
             results = compute(node, [values[name] if name else None for name in node.input], self.opset)
-            values.update(zip(node.output, results, strict=True))
+            values.update(zip([name for name in node.output if name], results, strict=True))
         return values
 
     def body(self) -> OperatorGraph:
@@ -146,7 +146,7 @@ def _reference(node: bytes, opset: int) -> ReferenceEvaluator:
 @cache
 def _stock_session(node: bytes, dtypes: tuple[tuple[str, str], ...], opset: int) -> onnxruntime.InferenceSession:
     proto = NodeProto.FromString(node)
-    outputs = [_untyped(name) for name in proto.output]
+    outputs = [_untyped(name) for name in proto.output if name]
     for output in outputs:
         output.ClearField("type")
     return session([proto], dtypes, outputs, {"": opset, proto.domain or "": 1 if proto.domain else opset})
@@ -331,12 +331,20 @@ def _swish(known: Mapping[str, AttributeValue], x: Array, default: float = 1.0) 
     return np.asarray(x / (1 + np.exp(-float(known.get("alpha", default)) * x)))  # type: ignore[arg-type]
 
 
+def _rms_normalization(node: NodeProto, x: Array, scale: Array, *rest: Array) -> Array | None:
+    if node.op_type == "SimplifiedLayerNormalization" and len(node.output) == 1:
+        wide, epsilon = x.astype(np.float64), float(attributes(node).get("epsilon", 1e-5))  # type: ignore[arg-type]
+        return np.asarray(wide / np.sqrt((wide**2).mean(-1, keepdims=True) + epsilon) * scale).astype(x.dtype)
+    return None
+
+
 NUMPY: dict[str, Callable[..., Array | None]] = {
     "Div": _divide,
     "Mod": _modulo,
     "Pow": _power,
     "BitShift": _shifted,
     "Clip": _clip,
+    "SimplifiedLayerNormalization": _rms_normalization,
     "Pad": _pad,
     "Flatten": _flatten,
     "Cast": _cast,

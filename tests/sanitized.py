@@ -29,23 +29,33 @@ __attribute__((visibility("default"))) const char *sanitized_run(int index, cons
     const kernel *k = KERNELS[index];
     shape in[MAX_INPUTS];
     const void *inputs[MAX_INPUTS];
-    void *outputs[MAX_OUTPUTS];
+    void *tensors[MAX_TENSORS];
     for (int i = 0; i < k->inputs; i++) {
         in[i].rank = (int)*shapes++;
         for (int d = 0; d < in[i].rank; d++)
             in[i].size[d] = *shapes++;
-        inputs[i] = exact_copy(data[i], (size_t)in_bytes[i]);
+        tensors[i] = exact_copy(data[i], (size_t)in_bytes[i]);
+        inputs[i] = tensors[i];
     }
     plan *p = new_plan(k, in, inputs);
     const char *error = p->error;
     for (int o = 0; o < k->outputs; o++)
-        outputs[o] = malloc((size_t)out_bytes[o]);
-    for (int64_t t = 0; t < p->tiles && !error; t += chunk)
-        run_tiles(p, t, t + chunk < p->tiles ? t + chunk : p->tiles, inputs, outputs);
+        tensors[k->inputs + o] = malloc((size_t)out_bytes[o]);
+    for (int i = 0; i < p->temporaries; i++) {
+        int64_t end = i + 1 < p->temporaries ? p->temporary_at[i + 1] : p->temporary_bytes;
+        tensors[k->inputs + k->outputs + i] = malloc((size_t)(end - p->temporary_at[i]));
+    }
+    for (int i = 0; i < p->steps; i++)
+        for (int64_t t = 0; t < p->step[i].units && !error; t += chunk) {
+            int64_t end = t + chunk < p->step[i].units ? t + chunk : p->step[i].units;
+            error = p->step[i].run(p, &p->step[i], t, end, tensors);
+        }
+    for (int i = 0; i < p->temporaries; i++)
+        free(tensors[k->inputs + k->outputs + i]);
     for (int o = 0; o < k->outputs; o++) {
         if (!error)
-            memcpy(results[o], outputs[o], (size_t)out_bytes[o]);
-        free(outputs[o]);
+            memcpy(results[o], tensors[k->inputs + o], (size_t)out_bytes[o]);
+        free(tensors[k->inputs + o]);
     }
     for (int i = 0; i < k->inputs; i++)
         free((void *)inputs[i]);

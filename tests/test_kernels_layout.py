@@ -11,7 +11,7 @@ from onnx import NodeProto, helper
 
 from graphopt.operators import table
 from graphopt.operators.blocked import block_size
-from graphopt.operators.lowering import Layout
+from graphopt.operators.lowering import Layout, Picking
 from tests.kernel_checks import BLOCKED, Array, Case, KernelLibrary, assert_same, element_type, random_values, session
 
 SIZES = ("int8", "float16", "float32", "int64")
@@ -279,7 +279,7 @@ def test_layout(library: KernelLibrary, name: str) -> None:
 
 
 def test_every_lowering_is_checked() -> None:
-    lowered = {name for name, operator in table().items() if isinstance(operator.lowering, Layout)}
+    lowered = {name for name, operator in table().items() if isinstance(operator.lowering, Layout | Picking)}
     assert lowered == {f"{BLOCKED}.{n.op_type}" if n.domain else n.op_type for c in CASES.values() for n in c.nodes}
 
 

@@ -148,7 +148,7 @@ int64_t pieces_of(int index, int rank, const int64_t *sizes)
     for (int d = 0; d < rank; d++)
         in[0].size[d] = sizes[d];
     plan *p = new_plan(k, in, data);
-    int64_t count = p->error ? -1 : p->count;
+    int64_t count = p->error ? -1 : p->pieces;
     free_plan(p);
     return count;
 }

@@ -1,46 +1,25 @@
 """From loop programs to C: one readable file for a kernel library.
 
-For each program the file holds: a frame (the shapes of all values and the integers of index maps), ``make_plan`` (fills
-the frame and plans the nests), a ``place`` function for each alternative of a nest (walks the index maps from output to
-loads) and a ``compute`` function (a flat loop of scalar expressions). What all kernels share stands in ``c/*.h``.
+For each program the file holds: a frame (the shapes of all values and the integers of index maps), the functions and
+tables of its steps, and ``make_plan``, which fills the frame and plans the steps. Where a schedule was made for the
+shapes of examples, ``make_plan`` checks that it fits the shapes at hand, and else plans the general one. What all
+kernels share stands in ``c/*.h``.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.kernels.lower import plan_values
-from graphopt.kernels.program import Input, Map, Program, View
-from graphopt.kernels.scalar import ELEMENT_TYPES, PRIMITIVES, STORAGE, converted, held, loaded, number, stored
-from graphopt.operators.lowering import (
-    Concat,
-    Dim,
-    Expand,
-    Expression,
-    Gather,
-    IndexMap,
-    Literal,
-    Operand,
-    Pad,
-    PadTo,
-    Part,
-    Reshape,
-    Slice,
-    Take,
-    Transpose,
-    Values,
-)
+from graphopt.kernels import frames
+from graphopt.kernels.places import TooLargeError, ints
+from graphopt.kernels.program import Program
+from graphopt.kernels.scalar import ELEMENT_TYPES, STORAGE
+from graphopt.kernels.schedule import Schedule, fitted, general
 
 SUPPORT = Path(__file__).parent / "c"
 INCLUDES = "#include <pthread.h>\n#include <stdio.h>"
-KERNEL_SUPPORT = ("scalar.h", "planner.h", "executor.h", "kernel.h")
+KERNEL_SUPPORT = ("scalar.h", "planner.h", "steps.h", "executor.h", "reductions.h", "rows.h", "kernel.h")
 """Files that kernels need, in order; the others are for the library alone."""
-MAX_ALTERNATIVES = 256
-MAX_OPERANDS = 32  # loads and stores of a nest, as in executor.h
-
-
-class TooLargeError(Exception):
-    """The program needs more loads or alternatives than a kernel may have."""
 
 
 @dataclass(frozen=True)
@@ -104,28 +83,25 @@ def emit_kernel(program: Program) -> str:
     """The C of one kernel.
 
     Raises:
-        TooLargeError: when it would need too many loads or alternatives.
+        TooLargeError: when it would need too many steps, loads or alternatives.
     """
-    nests = [nest for n, group in enumerate(program.groups) for nest in _nests(program, group, f"nest{n}")]
-    apart = [nest.outputs for nest in nests if len(nest.outputs) > 1]
-    single = [_Nest(program, (output,), f"{program.name}_output{output}") for group in apart for output in group]
-    lines = [_heading(program), *_frame(program)]
-    for nest in (*nests, *single):
-        lines += nest.lines
-    lines += _make_plan(program, nests, single)
+    schedules = _schedules(program)
+    lines = [_heading(program), *frames.frame(program)]
+    for schedule in schedules:
+        for step in schedule.steps:
+            lines += step.lines
+    lines += _make_plan(program, schedules)
     lines += _row(program)
     return "\n".join(lines)
 
 
-def _nests(program: Program, group: tuple[int, ...], name: str) -> "list[_Nest]":
-    """One nest for outputs of one shape, or several where one would be too large."""
+def _schedules(program: Program) -> list[Schedule]:
+    """In the order in which they are tried; the last is right for all shapes."""
     try:
-        return [_Nest(program, group, f"{program.name}_{name}")]
+        special = fitted(program)
     except TooLargeError:
-        if len(group) == 1:
-            raise
-    half = len(group) // 2
-    return [*_nests(program, group[:half], f"{name}a"), *_nests(program, group[half:], f"{name}b")]
+        special = None
+    return [general(program)] if special is None else [special, general(program)]
 
 
 # ------------------------------------------------------------------ text
@@ -143,456 +119,53 @@ def _heading(program: Program) -> str:
     return "\n".join([*lines, " */"])
 
 
-def _ints(values: Sequence[int]) -> str:
-    return ", ".join("INT64_MIN" if value == -(2**63) else str(value) for value in values) or "0"
-
-
 def _row(program: Program) -> Iterator[str]:
     """What the library knows of the kernel."""
     inputs = program.inputs
-    cost = 1 + sum(value.cost for value in program.values if isinstance(value, Map))
     overwrites = [program.overwrites if position == 0 else -1 for position in range(len(program.outputs))]
-    input_types = _ints([ELEMENT_TYPES[value.dtype] for value in inputs])
-    output_types = _ints([ELEMENT_TYPES[program.values[value].dtype] for value in program.outputs])
-    structural = _ints([0 if not v.structural else 4 if v.dtype == "int32" else 8 for v in inputs])
+    input_types = ints([ELEMENT_TYPES[value.dtype] for value in inputs])
+    output_types = ints([ELEMENT_TYPES[program.values[value].dtype] for value in program.outputs])
+    structural = ints([0 if not v.structural else 4 if v.dtype == "int32" else 8 for v in inputs])
     yield f"extern const kernel {program.name}_kernel;"
     yield f"const kernel {program.name}_kernel = "
     yield f'    {{"{program.name}", {len(inputs)}, {len(program.outputs)}, (const int[]){{{input_types}}},'
     yield f"     (const int[]){{{output_types}}}, (const unsigned char[]){{{structural}}},"
-    yield f"     (const int[]){{{_ints(overwrites)}}}, {cost}, {program.name}_make_plan}};"
+    yield f"     (const int[]){{{ints(overwrites)}}}, {program.name}_make_plan}};"
     yield ""
 
 
-# ------------------------------------------------------------------ the frame and the plan
-
-
-def _view_fields(index: int, view: View) -> list[str]:
-    """Members of the frame that a view needs besides its shape."""
-    kind = view.index_map
-    if isinstance(kind, Slice):
-        return [f"    int64_t start{index}[MAX_RANK], step{index}[MAX_RANK];"]
-    if isinstance(kind, Part):
-        return [f"    int64_t start{index};"]
-    if isinstance(kind, Pad):
-        return [f"    int64_t before{index}[MAX_RANK];"]
-    if isinstance(kind, Concat):
-        return [f"    int64_t start{index}[{len(view.operands)}];"]
-    if isinstance(kind, Gather):
-        return [f"    const int64_t *indices{index};"]
-    return []
-
-
-def _frame(program: Program) -> Iterator[str]:
-    yield "typedef struct {"
-    yield f"    shape of[{len(program.values)}]; /* the shape of each value */"
-    for index, value in enumerate(program.values):
-        if isinstance(value, View):
-            yield from _view_fields(index, value)
-    yield f"}} {program.name}_frame;"
-    yield ""
-
-
-def _make_plan(program: Program, nests: "Sequence[_Nest]", single: "Sequence[_Nest]") -> Iterator[str]:
+def _make_plan(program: Program, schedules: Sequence[Schedule]) -> Iterator[str]:
     yield f"static const char *{program.name}_make_plan(plan *p, const shape *in, const int64_t *const *value)"
     yield "{"
     yield f"    {program.name}_frame f;"
     yield "    const char *error = NULL;"
     yield "    (void)value;"
-    for index, value in enumerate(program.values):
-        if isinstance(value, Input):
-            yield f"    f.of[{index}] = in[{value.position}];"
-            if value.once:
-                yield f"    if (elements(&f.of[{index}]) != 1)"
-                yield f'        return "input {value.position} must have one element";'
-        elif isinstance(value, Map):
-            yield from _map_shape(index, value)
-        else:
-            for line in _view_shape(program, index, value):
-                yield f"    {line}"
+    yield from (f"    {line}" for line in frames.shapes(program))
     for position, output in enumerate(program.outputs):
         yield f"    p->output_shape[{position}] = f.of[{output}];"
-    for nest in nests:
-        parts = [other for other in single if other.outputs[0] in nest.outputs] if len(nest.outputs) > 1 else []
-        if parts:
-            first = program.outputs[nest.outputs[0]]
-            same = " && ".join(f"same_shape(&f.of[{first}], &f.of[{program.outputs[o]}])" for o in nest.outputs[1:])
-            yield f"    if ({same}) {{"
-            yield from (f"    {line}" for line in _plan_call(program, nest))
-            yield "    } else {"
-            for part in parts:
-                yield from (f"    {line}" for line in _plan_call(program, part))
-            yield "    }"
-        else:
-            yield from _plan_call(program, nest)
+    for number, schedule in enumerate(schedules):
+        if number > 0:
+            yield "    if (!p->unfit)"
+            yield "        return error;"
+            yield "    free_steps(p); /* the general schedule */"
+            yield "    error = NULL;"
+        yield from (f"    {line}" for line in _plan_schedule(program, schedule))
     yield "    return error;"
     yield "}"
     yield ""
 
 
-def _plan_call(program: Program, nest: "_Nest") -> Iterator[str]:
-    shape = program.outputs[nest.outputs[0]]
-    yield "    if (!error)"
-    yield f"        error = plan_nest(p, &{nest.name}_outputs, &f.of[{shape}], {nest.name}_alternatives,"
-    yield f"                          {len(nest.alternatives)}, &f);"
-
-
-def _map_shape(index: int, value: Map) -> Iterator[str]:
-    operands = [operand for operand in value.operands if operand >= 0]
-    if not operands:
-        yield f"    f.of[{index}].rank = 0;"
-        return
-    yield f"    f.of[{index}] = f.of[{operands[0]}];"
-    for operand in operands[1:]:
-        yield f"    if (!shape_broadcast(&f.of[{index}], &f.of[{operand}], &f.of[{index}]))"
-        yield '        return "shapes do not broadcast";'
-
-
-def _integers(program: Program, view: View, values: Values | None) -> tuple[str, str]:
-    """C text of (pointer, count) for integers that the plan reads; NULL and 0 where absent."""
-    if values is None:
-        return "NULL", "0"
-    if values.fixed is not None:
-        return f"(const int64_t[]){{{_ints(values.fixed)}}}", str(len(values.fixed))
-    order = [v for v in plan_values(view.index_map) if v.slot >= 0]
-    source = view.values[order.index(values)]
-    tensor = program.values[source]
-    assert isinstance(tensor, Input)
-    return f"value[{tensor.position}]", f"elements(&f.of[{source}])"
-
-
-def _dim(dim: Dim, operand: int) -> str:
-    factors = [f"f.of[{operand}].size[{axis}]" for axis in dim.axes]
-    text = " * ".join([*factors, str(dim.times)] if dim.times != 1 or not factors else factors)
-    return f"{text} / {dim.divided}" if dim.divided != 1 else text
-
-
-def _axes_needed(kind: IndexMap) -> int:
-    """How many dimensions an operand must have for the axes that an index map names."""
-    if isinstance(kind, Reshape):
-        return 1 + max((axis for dim in kind.sizes or () for axis in dim.axes), default=-1)
-    return 1 + kind.axis if isinstance(kind, Take | PadTo | Part | Concat | Gather) else 0
-
-
-def _view_shape(program: Program, index: int, view: View) -> Iterator[str]:
-    kind = view.index_map
-    operand = view.operands[0]
-    source, result = f"&f.of[{operand}]", f"&f.of[{index}]"
-    contradiction = f'    return "the shapes at a {view.origin} contradict each other";'
-    if isinstance(kind, Transpose | Pad):
-        rank = kind.rank if isinstance(kind, Pad) else len(kind.permutation)
-        yield f"if (f.of[{operand}].rank != {rank})"
-        yield contradiction
-    elif (axes_needed := _axes_needed(kind)) > 0:
-        yield f"if (f.of[{operand}].rank < {axes_needed})"
-        yield contradiction
-    if isinstance(kind, Transpose):
-        call = f"shape_transpose({source}, (const int[]){{{_ints(kind.permutation)}}}, {result})"
-    elif isinstance(kind, Reshape):
-        if kind.sizes is not None:
-            sizes = ", ".join(_dim(dim, operand) for dim in kind.sizes) or "0"
-            call = f"shape_reshape({source}, (const int64_t[]){{{sizes}}}, {len(kind.sizes)}, 1, {result})"
-        else:
-            pointer, count = _integers(program, view, kind.target)
-            call = f"shape_reshape({source}, {pointer}, {count}, {int(kind.allow_zero)}, {result})"
-    elif isinstance(kind, Expand):
-        pointer, count = _integers(program, view, kind.target)
-        call = f"shape_expand({source}, {pointer}, {count}, {result})"
-    elif isinstance(kind, Slice):
-        starts, count = _integers(program, view, kind.starts)
-        others = [_integers(program, view, v) for v in (kind.ends, kind.axes, kind.steps)]
-        for pointer, length in others:
-            if pointer != "NULL" and not (count.isdigit() and count == length):
-                yield f"if ({length} != {count})"
-                yield contradiction
-        ends, axes, steps = (pointer for pointer, _ in others)
-        bounds = f"{starts}, {ends}, {axes}, {steps}, {count}"
-        call = f"shape_slice({source}, {bounds}, f.start{index}, f.step{index}, {result})"
-    elif isinstance(kind, Take):
-        yield f"f.of[{index}] = f.of[{operand}];"
-        yield f"f.of[{index}].size[{kind.axis}] = clamp({kind.size}, 0, f.of[{operand}].size[{kind.axis}]);"
-        return
-    elif isinstance(kind, PadTo):
-        size = f"f.of[{operand}].size[{kind.axis}]"
-        yield f"f.of[{index}] = f.of[{operand}];"
-        yield f"f.of[{index}].size[{kind.axis}] = ({size} + {kind.multiple - 1}) / {kind.multiple} * {kind.multiple};"
-        return
-    elif isinstance(kind, Part):
-        sizes, count = _integers(program, view, kind.sizes)
-        if sizes != "NULL":
-            yield f"if ({count} != {kind.parts})"
-            yield contradiction
-        call = f"shape_split({source}, {kind.axis}, {sizes}, {kind.parts}, {kind.part}, &f.start{index}, {result})"
-    elif isinstance(kind, Concat):
-        yield f"f.start{index}[0] = 0;"
-        yield f"f.of[{index}] = f.of[{operand}];"
-        for position, other in enumerate(view.operands[1:], 1):
-            yield f"f.start{index}[{position}] = f.of[{index}].size[{kind.axis}];"
-            yield f"if (!shape_concat({result}, &f.of[{other}], {kind.axis}, {result}))"
-            yield '    return "shapes do not concatenate";'
-        return
-    elif isinstance(kind, Pad):
-        pads, count = _integers(program, view, kind.pads)
-        axes, axis_count = _integers(program, view, kind.axes)
-        yield f"if ({count} != 2 * {kind.rank if axes == 'NULL' else axis_count})"
-        yield contradiction
-        call = f"shape_pad({source}, {pads}, {count}, {axes}, f.before{index}, {result})"
-    elif isinstance(kind, Gather):
-        indices = program.values[view.values[0]]
-        assert isinstance(indices, Input)
-        yield f"f.indices{index} = value[{indices.position}];"
-        call = f"shape_gather({source}, &f.of[{view.values[0]}], {kind.axis}, {result})"
-    else:
-        pointer, count = _integers(program, view, kind.repeats)
-        call = f"shape_tile({source}, {pointer}, {count}, {result})"
-    yield f"if (!{call})"
-    yield contradiction
-
-
-# ------------------------------------------------------------------ nests
-
-
-@dataclass
-class _Alternative:
-    """One way through the choices (concat operands, padding) of a nest, while it is walked from output to loads."""
-
-    choices: list[tuple[int, int]] = field(default_factory=list)  # (taken, number of options), in order of meeting
-    met: int = 0
-    script: list[str] = field(default_factory=list)
-    maps: int = 1
-    loads: list[Input] = field(default_factory=list)
-    statements: list[str] = field(default_factory=list)
-    known: dict[tuple[object, ...], str] = field(default_factory=dict)
-    names: int = 0
-    compute: str = ""  # name of the C function, or NULL
-
-    def choose(self, options: int) -> int:
-        if self.met == len(self.choices):
-            self.choices.append((0, options))
-        taken = self.choices[self.met][0]
-        self.met += 1
-        return taken
-
-    def following(self) -> list[tuple[int, int]] | None:
-        """The choices of the next alternative; None after the last."""
-        choices = self.choices[: self.met]
-        while choices:
-            taken, options = choices.pop()
-            if taken + 1 < options:
-                return [*choices, (taken + 1, options)]
-        return None
-
-
-class _Nest:
-    """The C of one nest: outputs of one shape, computed together."""
-
-    def __init__(self, program: Program, outputs: tuple[int, ...], name: str) -> None:
-        self.program = program
-        self.outputs = outputs
-        self.name = name
-        self.alternatives: list[_Alternative] = []
-        self.lines: list[str] = []
-        self._compute: dict[str, str] = {}
-        choices: list[tuple[int, int]] | None = []
-        while choices is not None:
-            if len(self.alternatives) == MAX_ALTERNATIVES:
-                raise TooLargeError("more than 256 combinations of concatenated operands")
-            alternative = _Alternative(choices)
-            results = [self._output(alternative, output) for output in outputs]
-            self.alternatives.append(alternative)
-            self._emit(alternative, results)
-            choices = alternative.following()
-        self._emit_tables()
-
-    def _output(self, a: _Alternative, output: int) -> str:
-        value = self.program.outputs[output]
-        return self._pull(a, value, "m0", value)
-
-    def _pull(self, a: _Alternative, value: int, state: str, root: int) -> str:
-        """C name of one element of ``value`` at the index ``state`` into the shape of value ``root``."""
-        key = (value, state, root)
-        if key not in a.known:
-            a.known[key] = self._compute_value(a, value, state, root)
-        return a.known[key]
-
-    def _compute_value(self, a: _Alternative, value: int, state: str, root: int) -> str:
-        program = self.program
-        what = program.values[value]
-        if isinstance(what, Map):
-            operands = [self._pull(a, operand, state, root) if operand >= 0 else "" for operand in what.operands]
-            return self._expression(a, what.expression, operands)
-        here = self._new_map(a, state)
-        if root != value:
-            a.script.append(f"STEP(map_broadcast(d, &{here}, &f->of[{root}], &f->of[{value}]));")
-        if isinstance(what, Input):
-            return self._load(a, what, here, value)
-        return self._view(a, value, what, here)
-
-    def _new_map(self, a: _Alternative, state: str) -> str:
-        name = f"m{a.maps}"
-        a.maps += 1
-        a.script.append(f"index_map {name} = {state};")
-        return name
-
-    def _load(self, a: _Alternative, what: Input, state: str, value: int) -> str:
-        slot = len(a.loads)
-        if slot + len(self.outputs) == MAX_OPERANDS:
-            raise TooLargeError(f"more than {MAX_OPERANDS} loads and stores")
-        a.loads.append(what)
-        a.script.append(f"flatten(d, &{state}, &f->of[{value}]);")
-        a.script.append(f"load[{slot}] = {state}.row[0];")
-        return f"x{slot}"
-
-    def _view(self, a: _Alternative, value: int, view: View, state: str) -> str:
-        kind = view.index_map
-        result, operand = f"&f->of[{value}]", view.operands[0]
-        source = f"&f->of[{operand}]"
-        if isinstance(kind, Transpose):
-            call = f"map_transpose(d, &{state}, {result}, (const int[]){{{_ints(kind.permutation)}}})"
-        elif isinstance(kind, Reshape):
-            call = f"map_reshape(d, &{state}, {result})"
-        elif isinstance(kind, Expand):
-            call = f"map_broadcast(d, &{state}, {result}, {source})"
-        elif isinstance(kind, Slice):
-            call = f"map_slice(d, &{state}, {result}, f->start{value}, f->step{value})"
-        elif isinstance(kind, Take):
-            a.script.append(f"STEP(unflatten(d, &{state}, {result}));")
-            return self._pull(a, operand, state, operand)
-        elif isinstance(kind, Part):
-            a.script.append(f"STEP(unflatten(d, &{state}, {result}));")
-            a.script.append(f"{state}.row[{kind.axis}].base += f->start{value};")
-            return self._pull(a, operand, state, operand)
-        elif isinstance(kind, Concat):
-            taken = a.choose(len(view.operands))
-            operand = view.operands[taken]
-            size = f"f->of[{operand}].size[{kind.axis}]"
-            call = f"map_part(d, &{state}, {result}, {kind.axis}, f->start{value}[{taken}], {size})"
-        elif isinstance(kind, PadTo):
-            size = f"f->of[{operand}].size[{kind.axis}]"
-            if a.choose(2) == 1:
-                padded = f"f->of[{value}].size[{kind.axis}] - {size}"
-                a.script.append(f"STEP(map_part(d, &{state}, {result}, {kind.axis}, {size}, {padded}));")
-                return self._statement(a, "0", view.dtype)
-            call = f"map_part(d, &{state}, {result}, {kind.axis}, 0, {size})"
-        elif isinstance(kind, Pad):
-            return self._pad(a, value, view, kind, state)
-        elif isinstance(kind, Gather):
-            indices = f"&f->of[{view.values[0]}], f->indices{value}, {kind.axis}"
-            call = f"map_gather(d, &{state}, {result}, {source}, {indices})"
-        else:
-            call = f"map_tile(d, &{state}, {result}, {source})"
-        a.script.append(f"STEP({call});")
-        return self._pull(a, operand, state, operand)
-
-    def _pad(self, a: _Alternative, value: int, view: View, kind: Pad, state: str) -> str:
-        operand = view.operands[0]
-        where = f"d, &{state}, &f->of[{value}], &f->of[{operand}], f->before{value}"
-        option = a.choose(1 + 2 * kind.rank)
-        if option == 0:
-            a.script.append(f"STEP(map_pad({where}));")
-            return self._pull(a, operand, state, operand)
-        axis, side = divmod(option - 1, 2)
-        a.script.append(f"STEP(require_padding({where}, {axis}, {side}));")
-        if len(view.operands) == 1:
-            return self._statement(a, "0", view.dtype)
-        anywhere = f"m{a.maps}"
-        a.maps += 1
-        a.script.append(f"index_map {anywhere};")
-        a.script.append(f"memset(&{anywhere}, 0, sizeof {anywhere});")
-        a.script.append(f"{anywhere}.rank = -1;")
-        return self._pull(a, view.operands[1], anywhere, view.operands[1])
-
-    def _statement(self, a: _Alternative, text: str, dtype: str) -> str:
-        key = ("statement", text, dtype)
-        if key not in a.known:
-            name = f"t{a.names}"
-            a.names += 1
-            a.statements.append(f"const {held(dtype)} {name} = {text};")
-            a.known[key] = name
-        return a.known[key]
-
-    def _expression(self, a: _Alternative, expression: Expression, operands: Sequence[str]) -> str:
-        if isinstance(expression, Operand):
-            return operands[expression.slot]
-        if isinstance(expression, Literal):
-            return number(expression)
-        arguments = [self._expression(a, argument, operands) for argument in expression.arguments]
-        source = expression.arguments[-1].dtype
-        if expression.primitive == "cast":
-            text = converted(arguments[0], source, expression.dtype)
-        else:
-            text = PRIMITIVES[expression.primitive](arguments, source)
-        return self._statement(a, text, expression.dtype)
-
-    def _emit(self, a: _Alternative, results: Sequence[str]) -> None:
-        number_ = len(self.alternatives) - 1
-        self.lines += [
-            f"static verdict {self.name}_place{number_}(domain *d, const void *frame, affine *load)",
-            "{",
-            f"    const {self.program.name}_frame *f = frame;",
-            "    index_map m0;",
-            "    (void)f, (void)load;",
-            "    map_output(d, &m0);",
-            *(f"    {line}" for line in a.script),
-            "    return DONE;",
-            "}",
-            "",
-        ]
-        a.script = []
-        a.compute = self._compute_function(a, results)
-
-    def _compute_function(self, a: _Alternative, results: Sequence[str]) -> str:
-        """Emits the loop, or finds the same one emitted before; NULL where one load is copied."""
-        stores = [self.program.values[self.program.outputs[o]].dtype for o in self.outputs]
-        if len(results) == 1 and results[0] == "x0" and len(a.loads) == 1 and a.loads[0].dtype == stores[0]:
-            return "NULL"
-        lines = []
-        inside = []
-        for slot, load in enumerate(a.loads):
-            kind = STORAGE[load.dtype]
-            if load.once:
-                value = loaded(f"*(const {kind} *)loads[{slot}]", load.dtype)
-                lines.append(f"    const {held(load.dtype)} x{slot} = {value};")
-            else:
-                lines.append(f"    const {kind} *load{slot} = loads[{slot}];")
-                inside.append(f"        const {held(load.dtype)} x{slot} = {loaded(f'load{slot}[i]', load.dtype)};")
-        for position, dtype in enumerate(stores):
-            lines.append(f"    {STORAGE[dtype]} *store{position} = stores[{position}];")
-        lines += ["    (void)loads;", "    VECTORISED", "    for (int64_t i = 0; i < n; i++) {", *inside]
-        lines += [f"        {statement}" for statement in a.statements]
-        lines += [
-            f"        store{position}[i] = {stored(result, dtype)};"
-            for position, (result, dtype) in enumerate(zip(results, stores, strict=True))
-        ]
-        lines.append("    }")
-        text = "\n".join(lines)
-        if text not in self._compute:
-            name = f"{self.name}_compute{len(self._compute)}"
-            self._compute[text] = name
-            self.lines += [
-                f"static void {name}(int64_t n, const void *const *loads, void *const *stores)",
-                "{",
-                text,
-                "}",
-                "",
-            ]
-        return self._compute[text]
-
-    def _emit_tables(self) -> None:
-        outputs = _ints(self.outputs)
-        sizes = ", ".join(
-            f"sizeof({STORAGE[self.program.values[self.program.outputs[o]].dtype]})" for o in self.outputs
-        )
-        self.lines += [
-            f"static const nest_outputs {self.name}_outputs = {{{len(self.outputs)}, (const int[]){{{outputs}}},",
-            f"                                        (const int[]){{{sizes}}}}};",
-            f"static const alternative {self.name}_alternatives[] = {{",
-        ]
-        for position, a in enumerate(self.alternatives):
-            inputs = _ints([load.position for load in a.loads])
-            sizes = ", ".join(f"sizeof({STORAGE[load.dtype]})" for load in a.loads) or "0"
-            once = _ints([int(load.once) for load in a.loads])
-            self.lines.append(
-                f"    {{{self.name}_place{position}, {a.compute}, {len(a.loads)}, (const int[]){{{inputs}}},\n"
-                f"     (const int[]){{{sizes}}}, (const unsigned char[]){{{once}}}}},"
-            )
-        self.lines += ["};", ""]
+def _plan_schedule(program: Program, schedule: Schedule) -> Iterator[str]:
+    for guard in schedule.guards:
+        yield f"if (!error && !({guard}))"
+        yield "    error = does_not_fit(p);"
+    for value in schedule.temporaries:
+        yield "if (!error)"
+        yield f"    error = add_temporary(p, &f.of[{value}], sizeof({STORAGE[program.values[value].dtype]}));"
+    stage = 0
+    for step, at in zip(schedule.steps, schedule.stages, strict=True):
+        if at != stage:
+            yield f"p->stage = {at};"
+            stage = at
+        yield "if (!error)"
+        yield from (f"    {line}" for line in step.plan_call())

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from graphopt.graph import Node, OperatorGraph, Shape
-from graphopt.kernels.program import MAX_RANK, Input, Map, Program, Value, View, check
+from graphopt.kernels.program import MAX_RANK, Input, Lookup, Map, Program, Reduce, Value, View, check
 from graphopt.kernels.scalar import STORAGE, simplified
 from graphopt.operators import find
 from graphopt.operators.lowering import (
@@ -20,14 +20,24 @@ from graphopt.operators.lowering import (
     IndexMap,
     Layout,
     Literal,
+    Moved,
     Operand,
     Pad,
+    PadTo,
     Part,
+    Picking,
+    Reduced,
     Reshape,
+    Rowwise,
     Slice,
+    Take,
     Tile,
+    Transpose,
     Values,
 )
+
+COSTLY = frozenset({"exp", "log", "erf", "tanh", "sigmoid", "power"})
+"""Primitives that take most of a row-wise operator's work."""
 
 
 def lower(name: str, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]] = ()) -> Program:
@@ -41,21 +51,14 @@ def lower(name: str, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]] 
     Raises:
         CannotLowerError: when an operator or a use of it has no lowering; the message says which and why.
     """
-    values: list[Value] = []
-    index: dict[str, int] = {}  # tensor to value
-    structural = _structural_inputs(body)
-    for position, tensor in enumerate(body.inputs):
-        known = body.tensors[tensor]
-        observed = [example[tensor] for example in shapes if tensor in example]
-        loaded = known.constant and tensor not in structural
-        once = loaded and bool(observed) and all(_count(shape) == 1 for shape in observed)
-        index[tensor] = len(values)
-        values.append(Input(position, known.dtype, tensor in structural, once))
+    lowering = _Lowering(body, shapes)
     for node in body.nodes:
-        _lower_node(body, node, values, index)
-    outputs = tuple(index[tensor] for tensor in body.outputs)
-    groups = _groups(body, shapes, tuple(values), outputs)
-    program = Program(name, tuple(values), outputs, groups, -1, _comment(body, shapes))
+        lowering.add_node(node)
+    values = tuple(lowering.values)
+    outputs = tuple(lowering.index[tensor] for tensor in body.outputs)
+    groups = _groups(body, shapes, values, outputs)
+    examples = tuple(value_shapes(values, lowering.index, example) for example in shapes)
+    program = Program(name, values, outputs, groups, -1, _comment(body, shapes), examples)
     program = replace(program, overwrites=_overwritten(program, body, shapes))
     wrong = check(program)
     if wrong:
@@ -63,60 +66,223 @@ def lower(name: str, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]] 
     return program
 
 
-def _lower_node(body: OperatorGraph, node: Node, values: list[Value], index: dict[str, int]) -> None:
-    operator = find(node)
-    if operator is None:
-        raise CannotLowerError(f"{node.operator} is unknown")
-    if operator.lowering is None:
-        raise CannotLowerError(f"{node.operator} has no lowering")
-    for tensor in (*node.inputs, *node.outputs):
-        rank = body.tensors[tensor].rank if tensor else 0
-        if rank is None or rank > MAX_RANK:
-            raise CannotLowerError(f"{node.operator}: rank {'unknown' if rank is None else f'over {MAX_RANK}'}")
-    if isinstance(operator.lowering, Elementwise):
-        operands = [_operand(body, slot, tensor) for slot, tensor in enumerate(node.inputs)]
-        expression = simplified(operator.lowering.expression(node, operands))
-        used = _slots(expression)
-        slots = tuple(index.get(tensor, -1) if slot in used else -1 for slot, tensor in enumerate(node.inputs))
-        result = node.outputs[0]
-        index[result] = len(values)
-        values.append(Map(expression, slots, body.tensors[result].dtype, operator.lowering.cost))
-        _add_leading_ones(body, node, used, values, index)
-        return
-    assert isinstance(operator.lowering, Layout)
-    for position, result in enumerate(node.outputs):
-        if result:
-            index[result] = _lower_layout(body, node, operator.lowering, position, values, index)
+class _Lowering:
+    """The values of a program while operators are added one by one.
+
+    Attributes:
+        body: the operators.
+        values: of the program, so far.
+        ranks: of each value.
+        index: tensor to value.
+    """
+
+    _apart = False  # whether every call is a value of its own, so that reductions share it: in row-wise operators
+
+    def __init__(self, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]]) -> None:
+        self.body = body
+        self.values: list[Value] = []
+        self.ranks: list[int] = []
+        self.index: dict[str, int] = {}
+        structural = _structural_inputs(body)
+        for position, tensor in enumerate(body.inputs):
+            known = body.tensors[tensor]
+            observed = [example[tensor] for example in shapes if tensor in example]
+            loaded = known.constant and tensor not in structural
+            once = loaded and bool(observed) and all(_count(shape) == 1 for shape in observed)
+            self.index[tensor] = self.add(Input(position, known.dtype, tensor in structural, once), known.rank or 0)
+
+    def add(self, value: Value, rank: int) -> int:
+        """The value's number."""
+        if rank > MAX_RANK:
+            raise CannotLowerError(f"a value of rank over {MAX_RANK}")
+        self.values.append(value)
+        self.ranks.append(rank)
+        return len(self.values) - 1
+
+    def add_node(self, node: Node) -> None:
+        """Add the values that a node's results are."""
+        operator = find(node)
+        if operator is None:
+            raise CannotLowerError(f"{node.operator} is unknown")
+        lowering = operator.lowering
+        if lowering is None:
+            raise CannotLowerError(f"{node.operator} has no lowering")
+        for tensor in (*node.inputs, *node.outputs):
+            rank = self.body.tensors[tensor].rank if tensor else 0
+            if rank is None or rank > MAX_RANK:
+                raise CannotLowerError(f"{node.operator}: rank {'unknown' if rank is None else f'over {MAX_RANK}'}")
+        if isinstance(lowering, Elementwise | Rowwise):
+            self._apart = isinstance(lowering, Rowwise)
+            operands = [_operand(self.body, slot, tensor) for slot, tensor in enumerate(node.inputs)]
+            if isinstance(lowering, Elementwise):
+                results: tuple[Expression | None, ...] = (lowering.expression(node, operands),)
+            else:
+                results = lowering.expressions(self.body, node, operands)
+            known: dict[Expression, int] = {}
+            for result, expression in zip(node.outputs, results, strict=False):
+                if result and expression is not None:
+                    value = self._result(node, simplified(expression), known, lowering.cost)
+                    self.index[result] = self._ranked(value, self.body.tensors[result].rank or 0, node)
+        elif isinstance(lowering, Picking):
+            self._pick(node, lowering)
+        else:
+            for position, result in enumerate(node.outputs):
+                if result:
+                    self.index[result] = self._layout(node, lowering, position)
+        for result in node.outputs:
+            if result and result not in self.index:
+                raise CannotLowerError(f"{node.operator}: result {result} has no lowering")
+
+    def _result(self, node: Node, expression: Expression, known: dict[Expression, int], cost: int) -> int:
+        if not isinstance(expression, Operand):
+            return self._expression(node, expression, known, cost)
+        value = _value(self.index, node.inputs[expression.slot], node)
+        return self.add(Map(Operand(0, expression.dtype), (value,), expression.dtype, cost), self.ranks[value])
+
+    def _ranked(self, value: int, rank: int, node: Node) -> int:
+        """The value with leading ones: where an operand that became a literal had more dimensions than all others."""
+        missing = rank - self.ranks[value]
+        if missing <= 0:
+            return value
+        sizes = (*(Dim() for _ in range(missing)), *(Dim((axis,)) for axis in range(self.ranks[value])))
+        view = View(Reshape(sizes=sizes), (value,), (), self.values[value].dtype, node.op_type)
+        return self.add(view, rank)
+
+    def _expression(self, node: Node, expression: Expression, known: dict[Expression, int], cost: int) -> int:
+        """The value of an expression; what is reduced or moved inside of it becomes a value of its own."""
+        if expression in known:
+            return known[expression]
+        if isinstance(expression, Reduced):
+            argument = self._expression(node, expression.argument, known, cost)
+            value = self._reduce(node, expression, argument)
+        elif isinstance(expression, Moved):
+            value = self._expression(node, expression.argument, known, cost)
+            for index_map in expression.maps:
+                view = View(index_map, (value,), (), expression.dtype, node.op_type)
+                value = self.add(view, self._rank(value, index_map))
+        elif isinstance(expression, Operand):
+            value = _value(self.index, node.inputs[expression.slot], node)
+        else:
+            operands: list[int] = []
+            scalar = self._scalar(node, expression, known, cost, operands)
+            rank = max((self.ranks[operand] for operand in operands), default=0)
+            if self._apart and isinstance(expression, Call):
+                cost = cost if expression.primitive in COSTLY else 1
+            value = self.add(Map(scalar, tuple(operands), expression.dtype, cost), rank)
+        known[expression] = value
+        return value
+
+    def _scalar(
+        self,
+        node: Node,
+        expression: Expression,
+        known: dict[Expression, int],
+        cost: int,
+        operands: list[int],
+        *,
+        inner: bool = False,
+    ) -> Expression:
+        """The expression over one element of each operand; operands are appended as they are met."""
+        if isinstance(expression, Literal):
+            return expression
+        if isinstance(expression, Call) and not (self._apart and inner):
+            arguments = tuple(self._scalar(node, a, known, cost, operands, inner=True) for a in expression.arguments)
+            return Call(expression.primitive, arguments, expression.dtype)
+        if isinstance(expression, Operand):
+            value = _value(self.index, node.inputs[expression.slot], node)
+        else:
+            value = self._expression(node, expression, known, cost)
+        if value not in operands:
+            operands.append(value)
+        return Operand(operands.index(value), expression.dtype)
+
+    def _rank(self, value: int, index_map: IndexMap) -> int:
+        return len(index_map.sizes) if isinstance(index_map, Reshape) and index_map.sizes else self.ranks[value]
+
+    def _reduce(self, node: Node, expression: Reduced, value: int) -> int:
+        """Reduced axes go last, and back to their places once they have size one."""
+        rank = self.ranks[value]
+        axes = sorted({axis + rank if axis < 0 else axis for axis in expression.axes})
+        if any(axis < 0 or axis >= rank for axis in axes):
+            raise CannotLowerError(f"{node.operator}: axes beyond the rank")
+        kept = [axis for axis in range(rank) if axis not in axes]
+        if axes != list(range(rank - len(axes), rank)):
+            value = self.add(View(Transpose((*kept, *axes)), (value,), (), expression.dtype, node.op_type), rank)
+        result = self.add(Reduce(expression.kind, value, len(axes), expression.dtype), rank)
+        if axes == list(range(rank - len(axes), rank)):
+            return result
+        sizes = tuple(Dim() if axis in axes else Dim((kept.index(axis),)) for axis in range(rank))
+        return self.add(View(Reshape(sizes=sizes), (result,), (), expression.dtype, node.op_type), rank)
+
+    def _pick(self, node: Node, lowering: Picking) -> None:
+        data, indices = node.inputs[0], node.inputs[1]
+        rank = self.body.tensors[data].rank or 0
+        axis = lowering.axis(node)
+        axis = axis + rank if axis < 0 else axis
+        dtype = self.body.tensors[data].dtype
+        source, where = _value(self.index, data, node), _value(self.index, indices, node)
+        known = self.values[where]
+        picked: Value = Lookup(source, where, axis, dtype)
+        if isinstance(known, Input) and known.structural:
+            picked = View(Gather(axis, 1), (source,), (where,), dtype, node.op_type)
+        self.index[node.outputs[0]] = self.add(picked, self.body.tensors[node.outputs[0]].rank or 0)
+
+    def _layout(self, node: Node, lowering: Layout, result: int) -> int:
+        body = self.body
+        maps = _resolved_maps(body, node, lowering, result)
+        data = node.inputs if any(isinstance(m, Concat) for m in maps) else node.inputs[:1]
+        operands = tuple(_value(self.index, tensor, node) for tensor in data)
+        dtype = body.tensors[node.outputs[result]].dtype
+        for index_map in maps:
+            if isinstance(index_map, Pad) and index_map.value_slot >= 0:
+                operands = (*operands, _value(self.index, node.inputs[index_map.value_slot], node))
+            needed = tuple(_value(self.index, node.inputs[v.slot], node) for v in plan_values(index_map) if v.slot >= 0)
+            rank = self._rank(operands[0], index_map)
+            operands = (self.add(View(index_map, operands, needed, dtype, node.op_type), rank),)
+        self.ranks[operands[0]] = body.tensors[node.outputs[result]].rank or 0
+        return operands[0]
 
 
-def _add_leading_ones(
-    body: OperatorGraph, node: Node, used: set[int], values: list[Value], index: dict[str, int]
-) -> None:
-    """Where an operand that became a literal had more dimensions than all others, the result has them too."""
-    result = node.outputs[0]
-    rank = max((body.tensors[node.inputs[slot]].rank or 0 for slot in used), default=0)
-    missing = (body.tensors[result].rank or 0) - rank
-    if missing > 0:
-        sizes = (*(Dim() for _ in range(missing)), *(Dim((axis,)) for axis in range(rank)))
-        values.append(View(Reshape(sizes=sizes), (index[result],), (), body.tensors[result].dtype, node.op_type))
-        index[result] = len(values) - 1
+def value_shapes(
+    values: Sequence[Value], index: Mapping[str, int], example: Mapping[str, Shape]
+) -> tuple[Shape | None, ...]:
+    """The shape of every value in an example: observed where a value is a tensor, else computed where it can be."""
+    found: list[Shape | None] = [None] * len(values)
+    for tensor, value in index.items():
+        if tensor in example:
+            found[value] = example[tensor]
+    for number, what in enumerate(values):
+        if found[number] is None and not isinstance(what, Input):
+            shapes = [found[operand] for operand in what.operands if operand >= 0]
+            known = [shape for shape in shapes if shape is not None]
+            found[number] = _computed_shape(what, known) if len(known) == len(shapes) else None
+    return tuple(found)
 
 
-def _lower_layout(
-    body: OperatorGraph, node: Node, lowering: Layout, result: int, values: list[Value], index: dict[str, int]
-) -> int:
-    data = node.inputs if any(isinstance(m, Concat) for m in lowering.maps(body, node, result)) else node.inputs[:1]
-    operands = tuple(_value(index, tensor, node) for tensor in data)
-    dtype = body.tensors[node.outputs[result]].dtype
-    for index_map in _resolved_maps(body, node, lowering, result):
-        if isinstance(index_map, Pad) and index_map.value_slot >= 0:
-            operands = (*operands, _value(index, node.inputs[index_map.value_slot], node))
-        needed = tuple(_value(index, node.inputs[v.slot], node) for v in plan_values(index_map) if v.slot >= 0)
-        if isinstance(index_map, Gather):
-            needed = (_value(index, node.inputs[index_map.indices_slot], node),)
-        values.append(View(index_map, operands, needed, dtype, node.op_type))
-        operands = (len(values) - 1,)
-    return operands[0]
+def _computed_shape(value: Map | View | Reduce | Lookup, operands: Sequence[Shape]) -> Shape | None:
+    if isinstance(value, Map):
+        rank = max((len(shape) for shape in operands), default=0)
+        padded = [(1,) * (rank - len(shape)) + shape for shape in operands]
+        return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+    first = operands[0]
+    if isinstance(value, Reduce):
+        kept = len(first) - value.axes
+        return (*first[:kept], *(1,) * value.axes)
+    if isinstance(value, Lookup):
+        return (*first[: value.axis], *operands[1], *first[value.axis + 1 :])
+    kind = value.index_map
+    if isinstance(kind, Transpose):
+        return tuple(first[axis] for axis in kind.permutation)
+    if isinstance(kind, Reshape) and kind.sizes is not None:
+        return tuple(dim.times * _count(tuple(first[axis] for axis in dim.axes)) // dim.divided for dim in kind.sizes)
+    if isinstance(kind, Take):
+        return (*first[: kind.axis], min(kind.size, first[kind.axis]), *first[kind.axis + 1 :])
+    if isinstance(kind, PadTo):
+        size = -(-first[kind.axis] // kind.multiple) * kind.multiple
+        return (*first[: kind.axis], size, *first[kind.axis + 1 :])
+    if isinstance(kind, Concat):
+        return (*first[: kind.axis], sum(shape[kind.axis] for shape in operands), *first[kind.axis + 1 :])
+    return None
 
 
 def plan_values(index_map: IndexMap) -> tuple[Values, ...]:
@@ -153,24 +319,20 @@ def _operand(body: OperatorGraph, slot: int, tensor: str) -> Expression | None:
     return Operand(slot, known.dtype)
 
 
-def _slots(expression: Expression) -> set[int]:
-    if isinstance(expression, Operand):
-        return {expression.slot}
-    if isinstance(expression, Call):
-        return set().union(*(_slots(argument) for argument in expression.arguments))
-    return set()
-
-
 def _structural_inputs(body: OperatorGraph) -> set[str]:
     """Inputs whose integers the plan reads: structural operands of layout operators."""
     found = set()
     for node in body.nodes:
         operator = find(node)
-        if operator is None or not isinstance(operator.lowering, Layout):
+        if operator is None:
             continue
-        maps = _resolved_maps(body, node, operator.lowering, 0)
-        slots = {v.slot for m in maps for v in plan_values(m) if v.slot >= 0}
-        slots |= {m.indices_slot for m in maps if isinstance(m, Gather)}
+        if isinstance(operator.lowering, Picking):
+            slots = {1} if body.tensors[node.inputs[1]].constant and node.inputs[1] in body.inputs else set()
+        elif isinstance(operator.lowering, Layout):
+            maps = _resolved_maps(body, node, operator.lowering, 0)
+            slots = {v.slot for m in maps for v in plan_values(m) if v.slot >= 0}
+        else:
+            continue
         for slot in slots:
             tensor = node.inputs[slot]
             if tensor not in body.inputs:

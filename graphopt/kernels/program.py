@@ -1,14 +1,27 @@
 """The loop program: a pattern as values over index spaces, before it becomes C.
 
 A program is a list of values in single-assignment order. An *input* is a tensor in memory. A *map* computes each
-element from one element of each (broadcast) operand. A *view* moves elements by an index map. ``check`` is the
-specification: what it accepts, the emitter turns into C.
+element from one element of each (broadcast) operand. A *view* moves elements by an index map. A *reduce* combines all
+elements along the last axes. A *lookup* takes slices where integers say. ``check`` is the specification: what it
+accepts, the emitter turns into C.
 """
 
 from dataclasses import dataclass
 
+from graphopt.graph import Shape
 from graphopt.kernels.scalar import PRIMITIVES, STORAGE
-from graphopt.operators.lowering import Call, Concat, Expression, Gather, IndexMap, Literal, Operand, Pad, Transpose
+from graphopt.operators.lowering import (
+    REDUCTIONS,
+    Call,
+    Concat,
+    Expression,
+    Gather,
+    IndexMap,
+    Literal,
+    Operand,
+    Pad,
+    Transpose,
+)
 
 MAX_RANK = 8
 MAX_INPUTS = 64
@@ -51,7 +64,37 @@ class View:
     origin: str
 
 
-Value = Input | Map | View
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """All elements along the last ``axes`` dimensions combined; they stay, with size one."""
+
+    kind: str
+    operand: int
+    axes: int
+    dtype: str
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """The operand, as other values have theirs."""
+        return (self.operand,)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Slices of ``data`` along an axis, one for each of ``indices``; negative ones count from the end (ONNX Gather)."""
+
+    data: int
+    indices: int
+    axis: int
+    dtype: str
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """Data and indices, as other values have theirs."""
+        return (self.data, self.indices)
+
+
+Value = Input | Map | View | Reduce | Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +108,7 @@ class Program:
         groups: outputs that had the same shape in every example, so that one nest computes them together.
         overwrites: input whose storage output 0 may take; -1 for none.
         comment: lines that say what it computes, for the reader of the C.
+        examples: for each example the shape of every value, None where it is unknown.
     """
 
     name: str
@@ -73,6 +117,7 @@ class Program:
     groups: tuple[tuple[int, ...], ...]
     overwrites: int
     comment: tuple[str, ...]
+    examples: tuple[tuple[Shape | None, ...], ...] = ()
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -104,6 +149,10 @@ def check(program: Program) -> list[str]:
             continue
         if isinstance(value, Map):
             wrong += [f"{where}: {line}" for line in _check_expression(value, program)]
+        elif isinstance(value, Reduce):
+            wrong += [f"{where}: {line}" for line in _check_reduce(value, program)]
+        elif isinstance(value, Lookup):
+            wrong += [f"{where}: {line}" for line in _check_lookup(value, program)]
         else:
             wrong += [f"{where}: {line}" for line in _check_view(value, program)]
     wrong += [f"output {value} is not a value" for value in program.outputs if value >= len(program.values)]
@@ -127,12 +176,34 @@ def _check_expression(value: Map, program: Program) -> list[str]:
                 wrong.append(f"no kernels for element type {expression.dtype}")
             for argument in expression.arguments:
                 visit(argument)
-        else:
-            assert isinstance(expression, Literal)
+        elif not isinstance(expression, Literal):
+            wrong.append(f"{type(expression).__name__} inside of an expression")
 
     visit(value.expression)
     if value.expression.dtype != value.dtype:
         wrong.append(f"computes {value.expression.dtype}, declared {value.dtype}")
+    return wrong
+
+
+def _check_reduce(value: Reduce, program: Program) -> list[str]:
+    wrong = []
+    if value.kind not in REDUCTIONS:
+        wrong.append(f"unknown reduction {value.kind}")
+    if value.axes < 0 or value.axes > MAX_RANK:
+        wrong.append(f"{value.axes} axes")
+    if program.values[value.operand].dtype != value.dtype or value.dtype == "bool":
+        wrong.append(f"reduces {program.values[value.operand].dtype} to {value.dtype}")
+    return wrong
+
+
+def _check_lookup(value: Lookup, program: Program) -> list[str]:
+    wrong = []
+    if program.values[value.data].dtype != value.dtype:
+        wrong.append("changes the element type")
+    if program.values[value.indices].dtype not in ("int32", "int64"):
+        wrong.append("indices are not int32 or int64")
+    if value.axis < 0:
+        wrong.append("negative axis")
     return wrong
 
 

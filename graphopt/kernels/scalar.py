@@ -4,8 +4,9 @@ Values of float16 and bfloat16 are held in float32 and rounded only where they a
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from graphopt.operators.lowering import Call, Expression, Literal
+from graphopt.operators.lowering import Call, Expression, Literal, Moved, Reduced
 
 STORAGE = {
     "float32": "float",
@@ -239,6 +240,8 @@ def simplified(expression: Expression) -> Expression:
 
     Powers with a known exponent, and bounds that are known to be no NaN.
     """
+    if isinstance(expression, Reduced | Moved):
+        return replace(expression, argument=simplified(expression.argument))
     if not isinstance(expression, Call):
         return expression
     arguments = tuple(simplified(argument) for argument in expression.arguments)

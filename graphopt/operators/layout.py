@@ -21,7 +21,6 @@ from graphopt.operators.lowering import (
     Concat,
     Dim,
     Expand,
-    Gather,
     IndexMap,
     Layout,
     Pad,
@@ -150,13 +149,6 @@ def _pad(graph: OperatorGraph, node: Node, result: int) -> Maps:
     return (Pad(_rank(graph, node), pads, value_slot, _values(node, "axes", 3)),)
 
 
-def _gather(graph: OperatorGraph, node: Node, result: int) -> Maps:
-    if not graph.tensors[node.inputs[1]].constant:
-        raise CannotLowerError("Gather with computed indices")
-    axis = _integer(node, "axis", 0)
-    return (Gather(axis + _rank(graph, node) if axis < 0 else axis, 1),)
-
-
 def _depth_to_space(graph: OperatorGraph, node: Node, result: int) -> Maps:
     b = _integer(node, "blocksize", 1)
     columns_first = node.attributes.get("mode", "DCR") in ("CRD", b"CRD")
@@ -276,6 +268,3 @@ OPERATORS: tuple[Operator, ...] = (
     # windows overlap: an element is read once and written into every window that holds it
     _row("UnfoldTensor", None, attributes=("dim", "size", "step"), domain=_MS),
 )
-
-GATHER = Layout(_gather)
-"""Lowering of a Gather with constant indices (its row stands in ``lookup``)."""

@@ -7,7 +7,7 @@ parameter bytes.
 from graphopt.graph import Node
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
 from graphopt.operators.formulas import elements, integer, present, text, traffic
-from graphopt.operators.layout import GATHER
+from graphopt.operators.lowering import Picking
 
 
 def gather_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -115,6 +115,7 @@ def gather_block_quantized_cost(node: Node, inputs: Operands, outputs: Operands)
 
 
 _LOOKUP = FusionClass.LOOKUP
+GATHER = Picking(lambda node: integer(node, "axis", 0))
 
 OPERATORS: tuple[Operator, ...] = (
     Operator("Gather", _LOOKUP, gather_cost, rate_class="gather", attributes=("axis",), lowering=GATHER),

@@ -1,8 +1,10 @@
 """How an operator is computed inside a kernel: scalar expressions for values, index maps for layout.
 
-An operator lowers in one of two ways. An *element-wise* operator gives one scalar expression per result, over one
-element of each (broadcast) operand. A *layout* operator gives a chain of index maps, each of which says from which
-element of its operand an element of its result comes. ``graphopt.kernels`` strings them together.
+An operator lowers in one of four ways. An *element-wise* operator gives one scalar expression, over one element of each
+(broadcast) operand. A *row-wise* operator gives one expression per result, in which values reduced along axes and moved
+values may stand as operands. A *layout* operator gives a chain of index maps, each of which says from which element of
+its operand an element of its result comes. A *picking* operator takes slices where index values say.
+``graphopt.kernels`` strings them together.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +40,36 @@ class Call:
     dtype: str
 
 
-Expression = Operand | Literal | Call
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """An expression over all elements along some axes, taken together; the axes stay with size one.
+
+    Attributes:
+        kind: one of ``REDUCTIONS``.
+        argument: what is reduced.
+        axes: negative, counted from the end; ascending.
+        dtype: of the argument and the result.
+    """
+
+    kind: str
+    argument: "Expression"
+    axes: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """An expression's values through index maps, first the one next to it."""
+
+    argument: "Expression"
+    maps: "tuple[IndexMap, ...]"
+    dtype: str
+
+
+Expression = Operand | Literal | Call | Reduced | Moved
+
+REDUCTIONS = ("sum", "mean", "maximum", "minimum", "product")
+"""Kinds of reduction. Of no elements, sum and mean are 0, the product is 1, bounds are the least or greatest number."""
 
 COMPARISONS = frozenset({"equal", "less", "less_equal", "is_nan", "is_inf", "is_positive_inf", "is_negative_inf"})
 
@@ -204,4 +235,29 @@ class Layout:
     maps: Callable[[OperatorGraph, Node, int], tuple[IndexMap, ...]]
 
 
-Lowering = Elementwise | Layout
+@dataclass(frozen=True, slots=True)
+class Rowwise:
+    """Lowering of an operator that reduces along axes, before and after element-wise work.
+
+    Attributes:
+        expressions: (graph, node, operand expressions by slot, None where absent) to one expression per result, None
+            for a result that the kernel does not give.
+        cost: rough operations per element, to decide when threads pay.
+    """
+
+    expressions: Callable[[OperatorGraph, Node, Sequence[Expression | None]], tuple[Expression | None, ...]]
+    cost: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Picking:
+    """Lowering of an operator that takes slices of operand 0 along an axis, where the integers of operand 1 say.
+
+    Attributes:
+        axis: the node's axis, which may be negative.
+    """
+
+    axis: Callable[[Node], int]
+
+
+Lowering = Elementwise | Layout | Rowwise | Picking

@@ -1,8 +1,12 @@
 """Normalisations: layer, root-mean-square, group, instance, batch and local response."""
 
-from graphopt.graph import Node
+from collections.abc import Callable
+
+from graphopt.graph import Node, OperatorGraph
+from graphopt.operators import rowwise
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator
 from graphopt.operators.formulas import elements, integer, per_input, present, traffic
+from graphopt.operators.lowering import Rowwise
 
 
 def layer_normalization_flops(*, scale: bool, bias: bool) -> int:
@@ -75,20 +79,48 @@ def local_response_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost
     return traffic(inputs, outputs, (integer(node, "size", 1) + 5) * elements(inputs, 0))
 
 
+_MS = "com.microsoft"
+_LAYER = ("axis", "epsilon", "stash_type")
 _SEVEN = per_input(7)  # sum, centre, square and add (2), times 1/deviation, scale, bias
 
 
-def _row(op_type: str, cost: CostFormula, attributes: tuple[str, ...], domain: str = "") -> Operator:
-    return Operator(op_type, FusionClass.REDUCTION, cost, domain, rate_class="layernorm", attributes=attributes)
+def _row(
+    op_type: str,
+    cost: CostFormula,
+    attributes: tuple[str, ...],
+    domain: str = "",
+    lowering: Callable[[OperatorGraph, Node, rowwise.Operands], rowwise.Results] | None = None,
+) -> Operator:
+    return Operator(
+        op_type,
+        FusionClass.REDUCTION,
+        cost,
+        domain,
+        rate_class="layernorm",
+        attributes=attributes,
+        lowering=None if lowering is None else Rowwise(lowering, 6),
+    )
 
 
 OPERATORS: tuple[Operator, ...] = (
-    _row("LayerNormalization", layer_normalization_cost, ("axis", "epsilon", "stash_type")),
-    _row("RMSNormalization", rms_normalization_cost, ("axis", "epsilon", "stash_type")),
-    _row("SimplifiedLayerNormalization", rms_normalization_cost, ("axis", "epsilon", "stash_type")),
-    _row("SimplifiedLayerNormalization", rms_normalization_cost, ("axis", "epsilon", "stash_type"), "com.microsoft"),
-    _row("SkipLayerNormalization", skip_layer_normalization_cost, ("epsilon",), "com.microsoft"),
-    _row("SkipSimplifiedLayerNormalization", skip_rms_normalization_cost, ("epsilon",), "com.microsoft"),
+    _row("LayerNormalization", layer_normalization_cost, _LAYER, lowering=rowwise.layer_normalization),
+    _row("RMSNormalization", rms_normalization_cost, _LAYER, lowering=rowwise.rms_normalization),
+    _row("SimplifiedLayerNormalization", rms_normalization_cost, _LAYER, "", rowwise.rms_normalization),
+    _row("SimplifiedLayerNormalization", rms_normalization_cost, _LAYER, _MS, rowwise.rms_normalization),
+    _row(
+        "SkipLayerNormalization",
+        skip_layer_normalization_cost,
+        ("epsilon",),
+        _MS,
+        rowwise.skip_layer_normalization,
+    ),
+    _row(
+        "SkipSimplifiedLayerNormalization",
+        skip_rms_normalization_cost,
+        ("epsilon",),
+        _MS,
+        rowwise.skip_rms_normalization,
+    ),
     # Opset 21 has a scale per channel, 18 had one per group.
     Operator(
         "GroupNormalization",
@@ -97,6 +129,7 @@ OPERATORS: tuple[Operator, ...] = (
         rate_class="layernorm",
         attributes=("epsilon", "num_groups", "stash_type"),
         changed=(21,),
+        lowering=Rowwise(rowwise.group_normalization, 6),
     ),
     _row("GroupNorm", _SEVEN, ("epsilon", "groups", "activation", "channels_last"), "com.microsoft"),
     _row(
@@ -105,11 +138,11 @@ OPERATORS: tuple[Operator, ...] = (
         ("epsilon", "groups", "activation", "channels_last"),
         "com.microsoft",
     ),
-    _row("InstanceNormalization", _SEVEN, ("epsilon",)),
+    _row("InstanceNormalization", _SEVEN, ("epsilon",), lowering=rowwise.instance_normalization),
     # Sum, centre, square and add (2), divide: ONNX function MeanVarianceNormalization.
-    _row("MeanVarianceNormalization", per_input(5), ("axes",)),
+    _row("MeanVarianceNormalization", per_input(5), ("axes",), lowering=rowwise.mean_variance_normalization),
     # Square (or absolute value) and add, divide: ONNX operator LpNormalization.
-    _row("LpNormalization", per_input(3), ("axis", "p")),
+    _row("LpNormalization", per_input(3), ("axis", "p"), lowering=rowwise.lp_normalization),
     Operator(
         "LRN",
         FusionClass.REDUCTION,

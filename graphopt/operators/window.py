@@ -4,8 +4,10 @@ from dataclasses import replace
 from math import prod
 
 from graphopt.graph import Node
+from graphopt.operators import rowwise
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator
 from graphopt.operators.formulas import elements, integer, per_input, per_output, present, text, traffic, window_size
+from graphopt.operators.lowering import Rowwise
 
 
 def pool_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -136,8 +138,15 @@ def _pool(op_type: str, attributes: tuple[str, ...], domain: str = "") -> Operat
     return Operator(op_type, _WINDOW, pool_cost, domain, "pool", attributes)
 
 
-def _global(op_type: str, flops_per_element: int, domain: str = "", attributes: tuple[str, ...] = ()) -> Operator:
-    return Operator(op_type, FusionClass.REDUCTION, global_pool(flops_per_element), domain, "reduce", attributes)
+def _global(
+    op_type: str,
+    flops_per_element: int,
+    domain: str = "",
+    attributes: tuple[str, ...] = (),
+    lowering: Rowwise | None = None,
+) -> Operator:
+    cost = global_pool(flops_per_element)
+    return Operator(op_type, FusionClass.REDUCTION, cost, domain, "reduce", attributes, lowering=lowering)
 
 
 OPERATORS: tuple[Operator, ...] = (
@@ -148,8 +157,8 @@ OPERATORS: tuple[Operator, ...] = (
     _pool("AveragePool", _AVERAGE, _BLOCKED),
     _pool("NhwcMaxPool", _POOL, _MS),
     _pool("MaxpoolWithMask", ("auto_pad", "kernel_shape", "pads", "storage_order", "strides"), _MS),
-    _global("GlobalAveragePool", 1),
-    _global("GlobalMaxPool", 1),
+    _global("GlobalAveragePool", 1, lowering=rowwise.global_pool("mean")),
+    _global("GlobalMaxPool", 1, lowering=rowwise.global_pool("maximum")),
     _global("GlobalLpPool", 2, attributes=("p",)),
     _global("GlobalAveragePool", 1, _BLOCKED),
     _global("GlobalMaxPool", 1, _BLOCKED),

@@ -1,4 +1,4 @@
-/* The executor: runs planned pieces tile by tile.
+/* Nests: steps of element-wise and layout work, run tile by tile.
  *
  * A tile is a small rectangle of output elements. Operands that lie in memory just as the tile does are read in place;
  * all others (broadcast, strided, transposed) are packed into a buffer that stays in the first-level cache. So the
@@ -12,27 +12,34 @@ enum { TILE = 2048, UNPACKED_TILE = 16384, TRANSPOSED_COLUMNS = 64, TRANSPOSED_R
 /* Computes n elements: reads loads[], writes stores[], all unit-stride. */
 typedef void (*compute_function)(int64_t n, const void *const *loads, void *const *stores);
 
-/* Places every load of one alternative: fills load[i] with its flat index, or says what stands against it. */
-typedef verdict (*place_function)(domain *d, const void *frame, affine *load);
+/* Where a load stands: its flat index; for a lookup the index without the picked row, whose number is another load. */
+typedef struct {
+    affine at;
+    int64_t stride, size; /* of a lookup: elements from one row to the next, and rows that there are */
+} load_place;
+
+/* Places the store and every load of one alternative, or says what stands against it. */
+typedef verdict (*place_function)(domain *d, const void *frame, affine *store, load_place *load);
 
 /* What a generated kernel says of one alternative of a nest: which elements it yields is decided by place. */
 typedef struct {
     place_function place;
     compute_function compute; /* NULL: the single load is copied */
     int loads;
-    const int *inputs;         /* input of each load */
-    const int *input_bytes;    /* element size of each load */
+    const int *tensors;        /* tensor of each load */
+    const int *bytes;          /* element size of each load */
     const unsigned char *once; /* loads that stand for one element each, read outside of the loop */
+    const int *index;          /* for a lookup the load of its indices, -1 for others */
 } alternative;
 
 typedef struct {
     int64_t base, column, row; /* elements; steps of the tile's two loops */
+    int64_t stride, size;      /* of a lookup */
     int64_t outer[MAX_LOOPS];
 } access;
 
 typedef struct {
     const alternative *what;
-    int nest;
     int outers;
     int64_t outer_count[MAX_LOOPS];
     int64_t rows, columns, tile_rows, tile_columns, row_tiles, column_tiles;
@@ -44,28 +51,17 @@ typedef struct {
 
 typedef struct {
     int stores;
-    const int *outputs;      /* output of each store */
-    const int *output_bytes; /* element size of each store */
+    const int *tensors; /* tensor of each store */
+    const int *bytes;   /* element size of each store */
+    int cost;           /* rough operations per element */
 } nest_outputs;
 
-enum { MAX_NESTS = 64 };
-
-typedef struct plan {
-    struct plan *next; /* plans of other shapes */
+/* State of a step that is a nest. */
+typedef struct {
+    const nest_outputs *to;
     piece *pieces;
-    int64_t count, room, tiles, total_elements;
-    nest_outputs nest[MAX_NESTS];
-    int nests;
-    const char *error;
-    int streams; /* too many pieces to keep: they are planned again at each run, and run one by one */
-    const void *const *stream_inputs;
-    void *const *stream_outputs;
-    int inputs, outputs;
-    shape *input_shape; /* the key: shapes of the inputs … */
-    int64_t **value;    /* … and values of structural inputs, NULL for others */
-    shape *output_shape;
-    unsigned char *identity; /* inputs whose every load reads just the element that is stored, in one nest */
-} plan;
+    int64_t count, room, tiles;
+} nest;
 
 #if !defined(KERNELS_ONLY) /* what follows but plan_nest is called by the library alone */
 #if defined(__AVX2__)
@@ -74,75 +70,91 @@ typedef struct plan {
 
 /* ---------------------------------------------------------------- planning */
 
-/* Merges loops that all tensors walk as one, and drops loops of one round. */
-static void coalesce(domain *d, affine *load, int loads)
+/* Merges loops that all tensors walk as one, and drops loops of one round; loops before `apart` stay apart from others. */
+static int coalesce(domain *d, int apart, affine *store, load_place *load, int loads)
 {
-    int kept = 0;
+    int kept = 0, kept_apart = 0;
     for (int k = 0; k < d->loops; k++) {
+        if (k == apart)
+            kept_apart = kept;
         if (d->count[k] == 1)
             continue;
-        int merge = kept > 0 && d->step[kept - 1] == d->step[k] * d->count[k];
+        int merge = kept > kept_apart && store->step[kept - 1] == store->step[k] * d->count[k]
+                    && d->step[kept - 1] == d->step[k] * d->count[k];
         for (int i = 0; i < loads && merge; i++)
-            merge = load[i].step[kept - 1] == load[i].step[k] * d->count[k];
+            merge = load[i].at.step[kept - 1] == load[i].at.step[k] * d->count[k];
         int to = merge ? kept - 1 : kept++;
         d->count[to] = merge ? d->count[to] * d->count[k] : d->count[k];
         d->step[to] = d->step[k];
+        store->step[to] = store->step[k];
         for (int i = 0; i < loads; i++)
-            load[i].step[to] = load[i].step[k];
+            load[i].at.step[to] = load[i].at.step[k];
     }
+    if (apart >= d->loops)
+        kept_apart = kept;
     d->loops = kept;
+    return kept_apart;
 }
 
 /* Whether tiles need no buffer: elements are only moved, or all operands lie in memory as one row. */
-static int reads_in_place(const domain *d, const affine *load, const alternative *what)
+static int reads_in_place(const domain *d, const affine *store, const load_place *load, const alternative *what)
 {
+    for (int i = 0; i < what->loads; i++)
+        if (what->index[i] >= 0)
+            return 0;
     if (!what->compute)
         return 1;
-    int flat = d->loops == 0 || (d->loops == 1 && d->step[0] == 1);
+    int flat = d->loops == 0 || (d->loops == 1 && store->step[0] == 1);
     for (int i = 0; i < what->loads && flat; i++)
-        flat = what->once[i] || d->loops == 0 || load[i].step[0] == 1;
+        flat = what->once[i] || d->loops == 0 || load[i].at.step[0] == 1;
     return flat;
 }
 
-static const char TOO_MANY_PIECES[] = "too many pieces", NO_MEMORY[] = "out of memory";
+static const char *run_tiles(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors);
 
-static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *const *inputs, void *const *outputs);
-
-static const char *add_piece(plan *p, int nest, const alternative *what, domain *d, affine *load)
+static void free_nest(void *state)
 {
-    if (p->count == p->room) {
-        int64_t room = p->room ? p->room * 2 : 4;
-        if (room > MAX_PIECES)
-            return TOO_MANY_PIECES;
-        piece *grown = realloc(p->pieces, (size_t)room * sizeof *grown);
+    nest *x = state;
+    for (int64_t i = 0; i < x->count; i++)
+        free(x->pieces[i].load);
+    free(x->pieces);
+    free(x);
+}
+
+static const char *add_piece(plan *p, nest *to, const alternative *what, domain *d, affine *store, load_place *load)
+{
+    if (p->pieces == MAX_PIECES)
+        return TOO_MANY_PIECES;
+    if (to->count == to->room) {
+        int64_t room = to->room ? to->room * 2 : 4;
+        piece *grown = realloc(to->pieces, (size_t)room * sizeof *grown);
         if (!grown)
             return NO_MEMORY;
-        p->pieces = grown;
-        p->room = room;
+        to->pieces = grown;
+        to->room = room;
     }
-    coalesce(d, load, what->loads);
-    piece *x = &p->pieces[p->count];
+    coalesce(d, 0, store, load, what->loads);
+    piece *x = &to->pieces[to->count];
     memset(x, 0, sizeof *x);
     x->load = calloc((size_t)what->loads + 1, sizeof *x->load);
     if (!x->load)
         return NO_MEMORY;
-    p->count++;
+    to->count++;
     x->what = what;
-    x->nest = nest;
     int column = d->loops - 1, row = d->loops - 2, transposed = 0;
     for (int i = 0; i < what->loads && column >= 0 && !transposed; i++) {
-        int64_t inner = load[i].step[column];
+        int64_t inner = load[i].at.step[column];
         if (inner == 0 || inner == 1)
             continue;
         for (int k = column - 1; k >= 0 && !transposed; k--)
-            if (load[i].step[k] == 1) {
+            if (load[i].at.step[k] == 1) {
                 row = k;
                 transposed = 1;
             }
     }
     x->columns = column >= 0 ? d->count[column] : 1;
     x->rows = row >= 0 ? d->count[row] : 1;
-    int64_t tile = reads_in_place(d, load, what) ? UNPACKED_TILE : TILE;
+    int64_t tile = reads_in_place(d, store, load, what) ? UNPACKED_TILE : TILE;
     if (transposed && x->columns > TRANSPOSED_COLUMNS) {
         x->tile_rows = x->rows < TRANSPOSED_ROWS ? x->rows : TRANSPOSED_ROWS;
         x->tile_columns = clamp(what->compute ? TRANSPOSED_COLUMNS : tile / x->tile_rows, 1, x->columns);
@@ -151,8 +163,8 @@ static const char *add_piece(plan *p, int nest, const alternative *what, domain 
         x->tile_rows = x->tile_columns < x->columns ? 1 : clamp(tile / x->tile_columns, 1, x->rows);
     }
     /* rows that are only moved, and follow each other along an outer loop in memory: read as they lie there */
-    for (int k = 0; k < row && !what->compute && !transposed; k++)
-        x->rows_last |= load[0].step[column] == 1 && load[0].step[k] == x->columns;
+    for (int k = 0; k < row && !what->compute && what->loads == 1 && !transposed; k++)
+        x->rows_last |= load[0].at.step[column] == 1 && load[0].at.step[k] == x->columns;
     if (x->rows_last)
         x->tile_rows = clamp(TILE / x->tile_columns, 1, x->rows);
     x->row_tiles = (x->rows + x->tile_rows - 1) / x->tile_rows;
@@ -160,8 +172,11 @@ static const char *add_piece(plan *p, int nest, const alternative *what, domain 
     int64_t tiles = x->row_tiles * x->column_tiles;
     for (int i = -1; i < what->loads; i++) {
         access *a = i < 0 ? &x->store : &x->load[i];
-        const int64_t *step = i < 0 ? d->step : load[i].step;
-        a->base = i < 0 ? d->base : load[i].base;
+        const affine *place = i < 0 ? store : &load[i].at;
+        const int64_t *step = place->step;
+        a->base = place->base;
+        a->stride = i < 0 ? 0 : load[i].stride;
+        a->size = i < 0 ? 0 : load[i].size;
         a->column = column >= 0 ? step[column] : 0;
         a->row = row >= 0 ? step[row] : 0;
         int outer = 0;
@@ -174,14 +189,17 @@ static const char *add_piece(plan *p, int nest, const alternative *what, domain 
     }
     for (int k = 0; k < x->outers; k++)
         tiles *= x->outer_count[k];
-    x->first_tile = p->tiles;
-    p->tiles += tiles;
-    if (p->stream_outputs) {
-        run_tiles(p, 0, p->tiles, p->stream_inputs, p->stream_outputs);
+    x->first_tile = to->tiles;
+    to->tiles += tiles;
+    if (p->stream_tensors) {
+        step once = {run_tiles, free_nest, to, to->tiles, 0, 0};
+        const char *error = run_tiles(p, &once, 0, to->tiles, p->stream_tensors);
         free(x->load);
-        p->count = 0;
-        p->tiles = 0;
+        to->count = 0;
+        to->tiles = 0;
+        return error;
     }
+    p->pieces++;
     return NULL;
 }
 #endif
@@ -191,19 +209,18 @@ SHARED const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
                              int count, const void *frame)
 {
     int64_t total = elements(s);
-    if (p->nests == MAX_NESTS)
-        return "too many loop nests";
-    p->nest[p->nests++] = *outputs;
-    p->total_elements += total;
-    if (total == 0)
-        return NULL;
+    nest *planned = calloc(1, sizeof *planned);
+    if (!planned)
+        return NO_MEMORY;
+    planned->to = outputs;
     int64_t room = 64, depth = 0;
     domain *stack = malloc((size_t)room * sizeof *stack);
-    affine *load = NULL;
+    affine store;
+    load_place *load = NULL;
     const char *error = stack ? NULL : NO_MEMORY;
-    for (int a = 0; a < count && !error; a++) {
+    for (int a = 0; a < count && total > 0 && !error; a++) {
         const alternative *what = &alternatives[a];
-        affine *grown = realloc(load, (size_t)(what->loads ? what->loads : 1) * sizeof *load);
+        load_place *grown = realloc(load, (size_t)(what->loads ? what->loads : 1) * sizeof *load);
         if (!grown) {
             error = NO_MEMORY;
             break;
@@ -216,22 +233,17 @@ SHARED const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
         depth = 1;
         while (depth > 0 && !error) {
             domain *d = &stack[depth - 1];
-            verdict v = what->place(d, frame, load);
+            verdict v = what->place(d, frame, &store, load);
             int k = d->at_loop;
             if (v == DONE) {
-                error = add_piece(p, p->nests - 1, what, d, load);
+                error = add_piece(p, planned, what, d, &store, load);
                 depth--;
             } else if (v == OUTSIDE) {
                 depth--;
             } else if (v == INVALID) {
-                error = "an index lies outside of its tensor";
+                error = OUT_OF_RANGE;
             } else if (v == REFINE) {
-                memmove(&d->count[k + 1], &d->count[k], (size_t)(d->loops - k) * sizeof d->count[0]);
-                memmove(&d->step[k + 1], &d->step[k], (size_t)(d->loops - k) * sizeof d->step[0]);
-                d->count[k] /= d->at;
-                d->count[k + 1] = d->at;
-                d->step[k] *= d->at;
-                d->loops++;
+                refine(d);
             } else { /* CUT: the front part goes on top */
                 if (depth == room) {
                     domain *more = realloc(stack, (size_t)room * 2 * sizeof *stack);
@@ -253,24 +265,20 @@ SHARED const char *plan_nest(plan *p, const nest_outputs *outputs, const shape *
     }
     free(load);
     free(stack);
-    return error;
+    if (error) {
+        free_nest(planned);
+        return error;
+    }
+    return add_step(p, (step){run_tiles, free_nest, planned, planned->tiles, total * outputs->cost, 0});
 }
 
 #if !defined(KERNELS_ONLY)
-static void free_pieces(plan *p)
-{
-    for (int64_t i = 0; i < p->count; i++)
-        free(p->pieces[i].load);
-    free(p->pieces);
-    p->pieces = NULL;
-    p->count = p->room = p->tiles = 0;
-}
-
 static void free_plan(plan *p)
 {
     if (!p)
         return;
-    free_pieces(p);
+    free_steps(p);
+    free(p->spare);
     for (int i = 0; i < p->inputs && p->value; i++)
         free(p->value[i]);
     free(p->value);
@@ -283,15 +291,18 @@ static void free_plan(plan *p)
 /* Finds the inputs that an output may overwrite: all loads read the very element that the piece stores. */
 static void find_identities(plan *p)
 {
+    int only_nest = p->steps == 1 && !p->streams && p->step[0].run == run_tiles;
     for (int i = 0; i < p->inputs; i++)
-        p->identity[i] = p->nests == 1 && !p->streams;
-    for (int64_t n = 0; n < p->count; n++) {
-        const piece *x = &p->pieces[n];
-        for (int l = 0; l < x->what->loads; l++) {
-            const access *a = &x->load[l], *b = &x->store;
-            if (a->base != b->base || a->column != b->column || a->row != b->row
-                || memcmp(a->outer, b->outer, sizeof a->outer) != 0)
-                p->identity[x->what->inputs[l]] = 0;
+        p->identity[i] = (unsigned char)only_nest;
+    const nest *x = only_nest ? p->step[0].state : NULL;
+    for (int64_t n = 0; x && n < x->count; n++) {
+        const alternative *what = x->pieces[n].what;
+        for (int l = 0; l < what->loads; l++) {
+            const access *a = &x->pieces[n].load[l], *b = &x->pieces[n].store;
+            if (what->tensors[l] < p->inputs
+                && (a->base != b->base || a->column != b->column || a->row != b->row || a->size != 0
+                    || memcmp(a->outer, b->outer, sizeof a->outer) != 0))
+                p->identity[what->tensors[l]] = 0;
         }
     }
 }
@@ -459,23 +470,50 @@ static int is_flat(const access *a, int64_t rows, int64_t columns)
     return (a->column == 1 || columns == 1) && (rows == 1 || a->row == columns);
 }
 
-/* Runs tiles [begin, end) of the plan. inputs and outputs: data pointers. */
-static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *const *inputs, void *const *outputs)
+/* The row that an index picks; -1 where there is none. */
+static inline int64_t picked_row(const void *indices, int bytes, int64_t at, int64_t size)
 {
-    static __thread __attribute__((aligned(64))) unsigned char buffer[MAX_OPERANDS][TILE * 8];
-    int64_t low = 0, high = p->count - 1;
+    int64_t row = bytes == 4 ? ((const int32_t *)indices)[at] : ((const int64_t *)indices)[at];
+    row = row < 0 ? row + size : row;
+    return row >= 0 && row < size ? row : -1;
+}
+
+/* Packs a tile of a lookup. a: of the data, b: of the indices, whose first element stands at `first`. */
+static const char *pack_lookup(int bytes, unsigned char *to, int64_t to_row, const unsigned char *from, const access *a,
+                               const void *indices, int index_bytes, int64_t first, const access *b, int64_t rows,
+                               int64_t columns)
+{
+    int64_t run = b->column == 0 ? columns : 1; /* elements for which an index stands */
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c += run) {
+            int64_t row = picked_row(indices, index_bytes, first + r * b->row + c * b->column, a->size);
+            if (row < 0)
+                return OUT_OF_RANGE;
+            pack(bytes, to + (r * to_row + c) * bytes, 0, 1, from + (row * a->stride + r * a->row + c * a->column) * bytes, 0,
+                 a->column, 1, run);
+        }
+    return NULL;
+}
+
+/* Runs tiles [begin, end) of a nest. */
+static const char *run_tiles(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+{
+    const nest *planned = s->state;
+    const nest_outputs *to = planned->to;
+    unsigned char(*buffer)[TILE * 8] = (unsigned char(*)[TILE * 8])thread_memory;
+    (void)p;
+    int64_t low = 0, high = planned->count - 1;
     while (low < high) { /* the piece that holds tile `begin` */
         int64_t middle = (low + high + 1) / 2;
-        if (p->pieces[middle].first_tile <= begin)
+        if (planned->pieces[middle].first_tile <= begin)
             low = middle;
         else
             high = middle - 1;
     }
     for (int64_t tile = begin; tile < end; low++) {
-        const piece *x = &p->pieces[low];
+        const piece *x = &planned->pieces[low];
         const alternative *what = x->what;
-        const nest_outputs *to = &p->nest[x->nest];
-        int64_t last = low + 1 < p->count ? p->pieces[low + 1].first_tile : p->tiles;
+        int64_t last = low + 1 < planned->count ? planned->pieces[low + 1].first_tile : planned->tiles;
         if (last > end)
             last = end;
         const unsigned char *packed[MAX_OPERANDS] = {0};
@@ -505,17 +543,36 @@ static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *con
             int64_t at = x->store.base + r0 * x->store.row + c0 * x->store.column;
             for (int k = 0; k < x->outers; k++)
                 at += counter[k] * x->store.outer[k];
+            int flat = is_flat(&x->store, rows, columns);
+            int64_t from[MAX_OPERANDS];
             const void *loads[MAX_OPERANDS];
             for (int i = 0; i < what->loads; i++) {
                 const access *a = &x->load[i];
-                int64_t from = a->base + r0 * a->row + c0 * a->column;
+                from[i] = a->base + r0 * a->row + c0 * a->column;
                 for (int k = 0; k < x->outers; k++)
-                    from += counter[k] * a->outer[k];
-                int bytes = what->input_bytes[i];
-                const unsigned char *source = (const unsigned char *)inputs[what->inputs[i]] + from * bytes;
-                if (!what->compute) {
-                    pack(bytes, (unsigned char *)outputs[to->outputs[0]] + at * bytes, x->store.row, x->store.column,
-                         source, a->row, a->column, rows, columns);
+                    from[i] += counter[k] * a->outer[k];
+            }
+            for (int i = 0; i < what->loads; i++) {
+                const access *a = &x->load[i];
+                int bytes = what->bytes[i];
+                const unsigned char *source = (const unsigned char *)tensors[what->tensors[i]] + from[i] * bytes;
+                if (what->index[i] >= 0) {
+                    int j = what->index[i];
+                    int direct = !what->compute && (x->store.column == 1 || columns == 1);
+                    unsigned char *target = direct ? (unsigned char *)tensors[to->tensors[0]] + at * bytes : buffer[i];
+                    const char *error =
+                        pack_lookup(bytes, target, direct ? x->store.row : columns, source, a, tensors[what->tensors[j]],
+                                    what->bytes[j], from[j], &x->load[j], rows, columns);
+                    if (error)
+                        return error;
+                    if (!what->compute && !direct)
+                        pack(bytes, (unsigned char *)tensors[to->tensors[0]] + at * bytes, x->store.row, x->store.column,
+                             target, columns, 1, rows, columns);
+                    loads[i] = target;
+                } else if (!what->compute) {
+                    if (what->loads == 1)
+                        pack(bytes, (unsigned char *)tensors[to->tensors[0]] + at * bytes, x->store.row, x->store.column,
+                             source, a->row, a->column, rows, columns);
                 } else if (what->once[i] || is_flat(a, rows, columns)) {
                     loads[i] = source;
                 } else {
@@ -528,15 +585,15 @@ static void run_tiles(const plan *p, int64_t begin, int64_t end, const void *con
             if (!what->compute)
                 continue;
             void *stores[MAX_OPERANDS];
-            int flat = is_flat(&x->store, rows, columns);
             for (int i = 0; i < to->stores; i++)
-                stores[i] = flat ? (void *)((unsigned char *)outputs[to->outputs[i]] + at * to->output_bytes[i])
+                stores[i] = flat ? (void *)((unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i])
                                  : (void *)buffer[what->loads + i];
             what->compute(rows * columns, loads, stores);
             for (int i = 0; i < to->stores && !flat; i++)
-                pack(to->output_bytes[i], (unsigned char *)outputs[to->outputs[i]] + at * to->output_bytes[i],
-                     x->store.row, x->store.column, stores[i], columns, 1, rows, columns);
+                pack(to->bytes[i], (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i], x->store.row,
+                     x->store.column, stores[i], columns, 1, rows, columns);
         }
     }
+    return NULL;
 }
 #endif

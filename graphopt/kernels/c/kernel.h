@@ -6,7 +6,6 @@ typedef struct {
     const int *input_types, *output_types; /* ONNX element types */
     const unsigned char *structural;       /* inputs whose int values the plan depends on: 4 or 8 bytes an element; 0 */
     const int *overwrites;                 /* for each output the input whose storage it may take; -1 for none */
-    int cost;                              /* rough operations per element, to decide when threads pay */
     const char *(*make_plan)(plan *p, const shape *in, const int64_t *const *value);
 } kernel;
 

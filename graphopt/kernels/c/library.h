@@ -3,7 +3,7 @@
 extern const kernel *const KERNELS[];
 extern const int KERNEL_COUNT;
 
-enum { MAX_INPUTS = 64, MAX_OUTPUTS = 32, SEQUENTIAL_WORK = 1 << 16, CHUNK_WORK = 1 << 15, KEPT_PLANS = 32 };
+enum { SEQUENTIAL_WORK = 1 << 16, CHUNK_WORK = 1 << 15, KEPT_PLANS = 32 };
 
 typedef struct {
     OrtCustomOp op; /* first, so that onnxruntime's pointer is ours */
@@ -87,38 +87,96 @@ static plan *new_plan(const kernel *k, const shape *in, const void *const *data)
     if (p->error == TOO_MANY_PIECES) {
         p->error = NULL;
         p->streams = 1;
-        free_pieces(p);
+        free_steps(p);
     }
     find_identities(p);
     return p;
 }
 
-/* Runs a plan whose pieces are too many to keep. */
-static const char *run_stream(const kernel *k, const plan *p, const void *const *inputs, void *const *outputs)
+/* Runs a plan whose pieces are too many to keep: plans again, and runs each piece at once. */
+static const char *run_stream(const kernel *k, const plan *p, void **tensors)
 {
     plan stream;
     shape output_shape[MAX_OUTPUTS];
     memset(&stream, 0, sizeof stream);
+    stream.inputs = p->inputs;
+    stream.outputs = p->outputs;
     stream.output_shape = output_shape;
-    stream.stream_inputs = inputs;
-    stream.stream_outputs = outputs;
+    stream.stream_tensors = tensors;
     const char *error = k->make_plan(&stream, p->input_shape, (const int64_t *const *)p->value);
-    free_pieces(&stream);
+    free_steps(&stream);
     return error;
 }
 
+/* Steps of one stage while they run. */
 typedef struct {
     const plan *p;
-    const void *const *inputs;
-    void *const *outputs;
-    int64_t chunk;
+    int first, last;
+    void *const *tensors;
+    int64_t units, chunk;
+    const char *error;
 } job;
+
+static const char *run_units(const job *j, int64_t begin, int64_t end)
+{
+    const char *error = NULL;
+    for (int i = j->first; i < j->last && begin < end && !error; i++) {
+        const step *s = &j->p->step[i];
+        if (begin < s->units) {
+            error = s->run(j->p, s, begin, end < s->units ? end : s->units, j->tensors);
+            begin = s->units;
+        }
+        begin -= s->units;
+        end -= s->units;
+    }
+    return error;
+}
 
 static void run_chunk(void *data, size_t index)
 {
-    const job *j = data;
+    job *j = data;
     int64_t begin = (int64_t)index * j->chunk, end = begin + j->chunk;
-    run_tiles(j->p, begin, end < j->p->tiles ? end : j->p->tiles, j->inputs, j->outputs);
+    const char *error = run_units(j, begin, end < j->units ? end : j->units);
+    if (error)
+        __atomic_store_n(&j->error, error, __ATOMIC_RELAXED);
+}
+
+/* Runs a plan stage by stage. tensors: with data of inputs and outputs, and room for temporaries. */
+static OrtStatus *run_plan(const OrtApi *api, OrtKernelContext *context, plan *p, void **tensors)
+{
+    OrtStatus *status = NULL;
+    unsigned char *memory = NULL;
+    if (p->temporary_bytes > 0) {
+        memory = __atomic_exchange_n(&p->spare, NULL, __ATOMIC_ACQ_REL);
+        if (!memory)
+            memory = take_aligned(p->temporary_bytes);
+        if (!memory)
+            return go_status(api, GO_ORT_RUNTIME_EXCEPTION, NO_MEMORY);
+    }
+    for (int i = 0; i < p->temporaries; i++)
+        tensors[p->inputs + p->outputs + i] = memory + p->temporary_at[i];
+    for (int first = 0, last; first < p->steps && !status; first = last) {
+        job j = {p, first, first, tensors, 0, 0, NULL};
+        int64_t work = 0;
+        for (last = first; last < p->steps && p->step[last].stage == p->step[first].stage; last++) {
+            j.units += p->step[last].units;
+            work += p->step[last].work;
+        }
+        j.last = last;
+        if (work < SEQUENTIAL_WORK || j.units <= 1) {
+            j.error = run_units(&j, 0, j.units);
+        } else {
+            j.chunk = (int64_t)((double)j.units * CHUNK_WORK / (double)work) + 1;
+            status = go_parallel_for(api, context, run_chunk, (size_t)((j.units + j.chunk - 1) / j.chunk), 0, &j);
+        }
+        if (!status && j.error)
+            status = go_status(api, GO_ORT_INVALID_ARGUMENT, j.error);
+    }
+    if (memory) {
+        memory = __atomic_exchange_n(&p->spare, memory, __ATOMIC_ACQ_REL);
+        free(memory);
+    }
+    return status;
 }
 
 static size_t element_bytes(int type)
@@ -149,7 +207,7 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
     const kernel *k = node->what;
     shape in[MAX_INPUTS];
     const void *data[MAX_INPUTS];
-    void *out[MAX_OUTPUTS];
+    void *tensors[MAX_TENSORS];
     for (int i = 0; i < k->inputs; i++) {
         const OrtValue *value = node->constant[i];
         data[i] = node->constant_data[i];
@@ -158,6 +216,7 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
             RETURN_ON_ERROR(go_tensor_const_data(api, value, &data[i]));
         }
         RETURN_ON_ERROR(read_shape(api, value, &in[i]));
+        tensors[i] = (void *)(uintptr_t)data[i]; /* steps write to outputs and temporaries only */
     }
     plan *p = __atomic_load_n(&node->plans, __ATOMIC_ACQUIRE), *own = NULL;
     while (p && !plan_fits(p, k, in, data))
@@ -181,14 +240,14 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
         OrtValue *value = NULL;
         status = go_output(api, context, (size_t)o, p->output_shape[o].size, (size_t)p->output_shape[o].rank, &value);
         if (!status)
-            status = go_tensor_data(api, value, &out[o]);
+            status = go_tensor_data(api, value, &tensors[k->inputs + o]);
     }
     /* an output in the storage of an input that is not read element by element: read from a copy */
     void *copies[MAX_OUTPUTS];
     int copied = 0;
-    for (int o = 0; o < k->outputs && !status && (p->streams || p->tiles > 0); o++) {
+    for (int o = 0; o < k->outputs && !status; o++) {
         int i = k->overwrites[o];
-        if (i < 0 || out[o] != data[i] || p->identity[i] || copied == MAX_OUTPUTS)
+        if (i < 0 || tensors[k->inputs + o] != data[i] || p->identity[i] || copied == MAX_OUTPUTS)
             continue;
         size_t bytes = (size_t)elements(&in[i]) * element_bytes(k->input_types[i]);
         void *copy = malloc(bytes ? bytes : 1);
@@ -197,21 +256,13 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
             break;
         }
         memcpy(copy, data[i], bytes);
-        data[i] = copies[copied++] = copy;
+        tensors[i] = copies[copied++] = copy;
     }
     if (!status && p->streams) {
-        const char *error = run_stream(k, p, data, out);
-        status = error ? go_status(api, GO_ORT_RUNTIME_EXCEPTION, error) : NULL;
-    } else if (!status && p->tiles > 0) {
-        int64_t work = p->total_elements * k->cost;
-        if (work < SEQUENTIAL_WORK || p->tiles == 1) {
-            run_tiles(p, 0, p->tiles, data, out);
-        } else {
-            job j = {p, data, out, 1};
-            j.chunk = p->tiles * CHUNK_WORK / work + 1;
-            int64_t chunks = (p->tiles + j.chunk - 1) / j.chunk;
-            status = go_parallel_for(api, context, run_chunk, (size_t)chunks, 0, &j);
-        }
+        const char *error = run_stream(k, p, tensors);
+        status = error ? go_status(api, GO_ORT_INVALID_ARGUMENT, error) : NULL;
+    } else if (!status) {
+        status = run_plan(api, context, p, tensors);
     }
     for (int i = 0; i < copied; i++)
         free(copies[i]);

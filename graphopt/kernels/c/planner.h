@@ -338,6 +338,18 @@ static inline int64_t greatest_common_divisor(int64_t a, int64_t b)
     return a < 0 ? -a : a;
 }
 
+/* Makes two loops of one, as a map that answered REFINE asked. */
+static inline void refine(domain *d)
+{
+    int k = d->at_loop;
+    memmove(&d->count[k + 1], &d->count[k], (size_t)(d->loops - k) * sizeof d->count[0]);
+    memmove(&d->step[k + 1], &d->step[k], (size_t)(d->loops - k) * sizeof d->step[0]);
+    d->count[k] /= d->at;
+    d->count[k + 1] = d->at;
+    d->step[k] *= d->at;
+    d->loops++;
+}
+
 /* quotient and remainder of a non-negative affine function by a positive size, as affine functions. */
 SHARED verdict divide(domain *d, const affine *a, int64_t size, affine *quotient, affine *remainder)
 {
@@ -629,6 +641,37 @@ SHARED verdict map_gather(domain *d, index_map *m, const shape *result, const sh
         out.row[k] = m->row[k - 1 + indices->rank];
     *m = out;
     return DONE;
+}
+
+/* Lookup: m becomes the index into the data without the picked row, `where` the index into the indices. */
+SHARED verdict map_lookup(domain *d, index_map *m, index_map *where, const shape *result, const shape *data,
+                          const shape *indices, int axis)
+{
+    verdict v = unflatten(d, m, result);
+    if (v != DONE)
+        return v;
+    index_map out;
+    memset(&out, 0, sizeof out);
+    out.rank = data->rank;
+    for (int k = 0; k < axis; k++)
+        out.row[k] = m->row[k];
+    for (int k = axis + 1; k < data->rank; k++)
+        out.row[k] = m->row[k - 1 + indices->rank];
+    where->rank = indices->rank;
+    for (int k = 0; k < indices->rank; k++)
+        where->row[k] = m->row[axis + k];
+    flatten(d, where, indices);
+    *m = out;
+    return DONE;
+}
+
+/* Elements from one index along an axis to the next. */
+static inline int64_t stride_of(const shape *s, int axis)
+{
+    int64_t stride = 1;
+    for (int d = axis + 1; d < s->rank; d++)
+        stride *= s->size[d];
+    return stride;
 }
 
 SHARED verdict map_tile(domain *d, index_map *m, const shape *result, const shape *from)

@@ -1,0 +1,229 @@
+/* Reductions over elements that lie side by side.
+ *
+ * Sums of floats go through 64 partial sums, whatever the processor's vectors, and are put together pairwise: as
+ * accurate as a pairwise sum, and the same on every machine. Callers sum up to a few thousand elements at a time and
+ * add what they get in double precision.
+ */
+
+typedef float vector_f32 __attribute__((vector_size(64)));
+typedef int32_t vector_i32 __attribute__((vector_size(64)));
+enum { LANES = 16 };
+
+static const int32_t LANE_NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+ALWAYS float sum_of_lanes_f32(vector_f32 lanes)
+{
+    float x[LANES];
+    memcpy(x, &lanes, sizeof x);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            x[i] += x[i + width];
+    return x[0];
+}
+
+/* The sum of n floats, or of their squares; n is at most a few thousand. */
+#define DEFINE_SUM_F32(name, TERM)                                                                                     \
+    ALWAYS double name(const float *x, int64_t n)                                                                      \
+    {                                                                                                                  \
+        if (n < LANES) {                                                                                               \
+            double sum = 0.0;                                                                                          \
+            for (int64_t i = 0; i < n; i++)                                                                            \
+                sum += (double)TERM(x[i]);                                                                             \
+            return sum;                                                                                                \
+        }                                                                                                              \
+        vector_f32 a = {0}, b = {0}, c = {0}, d = {0}, v, w, y, z;                                                     \
+        int64_t i = 0;                                                                                                 \
+        for (; i + 4 * LANES <= n; i += 4 * LANES) {                                                                   \
+            memcpy(&v, x + i, sizeof v);                                                                               \
+            memcpy(&w, x + i + LANES, sizeof v);                                                                       \
+            memcpy(&y, x + i + 2 * LANES, sizeof v);                                                                   \
+            memcpy(&z, x + i + 3 * LANES, sizeof v);                                                                   \
+            a += TERM(v);                                                                                              \
+            b += TERM(w);                                                                                              \
+            c += TERM(y);                                                                                              \
+            d += TERM(z);                                                                                              \
+        }                                                                                                              \
+        for (; i + LANES <= n; i += LANES) {                                                                           \
+            memcpy(&v, x + i, sizeof v);                                                                               \
+            a += TERM(v);                                                                                              \
+        }                                                                                                              \
+        if (i < n) { /* the last vector again, without the lanes that were summed */                                   \
+            vector_i32 number;                                                                                         \
+            memcpy(&number, LANE_NUMBERS, sizeof number);                                                              \
+            memcpy(&v, x + n - LANES, sizeof v);                                                                       \
+            v = (vector_f32)((vector_i32)v & (number >= (int32_t)(i - (n - LANES))));                                  \
+            b += TERM(v);                                                                                              \
+        }                                                                                                              \
+        return (double)sum_of_lanes_f32((a + b) + (c + d));                                                            \
+    }
+#define TERM_ITSELF(x) (x)
+#define TERM_SQUARE(x) ((x) * (x))
+DEFINE_SUM_F32(sum_f32, TERM_ITSELF)
+DEFINE_SUM_F32(sum_squares_f32, TERM_SQUARE)
+
+/* The bound of n floats and one more; NaN where any is NaN. */
+#define DEFINE_BOUND_F32(name, LESS, one)                                                                              \
+    ALWAYS float name(const float *x, int64_t n, float bound)                                                          \
+    {                                                                                                                  \
+        if (n < LANES) {                                                                                               \
+            for (int64_t i = 0; i < n; i++)                                                                            \
+                bound = one(bound, x[i]);                                                                              \
+            return bound;                                                                                              \
+        }                                                                                                              \
+        vector_f32 a, b, v, w;                                                                                         \
+        memcpy(&a, x, sizeof a);                                                                                       \
+        memcpy(&b, x + n - LANES, sizeof b);                                                                           \
+        int64_t i = LANES;                                                                                             \
+        for (; i + 2 * LANES <= n; i += 2 * LANES) {                                                                   \
+            memcpy(&v, x + i, sizeof v);                                                                               \
+            memcpy(&w, x + i + LANES, sizeof w);                                                                       \
+            vector_i32 take = (a LESS v) | (v != v), other = (b LESS w) | (w != w);                                    \
+            a = (vector_f32)((take & (vector_i32)v) | (~take & (vector_i32)a));                                        \
+            b = (vector_f32)((other & (vector_i32)w) | (~other & (vector_i32)b));                                      \
+        }                                                                                                              \
+        for (; i + LANES <= n; i += LANES) {                                                                           \
+            memcpy(&v, x + i, sizeof v);                                                                               \
+            vector_i32 take = (a LESS v) | (v != v);                                                                   \
+            a = (vector_f32)((take & (vector_i32)v) | (~take & (vector_i32)a));                                        \
+        }                                                                                                              \
+        float lanes[2 * LANES];                                                                                        \
+        memcpy(lanes, &a, sizeof a);                                                                                   \
+        memcpy(lanes + LANES, &b, sizeof b);                                                                           \
+        for (int width = LANES; width > 0; width /= 2)                                                                 \
+            for (int k = 0; k < width; k++)                                                                            \
+                lanes[k] = one(lanes[k], lanes[k + width]);                                                            \
+        return one(bound, lanes[0]);                                                                                   \
+    }
+#define DEFINE_EITHER(name, type, LESS)                                                                                \
+    ALWAYS type name(type a, type b) { return a LESS b || b != b ? b : a; }
+DEFINE_EITHER(greater_f32, float, <)
+DEFINE_EITHER(lesser_f32, float, >)
+DEFINE_EITHER(greater_f64, double, <)
+DEFINE_EITHER(lesser_f64, double, >)
+DEFINE_BOUND_F32(maximum_of_f32, <, greater_f32)
+DEFINE_BOUND_F32(minimum_of_f32, >, lesser_f32)
+
+/* The same for double precision, in eight partial results. */
+#define DEFINE_F64(name, START, NEXT)                                                                                  \
+    ALWAYS double name(const double *x, int64_t n, double start)                                                       \
+    {                                                                                                                  \
+        double part[8];                                                                                                \
+        for (int k = 0; k < 8; k++)                                                                                    \
+            part[k] = START;                                                                                           \
+        int64_t i = 0;                                                                                                 \
+        for (; i + 8 <= n; i += 8)                                                                                     \
+            for (int k = 0; k < 8; k++)                                                                                \
+                part[k] = NEXT(part[k], x[i + k]);                                                                     \
+        for (; i < n; i++)                                                                                             \
+            part[0] = NEXT(part[0], x[i]);                                                                             \
+        for (int width = 4; width > 0; width /= 2)                                                                     \
+            for (int k = 0; k < width; k++)                                                                            \
+                part[k] = NEXT(part[k], part[k + width]);                                                              \
+        return NEXT(start, part[0]);                                                                                   \
+    }
+#define PLUS(a, b) ((a) + (b))
+#define TIMES(a, b) ((a) * (b))
+DEFINE_F64(sum_f64, 0.0, PLUS)
+DEFINE_F64(maximum_of_f64, start, greater_f64)
+DEFINE_F64(minimum_of_f64, start, lesser_f64)
+DEFINE_F64(product_f64, 1.0, TIMES)
+
+/* Products of floats, in double precision: their range, not only their digits, would suffer. */
+ALWAYS double product_f32(const float *x, int64_t n, double start)
+{
+    double part[4] = {1.0, 1.0, 1.0, 1.0};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++)
+            part[k] *= (double)x[i + k];
+    for (; i < n; i++)
+        part[0] *= (double)x[i];
+    return start * ((part[0] * part[1]) * (part[2] * part[3]));
+}
+
+/* Integers wrap. */
+#define DEFINE_INTEGER_REDUCTIONS(type, name)                                                                          \
+    ALWAYS type sum_##name(const type *x, int64_t n, type start)                                                       \
+    {                                                                                                                  \
+        uint64_t sum = (uint64_t)start;                                                                                \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            sum += (uint64_t)x[i];                                                                                     \
+        return (type)sum;                                                                                              \
+    }                                                                                                                  \
+    ALWAYS type product_##name(const type *x, int64_t n, type start)                                                   \
+    {                                                                                                                  \
+        uint64_t product = (uint64_t)start;                                                                            \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            product *= (uint64_t)x[i];                                                                                 \
+        return (type)product;                                                                                          \
+    }                                                                                                                  \
+    ALWAYS type maximum_of_##name(const type *x, int64_t n, type bound)                                                \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            bound = x[i] > bound ? x[i] : bound;                                                                       \
+        return bound;                                                                                                  \
+    }                                                                                                                  \
+    ALWAYS type minimum_of_##name(const type *x, int64_t n, type bound)                                                \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            bound = x[i] < bound ? x[i] : bound;                                                                       \
+        return bound;                                                                                                  \
+    }
+DEFINE_INTEGER_REDUCTIONS(int8_t, i8)
+DEFINE_INTEGER_REDUCTIONS(int16_t, i16)
+DEFINE_INTEGER_REDUCTIONS(int32_t, i32)
+DEFINE_INTEGER_REDUCTIONS(int64_t, i64)
+DEFINE_INTEGER_REDUCTIONS(uint8_t, u8)
+DEFINE_INTEGER_REDUCTIONS(uint16_t, u16)
+DEFINE_INTEGER_REDUCTIONS(uint32_t, u32)
+DEFINE_INTEGER_REDUCTIONS(uint64_t, u64)
+
+/* The shape that a reduction of the last axes leaves. */
+SHARED int shape_reduce(const shape *s, int axes, shape *result)
+{
+    *result = *s;
+    for (int d = s->rank - axes; d < s->rank; d++)
+        if (d >= 0)
+            result->size[d] = 1;
+    return s->rank >= axes;
+}
+
+/* Elements along the last axes. */
+SHARED int64_t columns_of(const shape *s, int axes)
+{
+    int64_t columns = 1;
+    for (int d = s->rank - axes; d < s->rank; d++)
+        columns *= s->size[d];
+    return columns;
+}
+
+/* Elements along all other axes. */
+SHARED int64_t rows_of(const shape *s, int axes)
+{
+    int64_t rows = 1;
+    for (int d = 0; d < s->rank - axes; d++)
+        rows *= s->size[d];
+    return rows;
+}
+
+/* Whether an operand, broadcast to a shape of rows of `columns` elements, has the same element all along each row; and
+ * with `each`, one of its own for each row. */
+SHARED int constant_along_rows(const shape *whole, const shape *s, int64_t columns, int each)
+{
+    int64_t inner = 1;
+    int d = whole->rank - 1;
+    for (; inner < columns && d >= 0; d--) {
+        int k = d - (whole->rank - s->rank);
+        inner *= whole->size[d];
+        if (k >= 0 && s->size[k] != 1 && whole->size[d] != 1)
+            return 0;
+    }
+    if (inner != columns)
+        return 0;
+    for (; d >= 0 && each; d--) {
+        int k = d - (whole->rank - s->rank);
+        if ((k < 0 ? 1 : s->size[k]) != whole->size[d])
+            return 0;
+    }
+    return 1;
+}

@@ -1,0 +1,119 @@
+/* Steps: what a plan is made of.
+ *
+ * A kernel works in steps over tensors: its inputs, its outputs and temporaries, numbered in this order. A step reads
+ * whole tensors and writes whole tensors, in units that may run in any order on any thread. Steps of one stage do not
+ * depend on each other; a stage begins when the one before it is done.
+ */
+
+enum { MAX_INPUTS = 64, MAX_OUTPUTS = 32, MAX_TEMPORARIES = 64, MAX_STEPS = 192, ALIGNMENT = 64 };
+enum { MAX_TENSORS = MAX_INPUTS + MAX_OUTPUTS + MAX_TEMPORARIES };
+
+typedef struct plan plan;
+typedef struct step step;
+
+struct step {
+    /* Runs units [begin, end); NULL, or what is wrong with the values that it read. */
+    const char *(*run)(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors);
+    void (*release)(void *state);
+    void *state;
+    int64_t units, work; /* work: about how many element operations, to decide when threads pay */
+    int stage;
+};
+
+struct plan {
+    plan *next; /* plans of other shapes */
+    step step[MAX_STEPS];
+    int steps, stage; /* stage: of the step that is planned next */
+    int unfit;        /* whether a schedule did not fit the shapes: then another one is planned */
+    int64_t pieces;   /* boxes of loops in all steps */
+    const char *error;
+    int streams;                /* too many pieces to keep: steps are planned again at each run, and run at once */
+    void **stream_tensors;
+    int inputs, outputs;
+    shape *input_shape; /* the key: shapes of the inputs … */
+    int64_t **value;    /* … and values of structural inputs, NULL for others */
+    shape *output_shape;
+    unsigned char *identity; /* inputs whose every load reads just the element that is stored, in the only step */
+    int temporaries;
+    int64_t temporary_at[MAX_TEMPORARIES], temporary_bytes; /* where each lies in their memory; bytes of all */
+    void *spare;                                            /* that memory, while no run uses it */
+};
+
+static const char TOO_MANY_PIECES[] __attribute__((unused)) = "too many pieces";
+static const char NO_MEMORY[] __attribute__((unused)) = "out of memory";
+static const char OUT_OF_RANGE[] __attribute__((unused)) = "an index lies outside of its tensor";
+
+/* Adds a step, which takes over the state. In a stream it runs at once and is gone. */
+SHARED const char *add_step(plan *p, step s)
+{
+    const char *error = NULL;
+    s.stage = p->stage;
+    if (p->stream_tensors) {
+        if (s.units > 0)
+            error = s.run(p, &s, 0, s.units, p->stream_tensors);
+    } else if (p->steps < MAX_STEPS) {
+        p->step[p->steps++] = s;
+        return NULL;
+    } else {
+        error = "too many steps";
+    }
+    s.release(s.state);
+    return error;
+}
+
+SHARED void free_steps(plan *p)
+{
+    for (int i = 0; i < p->steps; i++)
+        p->step[i].release(p->step[i].state);
+    for (int i = 0; i < p->temporaries && p->stream_tensors; i++)
+        free(p->stream_tensors[p->inputs + p->outputs + i]);
+    p->steps = p->stage = 0;
+    p->pieces = 0;
+    p->temporaries = 0;
+    p->temporary_bytes = 0;
+}
+
+static inline void *take_aligned(int64_t bytes)
+{
+    void *memory = NULL;
+    return posix_memalign(&memory, ALIGNMENT, bytes > 0 ? (size_t)bytes : 1) ? NULL : memory;
+}
+
+/* The next temporary, for a tensor of shape s. In a stream it is taken at once, else by the run that needs it. */
+SHARED const char *add_temporary(plan *p, const shape *s, int64_t bytes)
+{
+    int64_t room = (elements(s) * bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    int number = p->temporaries++;
+    if (p->stream_tensors) {
+        void **tensor = &p->stream_tensors[p->inputs + p->outputs + number];
+        *tensor = take_aligned(room);
+        return *tensor ? NULL : NO_MEMORY;
+    }
+    p->temporary_at[number] = p->temporary_bytes;
+    p->temporary_bytes += room;
+    return NULL;
+}
+
+/* Says that a schedule, made for other shapes, is not right for these. */
+SHARED const char *does_not_fit(plan *p)
+{
+    p->unfit = 1;
+    return "the schedule does not fit the shapes";
+}
+
+#if !defined(KERNELS_ONLY)
+/* Memory of this thread for the time of one call. What does not fit is taken from the heap: give it back. */
+enum { THREAD_SCRATCH = 1 << 19 };
+static __thread __attribute__((aligned(64))) unsigned char thread_memory[THREAD_SCRATCH];
+
+static inline void *take_scratch(int64_t bytes)
+{
+    return bytes <= THREAD_SCRATCH ? thread_memory : take_aligned(bytes);
+}
+
+static inline void give_scratch(void *memory)
+{
+    if (memory != thread_memory)
+        free(memory);
+}
+#endif

@@ -1,0 +1,337 @@
+"""Schedules: which steps compute a program, and what they leave in memory for each other.
+
+There are two for a program with reductions. The *fitted* one is made for the shapes of the examples: it takes as much
+as it can into one step, and says under which conditions on the shapes it is right (its guards). The *general* one is
+right for all shapes: every reduction is a step of its own, over an operand that is in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from graphopt.kernels.nests import Nest
+from graphopt.kernels.places import TooLargeError, has_choices, is_load
+from graphopt.kernels.program import Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
+
+MAX_STEPS = 96
+MAX_TEMPORARIES = 64
+
+
+class Step(Protocol):
+    """What a kernel does between two barriers, or beside other steps.
+
+    Attributes:
+        lines: the C of its functions and tables.
+    """
+
+    lines: list[str]
+
+    def plan_call(self) -> list[str]:
+        """C statements that plan the step and set ``error``."""
+
+
+@dataclass
+class Schedule:
+    """Steps in order.
+
+    Attributes:
+        steps: each reads what steps of earlier stages wrote.
+        stages: of each step.
+        temporaries: values that are kept in memory only while the kernel runs.
+        guards: C conditions on shapes under which the schedule is right.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    stages: list[int] = field(default_factory=list)
+    temporaries: list[int] = field(default_factory=list)
+    guards: tuple[str, ...] = ()
+
+
+def general(program: Program) -> Schedule:
+    """The schedule that is right for all shapes.
+
+    Raises:
+        TooLargeError: when a step, or all of them, would be too large.
+    """
+    return _Scheduler(program, fits=False).schedule()
+
+
+def fitted(program: Program) -> Schedule | None:
+    """The schedule that is made for the shapes of the examples; None where it would be the general one."""
+    reduces = any(isinstance(value, Reduce) for value in program.values)
+    if not program.examples or not (reduces or any(len(group) > 1 for group in program.groups)):
+        return None
+    return _Scheduler(program, fits=True).schedule()
+
+
+@dataclass
+class _RowPass:
+    """Reductions over the same rows and columns, and what else is computed with them."""
+
+    space: RowSpace
+    members: list[int]
+    before: set[int] = field(default_factory=set)  # passes that it reads from
+    stores: list[tuple[int, int, int]] = field(default_factory=list)  # (element, value, tensor)
+
+
+class _Scheduler:
+    """One schedule while it is made.
+
+    Attributes:
+        tensors: values that are in memory, by the number of their tensor.
+    """
+
+    def __init__(self, program: Program, *, fits: bool) -> None:
+        self.program = program
+        self.fits = fits
+        self.name = f"{program.name}_{'fitted' if fits else 'general'}"
+        self.result = Schedule()
+        self.tensors: dict[int, int] = {
+            index: value.position for index, value in enumerate(program.values) if isinstance(value, Input)
+        }
+        self.stage_of: dict[int, int] = {}  # value in memory to the stage after the one that writes it
+        self._outputs: dict[int, int] = {}  # value to the first output tensor that it is
+        for position, value in enumerate(program.outputs):
+            self._outputs.setdefault(value, len(program.inputs) + position)
+        self._guards: dict[str, None] = {}
+        self._done: set[int] = set()  # reductions that a step computes
+
+    def schedule(self) -> Schedule:
+        """Make it."""
+        for index, value in enumerate(self.program.values):
+            if isinstance(value, Reduce) and index not in self._done:
+                self._reduction(index)
+        self._nests()
+        self.result.guards = tuple(self._guards)
+        if len(self.result.steps) > MAX_STEPS or len(self.result.temporaries) > MAX_TEMPORARIES:
+            raise TooLargeError("too many steps")
+        order = sorted(range(len(self.result.steps)), key=lambda n: self.result.stages[n])
+        self.result.steps = [self.result.steps[n] for n in order]
+        self.result.stages = [self.result.stages[n] for n in order]
+        return self.result
+
+    # -------------------------------------------------------------------------------------------- memory
+
+    def _tensor(self, value: int) -> int:
+        """The tensor that a value will be in: its output, or a temporary."""
+        if value in self._outputs:
+            return self._outputs[value]
+        self.result.temporaries.append(value)
+        count = len(self.program.inputs) + len(self.program.outputs)
+        return count + len(self.result.temporaries) - 1
+
+    def _stage(self, values: Sequence[int]) -> int:
+        """The first stage at which all these values are in memory."""
+        return max((self.stage_of.get(value, 0) for value in self._sources(values)), default=0)
+
+    def _sources(self, values: Sequence[int]) -> set[int]:
+        """Values in memory that some values are computed from."""
+        found: set[int] = set()
+        seen: set[int] = set()
+        pending = list(values)
+        while pending:
+            value = pending.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            if value in self.tensors:
+                found.add(value)
+                continue
+            what = self.program.values[value]
+            if not isinstance(what, Input):
+                pending += [operand for operand in what.operands if operand >= 0]
+        return found
+
+    def _add(self, step: Step, stage: int) -> None:
+        self.result.steps.append(step)
+        self.result.stages.append(stage)
+
+    def _next(self) -> str:
+        return f"{self.name}{len(self.result.steps)}"
+
+    def in_memory(self, value: int) -> None:
+        """Have a value in memory, by a nest of its own."""
+        if value in self.tensors:
+            return
+        self._lookups_ready([value])
+        tensor = self._tensor(value)
+        stage = self._stage([value])
+        self._add(Nest(self.program, [(value, tensor)], dict(self.tensors), self._next()), stage)
+        self.tensors[value] = tensor
+        self.stage_of[value] = stage + 1
+
+    def _lookups_ready(self, values: Sequence[int]) -> None:
+        """Have in memory what the lookups on the way to some values read, and reductions that were not."""
+        seen: set[int] = set()
+
+        def visit(value: int) -> None:
+            if value in seen or value in self.tensors:
+                return
+            seen.add(value)
+            what = self.program.values[value]
+            assert not isinstance(what, Input)
+            if isinstance(what, Reduce):
+                self._reduction(value)
+                return
+            for operand in what.operands:
+                if operand >= 0:
+                    visit(operand)
+            if isinstance(what, Lookup):
+                self.in_memory(what.data)
+                if not is_load(self.program, self.tensors, what.indices):
+                    self.in_memory(what.indices)
+
+        for value in values:
+            visit(value)
+
+    # -------------------------------------------------------------------------------------------- reductions
+
+    def _reduction(self, value: int) -> None:
+        """Have a reduction in memory, and with it what else its step can compute."""
+        what = self.program.values[value]
+        assert isinstance(what, Reduce)
+        self._lookups_ready([what.operand])
+        if not self.fits or not self._row_pass(value, what):
+            self.in_memory(what.operand)
+            self._row_step(RowSpace(self.program, what, dict(self.tensors)), [value])
+
+    def _row_pass(self, value: int, what: Reduce) -> bool:
+        """A step for a reduction and all that fits with it; False where even its operand does not."""
+        self._choices_ready(what.operand)
+        space = RowSpace(self.program, what, dict(self.tensors))
+        try:
+            space.add_reduce(value)
+        except DoesNotFitError:
+            return False
+        members = [value]
+        for other in range(value + 1, len(self.program.values)):
+            if isinstance(self.program.values[other], Reduce) and other not in self._done:
+                trial = self._trial(space.anchor, [*members, other])
+                if trial is not None:
+                    space, members = trial, [*members, other]
+        self._row_step(space, members)
+        return True
+
+    def _trial(self, anchor: Reduce, members: Sequence[int]) -> RowSpace | None:
+        """The row space of some reductions together; None where they do not fit."""
+        space = RowSpace(self.program, anchor, dict(self.tensors))
+        try:
+            for member in members:
+                space.add_reduce(member)
+        except (DoesNotFitError, TooLargeError):
+            return None
+        return space
+
+    def _choices_ready(self, value: int) -> None:
+        """Have in memory what a row step cannot walk to: concatenated and padded values that it reads."""
+        seen: set[int] = set()
+
+        def visit(number: int) -> None:
+            if number in seen or number in self.tensors:
+                return
+            seen.add(number)
+            what = self.program.values[number]
+            if isinstance(what, View) and has_choices(what):
+                self.in_memory(number)
+            elif isinstance(what, Map | View):
+                for operand in what.operands:
+                    if operand >= 0:
+                        visit(operand)
+
+        visit(value)
+
+    def _row_step(self, space: RowSpace, members: Sequence[int]) -> None:
+        for member in members:
+            space.add_reduce(member)
+        stores = [(space.add(value), value) for value in self._wanted(space, members)]
+        sources = [self.program.values[member].operand for member in members]  # type: ignore[union-attr]
+        stage = self._stage([*sources, *(value for _, value in stores)])
+        self._done.update(members)
+        placed = [(element, value, self._tensor(value)) for element, value in stores]
+        name = self._next()
+        self._add(RowStep(space, placed, name), stage)
+        if self.fits:
+            self._guards.update(space.guards)
+        for _, value, tensor in placed:
+            self.tensors[value] = tensor
+            self.stage_of[value] = stage + 1
+
+    def _wanted(self, space: RowSpace, members: Sequence[int]) -> list[int]:
+        """What the step has to store: of what it can compute, the outputs and what others read."""
+        program = self.program
+        if not self.fits:
+            return list(members)
+        inside: set[int] = set()
+        for number, value in enumerate(program.values):
+            if number in self.tensors or isinstance(value, Input):
+                continue
+            if isinstance(value, Reduce):
+                if number in space.reduces:
+                    inside.add(number)
+            elif space.depends(number) and self._fits(space, members, number):
+                inside.add(number)
+        computed = {element.value for element in space.elements if element.whole}
+        wanted = []
+        readers = self._readers()
+        for number in range(len(program.values)):
+            if number in inside:
+                if number in self._outputs or any(reader not in inside for reader in readers[number]):
+                    wanted.append(number)
+            elif number in self._outputs and number in computed and not space.depends(number):
+                wanted.append(number)
+        return wanted
+
+    def _fits(self, space: RowSpace, members: Sequence[int], value: int) -> bool:
+        """Whether the step can compute a value besides its reductions."""
+        trial = self._trial(space.anchor, members)
+        if trial is None:
+            return False
+        try:
+            trial.add(value)
+        except (DoesNotFitError, TooLargeError):
+            return False
+        return True
+
+    def _readers(self) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in self.program.values]
+        for number, value in enumerate(self.program.values):
+            for operand in () if isinstance(value, Input) else value.operands:
+                if operand >= 0:
+                    found[operand].append(number)
+        return found
+
+    # -------------------------------------------------------------------------------------------- nests
+
+    def _nests(self) -> None:
+        """Steps for the outputs that are not in memory yet."""
+        written = {tensor - len(self.program.inputs) for tensor in self.tensors.values()}
+        for group in self.program.groups:
+            left = [position for position in group if position not in written]
+            if left:
+                self._lookups_ready([self.program.outputs[position] for position in left])
+                for together in self._together(left):
+                    self._nest(together)
+
+    def _together(self, positions: Sequence[int]) -> list[list[int]]:
+        """Outputs that one nest computes: all of them only where the schedule knows that they have one shape."""
+        return [[position] for position in positions] if not self.fits and len(positions) > 1 else [list(positions)]
+
+    def _nest(self, positions: Sequence[int]) -> None:
+        values = [self.program.outputs[position] for position in positions]
+        stores = [
+            (value, len(self.program.inputs) + position) for value, position in zip(values, positions, strict=True)
+        ]
+        stage = self._stage([operand for value in values for operand in self._sources([value])])
+        try:
+            step = Nest(self.program, stores, dict(self.tensors), self._next())
+        except TooLargeError:
+            if len(positions) == 1:
+                raise
+            half = len(positions) // 2
+            self._nest(positions[:half])
+            self._nest(positions[half:])
+            return
+        self._add(step, stage)
+        for value in values[1:]:
+            self._guards[f"same_shape(&f.of[{values[0]}], &f.of[{value}])"] = None

@@ -156,9 +156,7 @@ class Acceptance:
         if key not in self.libraries:
             self.say(f"building {len(fusions)} kernels")
             folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="build-"))
-            self.libraries[key] = kernel_generator.build_library(
-                operators, folder, self.stem, portable=portable
-            )
+            self.libraries[key] = kernel_generator.build_library(operators, folder, self.stem, portable=portable)
         return self.libraries[key]
 
     def _rewritten(self, fusions: Sequence[Fusion]) -> tuple[onnx.ModelProto, dict[Nodes, str]]:

@@ -151,6 +151,7 @@ def compile_library(
         listing.write_text("\n".join(f'"{file}"' for file in files))
         _run([*command, "-shared", "-pthread", f"@{listing}", "-o", str(library), "-lm"])
 
+
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
@@ -183,9 +184,7 @@ def _dispatch_part(chosen: Sequence[Level]) -> str:
     return "\n".join([*begin, support("onnxruntime_abi.h", "level.h", "dispatch.h")])
 
 
-def _object(
-    command: Sequence[str], flags: Sequence[str], text: str, file: Path, objects: ObjectCache | None
-) -> Path:
+def _object(command: Sequence[str], flags: Sequence[str], text: str, file: Path, objects: ObjectCache | None) -> Path:
     """The object file of one part, from the cache where it is known."""
     stripped = _COMMENT.sub(" ", text)  # example shapes stand in comments, and change nothing
     native = _predefined(tuple(command)) if "-march=native" in flags else ""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
+from graphopt.bodies import bodies_of
 from graphopt.graph import Capture, Shape
 from graphopt.observation import Observer, Range
 from graphopt.views import ViewName, to_view
@@ -94,5 +95,6 @@ def capture_executions(
         if seen.unknown:
             computed = sum(not tensor.constant for tensor in seen.graph.tensors.values())
             remarks.append(f"{len(seen.unknown)} of {computed} tensors have no known shape")
-        found.append(Captured(Capture(seen.graph, seen.shapes, one.executions, source), tuple(remarks)))
+        bodies = bodies_of(observer.model, seen, one.ranges)
+        found.append(Captured(Capture(seen.graph, seen.shapes, one.executions, source, bodies), tuple(remarks)))
     return tuple(found)

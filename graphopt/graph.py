@@ -5,7 +5,7 @@ tensors, not nodes: they are operands that a kernel reads, never work that a ker
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -149,12 +149,15 @@ class Capture:
         shapes: tensor name to the shape it had; what is missing is unknown.
         executions: how many times the graph ran with these shapes.
         source: where it came from, for messages (a path).
+        bodies: name of a control-flow node (If, Loop, Scan) to what ran inside of it; without those whose trips or
+            shapes are unknown.
     """
 
     graph: OperatorGraph
     shapes: Mapping[str, Shape]
     executions: int = 1
     source: str = ""
+    bodies: Mapping[str, tuple["Body", ...]] = field(default_factory=dict)
 
     def shape(self, tensor: str) -> Shape | None:
         """The tensor's shape: observed, or a constant's own; None when unknown."""
@@ -166,3 +169,16 @@ class Capture:
     def input_shapes(self) -> dict[str, Shape]:
         """Shapes of the graph's inputs, as far as they are known."""
         return {name: self.shapes[name] for name in self.graph.inputs if name in self.shapes}
+
+
+@dataclass(frozen=True)
+class Body:
+    """A body of a control-flow node as it ran.
+
+    Attributes:
+        capture: the body; tensors of the graph around it are inputs or constants here.
+        trips: how many times it ran in one execution of the graph around it.
+    """
+
+    capture: Capture
+    trips: int

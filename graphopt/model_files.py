@@ -383,10 +383,11 @@ def describe(node: NodeProto) -> str:
 
 def captured_names(node: NodeProto) -> list[str]:
     """Names that a node's bodies read from outside, each once, in order of first use."""
-    return list(dict.fromkeys(name for body in bodies(node) for name in _free_names(body)))
+    return list(dict.fromkeys(name for body in bodies(node) for name in free_names(body)))
 
 
-def _free_names(graph: GraphProto) -> Iterator[str]:
+def free_names(graph: GraphProto) -> Iterator[str]:
+    """Names that a body, and the bodies in it, read from outside; with repetitions."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {sparse.values.name for sparse in graph.sparse_initializer}
     own |= {name for node in graph.node for name in node.output}

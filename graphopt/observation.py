@@ -115,18 +115,18 @@ class Observer:
 
     def __init__(self, model: ModelProto, name: str = "") -> None:
         """Prepare to observe a checked model; its graph will have this name."""
-        self._model = inline_functions(model)
-        self.inputs = inputs_of(self._model)
-        light = _light(self._model)
-        computed = _computed(self._model)
+        self.model = inline_functions(model)
+        self.inputs = inputs_of(self.model)
+        light = _light(self.model)
+        computed = _computed(self.model)
         try:
             self._types, _ = _inferred(light, computed, ())
             self._known_to_runtime = True
         except Exception:  # an operator that onnxruntime does not have: onnx may still know types of some
-            self._types = declared_types(self._model)
+            self._types = declared_types(self.model)
             self._known_to_runtime = False
         self._types.update({i.name: (i.dtype, None if i.dims is None else len(i.dims)) for i in self.inputs})
-        self.graph = to_graph(self._model, name, self._types)
+        self.graph = to_graph(self.model, name, self._types)
         self._tensors = [t for t in computed if self._types.get(t, ("", None))[0]]
         self._light = light
         # onnxruntime says the same of a scalar and of a tensor of unknown rank: no dimensions.
@@ -195,9 +195,9 @@ class Observer:
 
     def _run(self, given: Mapping[str, Shape], ranges: Mapping[str, Range] | None, seed: int) -> dict[str, Shape]:
         """Shapes of all computed tensors in one run."""
-        feeds = seeded_inputs(self._model, given, ranges=ranges, seed=seed)
+        feeds = seeded_inputs(self.model, given, ranges=ranges, seed=seed)
         if self._runner is None:
-            self._runner = _Runner(self._model, self._light, self._tensors)
+            self._runner = _Runner(self.model, self._light, self._tensors)
         return self._runner.shapes(feeds)
 
 
@@ -205,7 +205,7 @@ class _Runner:
     """Runs a model for the shapes of its tensors."""
 
     def __init__(self, model: ModelProto, light: ModelProto, tensors: Sequence[str]) -> None:
-        self._model, self._tensors = model, tensors
+        self.model, self._tensors = model, tensors
         # Large weights are fed, not stored in the session: that takes one copy of them in place of four.
         self._session = self._open(light)
         fed = {value.name for value in light.graph.input}
@@ -227,7 +227,7 @@ class _Runner:
             if not self._weights:
                 raise
             # Some kernels want weights that are constant.
-            self._session, self._weights = self._open(self._model), {}
+            self._session, self._weights = self._open(self.model), {}
             results = self._session.run(None, dict(feeds))
         return {t: tuple(int(size) for size in shape) for t, shape in zip(self._tensors, results, strict=True)}
 
@@ -525,7 +525,7 @@ def _values(i: Input, shape: Shape, bounds: Range | None, limit: int | None, see
         return np.full(shape, "a", object)
     if not i.dtype:
         raise GraphoptError(f"input {i.name!r}: not a tensor, so its values cannot be made up")
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(_data_type(i.dtype)))
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type(i.dtype)))
     if bounds is not None:
         low, high = bounds
         if not low <= high:
@@ -545,7 +545,8 @@ def _values(i: Input, shape: Shape, bounds: Range | None, limit: int | None, see
     return np.asarray(generator.random(shape)).astype(dtype)
 
 
-def _data_type(dtype: str) -> int:
+def data_type(dtype: str) -> int:
+    """ONNX's number of an element type, by numpy's name of it."""
     return next(
         int(number)
         for number in TensorProto.DataType.values()

@@ -52,7 +52,8 @@ def operator_seconds(capture: Capture, index: int, machine: Machine) -> float | 
         machine: the hardware.
 
     Returns:
-        Seconds; None when the operator is not in the table, a shape is missing, or it has bodies (If, Loop, Scan).
+        Seconds; None when the operator is not in the table, a shape is missing, or it has bodies (If, Loop, Scan) that
+        are unknown.
     """
     return operator_times(capture, machine)[index]
 
@@ -141,6 +142,7 @@ class _Profile:
     def __init__(self, capture: Capture) -> None:
         # No reference to the capture: it would keep itself alive through the registry below.
         self.graph = capture.graph
+        self.bodies = capture.bodies
         self.shape: Callable[[str], tuple[int, ...] | None] = {
             name: shape for name in self.graph.tensors if (shape := capture.shape(name)) is not None
         }.get
@@ -172,6 +174,9 @@ class _Profile:
         return machine.seconds_to_move(size, max(size, self.parameter_bytes)) if size else 0.0
 
     def _seconds(self, index: int, machine: Machine) -> float | None:
+        node = self.graph.nodes[index]
+        if node.name in self.bodies:
+            return self._seconds_of_bodies(node, machine)
         cost = self.costs[index]
         compute = self._compute(index, machine, fused=False)
         if cost is None or compute is None:
@@ -202,6 +207,16 @@ class _Profile:
         in_place = [kind is FusionClass.ELEMENTWISE for kind in classes]
         views = [not moves and kind is not FusionClass.METADATA for moves, kind in zip(moving, classes, strict=True)]
         return touches(self.graph, lambda name: self._bytes(name) or 0, in_place, views)
+
+    def _seconds_of_bodies(self, node: Node, machine: Machine) -> float | None:
+        """What the bodies of a control-flow node take, as often as they ran, and its own price."""
+        seconds = machine.node_seconds
+        for body in self.bodies[node.name]:
+            for own in operator_times(body.capture, machine):
+                if own is None:
+                    return None
+                seconds += body.trips * own
+        return seconds
 
     def _compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
         """Seconds of arithmetic. In a kernel, layout operators are index maps: see seconds_of_strided_reads."""

@@ -197,7 +197,7 @@ def test_resnet_50_as_in_the_paper() -> None:
     found = intensity(layers(capture))
     convolutions = intensity(layer for layer in layers(capture) if layer.kind is not Kind.FC)
     assert found is not None and convolutions is not None
-    assert parameter_elements(capture.graph) / 1e6 == pytest.approx(25, rel=0.03)
+    assert parameter_elements(capture) / 1e6 == pytest.approx(25, rel=0.03)
     assert found.weights == pytest.approx(303, rel=0.005)
     assert found.whole == pytest.approx(164, rel=0.02)
     assert convolutions.least_weights == pytest.approx(100, rel=0.03)
@@ -212,7 +212,7 @@ def test_resnext_101_as_in_the_paper() -> None:
     capture = of(networks.resnet((3, 4, 23, 3), groups=32, width=128))
     found = intensity(layer for layer in layers(capture) if layer.kind is not Kind.FC)
     assert found is not None
-    assert parameter_elements(capture.graph) / 1e6 == pytest.approx(43, rel=0.03)
+    assert parameter_elements(capture) / 1e6 == pytest.approx(43, rel=0.03)
     assert liveness(capture).elements / 1e6 == pytest.approx(2.4, rel=0.01)
     assert found.weights == pytest.approx(380, rel=0.005)
     assert found.least_weights == pytest.approx(100, rel=0.03)

@@ -460,8 +460,8 @@ def test_published_counts_of_networks_built_here(
 ) -> None:
     model = build()
     assert multiply_adds(model, {}) == pytest.approx(billions, rel=within)
-    graph = observe(model, {}, name=name).graph
-    assert parameter_elements(graph) / 1e6 == pytest.approx(millions, rel=0.01)
+    seen = observe(model, {}, name=name)
+    assert parameter_elements(Capture(seen.graph, seen.shapes)) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def test_element_sizes() -> None:

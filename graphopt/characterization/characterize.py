@@ -220,7 +220,6 @@ def batch_of(capture: Capture, found: Iterable[Layer] = ()) -> int | None:
 def _characterized(
     capture: Capture, found: Sequence[Layer], machine: Machine, measured: Mapping[str, float] | None
 ) -> Model:
-    classes = operator_classes(capture)
     times = operator_times(capture, machine)
     live = liveness(capture)
     by_kind = {"all": intensity(found)}
@@ -231,19 +230,31 @@ def _characterized(
         executions=capture.executions,
         inputs=capture.input_shapes(),
         batch=batch_of(capture, found),
-        parameters=parameter_elements(capture.graph),
+        parameters=parameter_elements(capture),
         live=live.elements,
         live_in_place=liveness(capture, in_place=True).elements,
         intensity={name: value for name, value in by_kind.items() if value is not None},
         seconds=sum(seconds for seconds in times if seconds is not None),
-        times=_summed(classes, [seconds or 0.0 for seconds in times]),
+        times=_by_class(capture, machine),
         measured=None
         if measured is None
-        else _summed(classes, [measured.get(node.name, 0.0) for node in capture.graph.nodes]),
+        else _summed(operator_classes(capture), [measured.get(node.name, 0.0) for node in capture.graph.nodes]),
         unknown_operators=sum(seconds is None for seconds in times),
         unknown_tensors=live.unknown,
         projections=sweep(schedule(capture)),
     )
+
+
+def _by_class(capture: Capture, machine: Machine) -> dict[OperatorClass, float]:
+    """Predicted seconds by class; what bodies of control flow do counts by its own class."""
+    classes, seconds = operator_classes(capture), [known or 0.0 for known in operator_times(capture, machine)]
+    for index, node in enumerate(capture.graph.nodes):
+        for body in capture.bodies.get(node.name, ()) if seconds[index] else ():
+            for name, inside in _by_class(body.capture, machine).items():
+                classes.append(name)
+                seconds.append(body.trips * inside)
+                seconds[index] -= body.trips * inside
+    return _summed(classes, seconds)
 
 
 def _summed(classes: Sequence[OperatorClass], seconds: Sequence[float]) -> dict[OperatorClass, float]:

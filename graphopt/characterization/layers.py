@@ -1,7 +1,7 @@
 """Layers: the operators of a graph that multiply with weights or look rows of them up, with their matrix shapes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
 
@@ -66,9 +66,31 @@ class Layer:
 
 
 def layers(capture: Capture) -> list[Layer]:
-    """Layers of a capture in execution order; those with a size that is unknown, or of no elements, are left out."""
+    """Layers of a capture in execution order; those with a size that is unknown, or of no elements, are left out.
+
+    A layer in the body of a Loop is one layer that works as often as the body runs.
+    """
     fixed = fixed_tensors(capture.graph)
-    return [layer for index in range(len(capture.graph.nodes)) if (layer := _layer(capture, index, fixed)) is not None]
+    found = []
+    for index, node in enumerate(capture.graph.nodes):
+        own = _layer(capture, index, fixed)
+        if own is not None:
+            found.append(own)
+        for body in capture.bodies.get(node.name, ()):
+            found += [_repeated(layer, index, body.trips) for layer in layers(body.capture) if body.trips]
+    return found
+
+
+def _repeated(layer: Layer, node: int, times: int) -> Layer:
+    """A layer of a body, seen from the node that the body belongs to."""
+    return Layer(
+        node,
+        layer.kind,
+        layer.operations * times,
+        layer.weights * times,
+        layer.activations * times,
+        tuple(replace(matrices, count=matrices.count * times) for matrices in layer.matrices),
+    )
 
 
 def pooled_by(capture: Capture, index: int) -> Iterator[int]:

@@ -3,7 +3,7 @@
 from math import prod
 
 from graphopt import operators
-from graphopt.graph import Capture, OperatorGraph
+from graphopt.graph import Capture, OperatorGraph, Tensor
 
 _FLOATING = ("float", "bfloat")
 _QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
@@ -24,16 +24,24 @@ def fixed_tensors(graph: OperatorGraph) -> frozenset[str]:
     return frozenset(fixed)
 
 
-def parameter_elements(graph: OperatorGraph) -> int:
-    """Elements of all constants that hold learned numbers, each tensor once.
+def parameter_elements(capture: Capture) -> int:
+    """Elements of all constants that hold learned numbers, each tensor once, those of known bodies included.
 
     Floating-point and quantized types count; 16-bit and wider integers and booleans are indices, shapes and masks.
     """
-    return sum(
-        prod(tensor.shape or ())
-        for tensor in graph.tensors.values()
+    return sum(prod(tensor.shape or ()) for tensor in _learned(capture).values())
+
+
+def _learned(capture: Capture) -> dict[str, Tensor]:
+    found = {
+        name: tensor
+        for name, tensor in capture.graph.tensors.items()
         if tensor.constant and (tensor.dtype.startswith(_FLOATING) or tensor.dtype in _QUANTIZED)
-    )
+    }
+    for bodies in capture.bodies.values():
+        for body in bodies:
+            found |= _learned(body.capture)
+    return found
 
 
 def elements(capture: Capture, name: str) -> int | None:

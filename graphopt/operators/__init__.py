@@ -11,6 +11,7 @@ import onnx.helper
 
 from graphopt.graph import Capture, Node, OperatorGraph
 from graphopt.operators.base import Cost, FusionClass, Operand, Operator
+from graphopt.operators.opaque import CONTROL_FLOW
 
 FAMILIES = (
     "elementwise",
@@ -133,13 +134,16 @@ def _text(value: object) -> str:
 def cost(capture: Capture, index: int) -> Cost | None:
     """Cost of one execution of a node at the capture's shapes; None when the operator or a shape is unknown.
 
-    Sequences and optionals have no shape: operators on them are costed by the tensors that go in and come out.
+    Sequences and optionals have no shape: operators on them are costed by the tensors that go in and come out. If, Loop
+    and Scan cost what their bodies cost, as often as these ran; None when that is unknown.
     """
     graph = capture.graph
     node = graph.nodes[index]
     operator = find(node)
     if operator is None:
         return None
+    if operator.op_type in CONTROL_FLOW:
+        return _cost_of_bodies(capture, node)
 
     def operand(name: str) -> Operand | None:
         shape = capture.shape(name)
@@ -155,3 +159,22 @@ def cost(capture: Capture, index: int) -> Cost | None:
     except LookupError:
         return None
     return operator.cost(node, inputs, outputs)
+
+
+def _cost_of_bodies(capture: Capture, node: Node) -> Cost | None:
+    bodies = capture.bodies.get(node.name)
+    if bodies is None:
+        return None
+    total = Cost(0, 0, 0, 0)
+    for body in bodies:
+        for index in range(len(body.capture.graph.nodes)):
+            own = cost(body.capture, index)
+            if own is None:
+                return None
+            total = Cost(
+                total.flops + body.trips * own.flops,
+                total.bytes_read + body.trips * own.bytes_read,
+                total.bytes_written + body.trips * own.bytes_written,
+                total.parameter_bytes + body.trips * own.parameter_bytes,
+            )
+    return total

@@ -1,19 +1,24 @@
-"""The exact canonical form of a small labelled DAG: equal for two patterns if and only if they are isomorphic.
+"""The exact canonical form of small labelled DAGs: equal for two patterns if and only if they are isomorphic.
 
-A graph is given by a rank for each node's label and by edges (producer, output, consumer, slot); parallel edges count.
-Refinement alone (Weisfeiler-Leman) takes some regular graphs for each other, so what it leaves undecided is decided by
-trying: one node of an undecided cell is told apart from the others, and the least of the resulting forms is taken.
+A graph is given by its nodes' labels and by edges (producer, output, consumer, slot); parallel edges count. Refinement
+alone (Weisfeiler-Leman) takes some regular graphs for each other, so what it leaves undecided is decided by trying: one
+node of an undecided cell is told apart from the others, and the least of the resulting forms is taken.
 
-Three observations keep that cheap on the graphs that occur. Cells are *equitable* after refinement, so nodes that stand
-alone in their cell can be taken out, and the connected parts that remain are put in order independently of each other:
-twenty-six equal branches are twenty-six small problems. Nodes of a cell with the very same neighbours can change
-places, so one of them is tried for all. And operator graphs carry many different labels: most patterns are decided at
-once.
+Most patterns have few such orders or only one, and many of them are put in order at once, as arrays (refinement.py).
+What remains is highly symmetric and goes through the search in this file one by one. Two observations keep that cheap:
+cells are *equitable* after refinement, so nodes that stand alone in their cell can be taken out, and the connected
+parts that remain are put in order independently of each other: twenty-six equal branches are twenty-six small problems.
+And nodes of a cell with the very same neighbours can change places, so one of them is tried for all.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from graphopt.mining.refinement import Edges, Hashes, Integers, mixed, orders
 
 Edge = tuple[int, int, int, int]
 """(producer, output index, consumer, slot)"""
@@ -159,21 +164,159 @@ class Adjacency:
         return tuple(colour[node] for node in order), tuple(edges)
 
 
-def reorder(order: Sequence[int], edges: Iterable[Edge]) -> tuple[Edge, ...]:
-    """Edges between the nodes' new places, sorted."""
-    place = {node: position for position, node in enumerate(order)}
-    return tuple(sorted((place[p], output, place[c], slot) for p, output, c, slot in edges))
+PADDING = np.iinfo(np.int64).max
+"""What fills the rows of patterns with fewer edges than others."""
 
 
-def digest(labels: Sequence[str], edges: Sequence[Edge]) -> str:
-    """SHA-256 of a pattern in canonical order, as 64 hexadecimal digits.
+class Vocabulary:
+    """The labels and kinds of edges of some graphs, numbered in order.
 
     Args:
-        labels: the nodes' labels in canonical order.
-        edges: sorted edges between places in that order.
+        labels: all labels.
+        kinds: all (output, slot) of edges.
     """
-    text = json.dumps([list(labels), [list(edge) for edge in edges]], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+
+    def __init__(self, labels: set[str], kinds: set[tuple[int, int]]) -> None:
+        self.labels = sorted(labels)
+        self.kinds = sorted(kinds)
+        self.label_numbers = {label: number for number, label in enumerate(self.labels)}
+        self.kind_numbers = {kind: number for number, kind in enumerate(self.kinds)}
+        self.label_digests = [hashlib.sha256(label.encode()).digest() for label in self.labels]
+        self.label_hashes = _hashes(self.label_digests, 0)
+        kind_digests = [hashlib.sha256(f"{output} {slot}".encode()).digest() for output, slot in self.kinds]
+        self.into, self.out = _hashes(kind_digests, 0), _hashes(kind_digests, 8)
+
+    def packed(self, size: int, source: Integers, target: Integers, kind: Integers) -> Integers:
+        """Edges of patterns with ``size`` nodes as one number each, in order of producer, consumer and kind."""
+        return (source * size + target) * max(len(self.kinds), 1) + kind
+
+    def unpacked(self, size: int, packed: Integers) -> tuple[Integers, Integers, Integers]:
+        """Producer, consumer and kind of packed edges."""
+        pair, kind = np.divmod(packed, max(len(self.kinds), 1))
+        source, target = np.divmod(pair, size)
+        return source, target, kind
+
+    def edges(self, size: int, packed: Integers) -> tuple[Edge, ...]:
+        """Packed edges (PADDING left out) as (producer, output, consumer, slot), sorted."""
+        source, target, kind = self.unpacked(size, packed[packed != PADDING])
+        kinds = self.kinds
+        return tuple(
+            sorted(
+                (p, kinds[k][0], c, kinds[k][1])
+                for p, c, k in zip(source.tolist(), target.tolist(), kind.tolist(), strict=True)
+            )
+        )
+
+    @cached_property
+    def _kind_hashes(self) -> Hashes:
+        return mixed(self.into + self.out)
+
+    def keys(self, labels: Integers, packed: Integers) -> Hashes:
+        """A 128-bit hash of each form, the same in every vocabulary: two numbers per pattern.
+
+        Args:
+            labels: a row of labels per pattern, in canonical order.
+            packed: a row of packed edges per pattern, sorted, PADDING at the end.
+        """
+        size = labels.shape[1]
+        source, target, kind = self.unpacked(size, np.where(packed == PADDING, 0, packed))
+        places = (source * 65_536 + target).astype(np.uint64)
+        edge_hashes = mixed(places) ^ self._kind_hashes[kind] if len(self.kinds) else places
+        edge_hashes[packed == PADDING] = 0
+        parts = np.concatenate([self.label_hashes[labels], edge_hashes], axis=1)
+        at = np.arange(1, parts.shape[1] + 1, dtype=np.uint64)
+        at[size:] += np.uint64(1 << 32)  # an edge is no label
+        found = np.empty((len(labels), 2), dtype=np.uint64)
+        for half, seed in enumerate((np.uint64(0x632BE59BD9B4E019), np.uint64(0xD1B54A32D192ED03))):
+            terms = mixed(parts + mixed(at * seed))
+            terms[:, size:][packed == PADDING] = 0
+            found[:, half] = mixed(terms.sum(axis=1, dtype=np.uint64) + seed)
+        return found
+
+
+def _hashes(digests: Sequence[bytes], start: int) -> Hashes:
+    numbers = [int.from_bytes(digest[start : start + 8], "little") for digest in digests]
+    return np.array(numbers, dtype=np.uint64)
+
+
+class Forms(NamedTuple):
+    """Canonical forms of patterns of equal size.
+
+    Attributes:
+        labels: labels in canonical order, a row per pattern.
+        edges: packed edges between places in that order, sorted, PADDING at the end.
+        order: for each place the node that stands there.
+    """
+
+    labels: Integers
+    edges: Integers
+    order: Integers
+
+
+def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> Forms:
+    """Canonical forms of many graphs of equal size.
+
+    Args:
+        labels: a row of label numbers per graph.
+        edges: the graphs' edges.
+        vocabulary: what the numbers mean.
+    """
+    count, size = labels.shape
+    found = orders(vocabulary.label_hashes[labels], edges, vocabulary.into, vocabulary.out)
+    graph, order = found.graph, found.order
+    if len(found.undecided):
+        searched = [_searched(labels, edges, int(number), vocabulary) for number in found.undecided]
+        graph = np.concatenate([graph, found.undecided])
+        order = np.concatenate([order, np.array(searched, dtype=np.int64)])
+        sorting = np.argsort(graph, kind="stable")
+        graph, order = graph[sorting], order[sorting]
+    by_label = np.argsort(labels[graph[:, None], order], axis=1, kind="stable")
+    order = np.take_along_axis(order, by_label, axis=1)
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.arange(size)[None, :], axis=1)
+    own = edges if len(graph) == count else edges.of(graph)
+    packed = vocabulary.packed(size, place[own.graph, own.source], place[own.graph, own.target], own.kind)
+    lengths = np.bincount(own.graph, minlength=len(graph))
+    rows = np.full((len(graph), int(lengths.max(initial=0))), PADDING, dtype=np.int64)
+    rows[own.graph, np.arange(len(own.graph)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = packed
+    rows.sort(axis=1)
+    written = np.take_along_axis(labels[graph], order, axis=1)
+    if len(graph) > count:
+        # Of several orders of one graph, take the one that gives the least form.
+        several = np.bincount(graph, minlength=count)[graph] > 1
+        chosen = np.flatnonzero(~several)
+        rest = np.flatnonzero(several)
+        columns = [*rows[rest].T[::-1], *written[rest].T[::-1], graph[rest]]
+        rest = rest[np.lexsort(columns)]
+        first = np.ones(len(rest), dtype=np.bool_)
+        first[1:] = graph[rest[1:]] != graph[rest[:-1]]
+        chosen = np.concatenate([chosen, rest[first]])
+        chosen = chosen[np.argsort(graph[chosen])]
+        written, rows, order = written[chosen], rows[chosen], order[chosen]
+    return Forms(written, rows, order)
+
+
+def _searched(labels: Integers, edges: Edges, graph: int, vocabulary: Vocabulary) -> tuple[int, ...]:
+    low, high = np.searchsorted(edges.graph, [graph, graph + 1])
+    rows = zip(
+        edges.source[low:high].tolist(), edges.kind[low:high].tolist(), edges.target[low:high].tolist(), strict=True
+    )
+    own = [(p, vocabulary.kinds[k][0], c, vocabulary.kinds[k][1]) for p, k, c in rows]
+    return canonical_order(labels[graph].tolist(), own)
+
+
+def digest(label_digests: Sequence[bytes], edges: Sequence[Edge]) -> str:
+    """SHA-256 of a pattern in canonical order, as 64 hexadecimal digits.
+
+    Hashed are the number of nodes, the SHA-256 of each label in canonical order, and the sorted edges; numbers as
+    little-endian 64-bit integers.
+
+    Args:
+        label_digests: SHA-256 of the nodes' labels in canonical order.
+        edges: sorted (producer, output, consumer, slot) between places in that order.
+    """
+    numbers = np.array([len(label_digests), *(number for edge in edges for number in edge)], dtype="<i8").tobytes()
+    return hashlib.sha256(numbers[:8] + b"".join(label_digests) + numbers[8:]).hexdigest()
 
 
 def canonical(labels: Sequence[str], edges: Sequence[Edge]) -> tuple[str, tuple[int, ...], tuple[Edge, ...]]:
@@ -186,7 +329,15 @@ def canonical(labels: Sequence[str], edges: Sequence[Edge]) -> tuple[str, tuple[
     Returns:
         the digest; the nodes in canonical order; the edges between places in that order.
     """
-    ranks = {label: rank for rank, label in enumerate(sorted(set(labels)))}
-    order = canonical_order([ranks[label] for label in labels], edges)
-    placed = reorder(order, edges)
-    return digest([labels[node] for node in order], placed), order, placed
+    vocabulary = Vocabulary(set(labels), {(output, slot) for _, output, _, slot in edges})
+    columns = np.array(
+        [(0, p, c, vocabulary.kind_numbers[output, slot]) for p, output, c, slot in edges], dtype=np.int64
+    ).reshape(-1, 4)
+    numbers = np.array([[vocabulary.label_numbers[label] for label in labels]], dtype=np.int64)
+    forms = canonical_forms(numbers, Edges(*columns.T), vocabulary)
+    placed = vocabulary.edges(len(labels), forms.edges[0])
+    return (
+        digest([vocabulary.label_digests[number] for number in forms.labels[0].tolist()], placed),
+        tuple(forms.order[0].tolist()),
+        placed,
+    )

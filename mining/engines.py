@@ -8,7 +8,7 @@ from graphopt.errors import GraphoptError
 from graphopt.mining.engine import Engine, Numbered, answer, dealt
 from graphopt.mining.engine_processes import Processes
 from graphopt.mining.graphs import MiningGraph
-from graphopt.mining.growth import Shard
+from graphopt.mining.shard import Shard
 
 if TYPE_CHECKING:
     from distributed import Client

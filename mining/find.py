@@ -9,11 +9,11 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
 from graphopt.mining.graphs import MiningGraph, from_operator_graph, merged
-from graphopt.mining.growth import Code
 from graphopt.mining.miner import DEFAULT_BUDGET, Pattern, Progress, mine
 from graphopt.mining.opportunities import ClassShare, Report, Stopped
 from graphopt.mining.ranking import Ranking
 from graphopt.mining.rules import OPERATOR_RULES, Rule, stopped_operator, stopped_pattern
+from graphopt.mining.shard import Code
 from graphopt.operators import FusionClass
 
 Refusal = Callable[[OperatorGraph, Sequence[int]], str | None]

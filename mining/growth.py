@@ -1,576 +1,531 @@
-"""Growing occurrences level by level: one shard of graphs, its occurrences, and what it tells about them.
+"""Growing occurrences level by level, as arrays: the flat tables of a batch of graphs.
 
 An occurrence is a set of nodes that is connected (ignoring direction) and convex (no path leaves it and comes back).
 Every such set of two or more nodes has a source or a sink without which it is still connected and convex, so adding
-one consumer or one producer at a time reaches all of them. With S convex, S + v is convex
+one consumer or one producer at a time reaches all of them. A path from S to a consumer v of S that leaves S does so
+through some other consumer of S. So S + v is convex exactly if v descends from no other consumer of S; for producers
+likewise, the other way round.
 
-- for a consumer v of S if no node outside of S lies between: ``ancestors(v) & descendants(S) & ~S == 0``;
-- for a producer v of S likewise: ``descendants(v) & ancestors(S) & ~S == 0``.
-
-An occurrence holds its nodes in the canonical order of its pattern. So the pattern of S + v follows from the pattern of
-S and from where v is attached, and is computed once for each such pair (``_extended``), not for each occurrence.
+An occurrence is a row of nodes in the canonical order of its pattern. So the pattern of S + v follows from the pattern
+of S and from where v is attached, and is computed once for each such pair, not for each occurrence.
 
 Of equal branches only one representative grows (see symmetry.py); counts are those of the whole orbit.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.mining.canonical import Edge, canonical_order, digest, reorder
-from graphopt.mining.graphs import MiningGraph, bits, members
-from graphopt.mining.symmetry import Occurrence, Symmetry
+from graphopt.mining.canonical import PADDING, Vocabulary, canonical_forms
+from graphopt.mining.graphs import MiningGraph
+from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, spread_out
+from graphopt.mining.symmetry import Families, Symmetry
+from graphopt.mining.tallies import Counts
 
-Attachment = tuple[int, int, int]
-"""(place in the pattern, output, slot) of an edge to or from a new node."""
+CHUNK_ROWS = 60_000
+"""Occurrences that are extended at once, unless one graph has more."""
 
-Extension = tuple[int, Callable[[Occurrence], Occurrence]]
-"""A pattern's number, and what puts nodes in its canonical order."""
+BITS = 63
+"""Bits of a packed number."""
 
-Found = dict[int, tuple[int, Occurrence]]
-"""Bits of an occurrence to (number of its pattern, its nodes)."""
+Numbers = npt.NDArray[np.int32]
 
 
-class Tally(NamedTuple):
-    """What a shard says about one pattern. Tallies of shards add up.
+class Patterns:
+    """The patterns of one size in one shard, numbered as they appear.
 
     Attributes:
-        support: sum of the weights of the graphs that contain the pattern.
-        occurrences: number of occurrences, each counted with the weight of its graph.
-        spread: a hash of how many occurrences each graph has: equal for patterns with equal counts in every graph.
-        first: the lowest index of a graph that contains it.
+        size: nodes of each pattern.
+        labels: a row of labels per pattern, in canonical order.
+        starts: for each pattern where its edges begin, and where the last one's end.
+        edges: packed edges of all patterns, see Vocabulary.
+        keys: 128-bit hash of each form.
+        ids: number of each pattern among all shards' frequent patterns of all sizes, rising, once that is known.
     """
 
-    support: int
-    occurrences: int
-    spread: int
-    first: int
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.labels: Integers = np.zeros((0, size), dtype=np.int64)
+        self.starts: Integers = np.zeros(1, dtype=np.int64)
+        self.edges: Integers = np.zeros(0, dtype=np.int64)
+        self.keys: Hashes = np.zeros((0, 2), dtype=np.uint64)
+        self.ids: Integers = np.zeros(0, dtype=np.int64)
+        self._numbers: dict[bytes, int] = {}
 
-    def plus(self, other: "Tally") -> "Tally":
-        """The tally of two disjoint shards together."""
-        return Tally(
-            self.support + other.support,
-            self.occurrences + other.occurrences,
-            (self.spread + other.spread) & _SPREAD_BITS,
-            min(self.first, other.first),
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def numbered(self, labels: Integers, edges: Integers, keys: Hashes) -> Integers:
+        """Numbers of patterns in canonical form; those that are new are made known.
+
+        Raises:
+            RuntimeError: two different forms have the same 128-bit hash.
+        """
+        names = [row.tobytes() for row in keys]
+        new: list[int] = []
+        found = np.empty(len(names), dtype=np.int64)
+        for row, name in enumerate(names):
+            number = self._numbers.setdefault(name, len(self) + len(new))
+            if number == len(self) + len(new):
+                new.append(row)
+            found[row] = number
+        real = edges != PADDING
+        lengths = np.count_nonzero(real, axis=1)
+        if new:
+            self.labels = np.concatenate([self.labels, labels[new]])
+            self.starts = np.concatenate([self.starts, self.starts[-1] + np.cumsum(lengths[new])])
+            self.edges = np.concatenate([self.edges, edges[new][real[new]]])
+            self.keys = np.concatenate([self.keys, keys[new]])
+        lows = self.starts[found]
+        same = np.array_equal(self.starts[found + 1] - lows, lengths) and np.array_equal(self.labels[found], labels)
+        if not same or not np.array_equal(self.edges[spread_out(lows, lengths)], edges[real]):
+            raise RuntimeError("two different patterns have the same 128-bit hash")
+        return found
+
+    def number(self, pattern: int) -> int | None:
+        """The pattern with an id; None when it is not here."""
+        found = int(np.searchsorted(self.ids, pattern))
+        return found if found < len(self.ids) and self.ids[found] == pattern else None
+
+    def kept(self, rows: Integers, ids: Integers) -> "Patterns":
+        """Some of the patterns, renumbered, with their numbers among all shards' patterns."""
+        found = Patterns(self.size)
+        lengths = (self.starts[1:] - self.starts[:-1])[rows]
+        found.labels = self.labels[rows]
+        found.edges = self.edges[spread_out(self.starts[rows], lengths)]
+        found.starts = np.concatenate([[0], np.cumsum(lengths)])
+        found.keys = self.keys[rows]
+        found.ids = ids
+        return found
+
+    def extended(self, patterns: Integers, edges: Edges, packing: Vocabulary) -> Edges:
+        """Edges of patterns with one more node each.
+
+        Args:
+            patterns: the patterns.
+            edges: the new node's edges; their graph is a position in ``patterns``.
+            packing: how edges are packed.
+        """
+        lows = self.starts[patterns]
+        lengths = self.starts[patterns + 1] - lows
+        source, target, kind = packing.unpacked(self.size, self.edges[spread_out(lows, lengths)])
+        owner = np.concatenate([np.repeat(np.arange(len(patterns)), lengths), edges.graph])
+        order = np.argsort(owner, kind="stable")
+        return Edges(
+            owner[order],
+            np.concatenate([source, edges.source])[order],
+            np.concatenate([target, edges.target])[order],
+            np.concatenate([kind, edges.kind])[order],
         )
 
 
-_SPREAD_BITS = (1 << 64) - 1
-
-
-def _spread(graph: int, count: int) -> int:
-    """A well mixed 64-bit hash of one graph's count (splitmix64's finaliser)."""
-    value = (graph * 0x9E3779B97F4A7C15 + count * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & _SPREAD_BITS
-    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _SPREAD_BITS
-    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _SPREAD_BITS
-    return value ^ value >> 31
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A pattern's canonical form.
+@dataclass
+class Level:
+    """Occurrences of one size in a batch, one row each; rows of one graph stand together, graphs in order.
 
     Attributes:
-        digest: SHA-256 of the form.
-        labels: labels in canonical order.
-        edges: sorted edges between places in that order.
-        graph: index of the first graph that contains it.
-        nodes: an occurrence there, in canonical order.
+        nodes: the occurrence's nodes in the canonical order of its pattern, as numbers in the batch.
+        pattern: number of the pattern.
+        graph: position of the graph in the batch.
+        multiplicity: number of occurrences that the row stands for; None when that is 1 everywhere.
+        parents: for each step of growth that led here, the row in the level before.
+        children: for each step, the row in this level.
     """
 
-    digest: str
-    labels: tuple[str, ...]
-    edges: tuple[Edge, ...]
-    graph: int = -1
-    nodes: Occurrence = ()
+    nodes: Numbers
+    pattern: Numbers
+    graph: Numbers
+    multiplicity: Counts | None
+    parents: Numbers
+    children: Numbers
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def multiplicities(self, rows: Integers) -> Counts:
+        """Number of occurrences that each of some rows stands for."""
+        return np.ones(len(rows), dtype=np.int64) if self.multiplicity is None else self.multiplicity[rows]
+
+    @cached_property
+    def _by_pattern(self) -> tuple[Integers, Numbers]:
+        order = np.argsort(self.pattern, kind="stable")
+        return order, self.pattern[order]
+
+    def rows_of(self, pattern: int) -> Integers:
+        """Rows of one pattern."""
+        order, patterns = self._by_pattern
+        low, high = np.searchsorted(patterns, [pattern, pattern + 1])
+        return order[low:high]
+
+    @cached_property
+    def _by_parent(self) -> tuple[Numbers, Numbers]:
+        order = np.argsort(self.parents, kind="stable")
+        return self.children[order], self.parents[order]
+
+    def children_of(self, parent: int) -> Numbers:
+        """Rows that steps lead to from a row of the level before."""
+        children, parents = self._by_parent
+        low, high = np.searchsorted(parents, [parent, parent + 1])
+        return children[low:high]
+
+    def kept(self, rows: Flags, numbers: Integers) -> "Level":
+        """Some of the rows, with new numbers for their patterns."""
+        place = np.cumsum(rows) - 1
+        steps = rows[self.children]
+        return Level(
+            self.nodes[rows],
+            numbers[self.pattern[rows]].astype(np.int32),
+            self.graph[rows],
+            None if self.multiplicity is None else self.multiplicity[rows],
+            self.parents[steps],
+            place[self.children[steps]].astype(np.int32),
+        )
 
 
-class Places(NamedTuple):
-    """Representative occurrences of one pattern in one graph.
+@dataclass(frozen=True)
+class _Side:
+    """Edges of all nodes towards their consumers, or towards their producers.
 
     Attributes:
-        graph: index of the graph.
-        nodes: a row per representative, its nodes in canonical order.
-        multiplicities: for each, the number of occurrences it stands for.
+        starts: for each node where its edges begin.
+        other: the node at the other end.
+        kind: number of the edge's (output, slot).
+        apart: whether the edge may not lie within an occurrence.
+        reach: for each word of 64 nodes and each node, bits of all nodes that a path leads to (from, for producers).
+        forward: whether the others are consumers.
     """
 
-    graph: int
-    nodes: npt.NDArray[np.int32]
-    multiplicities: tuple[int, ...]
+    starts: Integers
+    other: Integers
+    kind: Integers
+    apart: Flags
+    reach: Hashes
+    forward: bool
 
 
-class Absorption(NamedTuple):
-    """A claim to be checked by every shard: a pattern has the same occurrences as a larger one.
+@dataclass(frozen=True)
+class _Steps:
+    """Ways to add a node to an occurrence.
 
     Attributes:
-        small: digest of the smaller pattern.
-        large: digest of the larger pattern.
-        places: which places of the larger pattern, in its canonical order, are the smaller one.
+        row: the occurrence.
+        node: the new node.
+        starts: where the step's edges begin.
+        lengths: how many edges it has.
+        place: for each edge the place in the occurrence.
+        kind: for each edge the number of its (output, slot).
+        forward: for each edge whether it leads to the new node.
     """
 
-    small: str
-    large: str
-    places: tuple[int, ...]
+    row: Integers
+    node: Integers
+    starts: Integers
+    lengths: Integers
+    place: Integers
+    kind: Integers
+    forward: Flags
 
 
-class Shard:
-    """Some of the graphs, with all that is known about their occurrences.
+class Batch:
+    """Graphs of similar size as flat tables. Nodes are numbered through all graphs of the batch.
 
     Args:
         graphs: index of each graph among all graphs, and the graph.
-        budget: the most representatives that one graph may have on one level; what exceeds it is dropped and the graph
-            is listed in ``truncated``.
+        vocabulary: numbers of labels and kinds of edges.
     """
 
-    def __init__(self, graphs: Sequence[tuple[int, MiningGraph]], budget: int) -> None:
-        self.indices = [index for index, _ in graphs]
+    def __init__(self, graphs: Sequence[tuple[int, MiningGraph]], vocabulary: Vocabulary) -> None:
+        self.indices: Integers = np.array([index for index, _ in graphs], dtype=np.int64)
         self.graphs = [graph for _, graph in graphs]
-        self.budget = budget
+        self.weights = [graph.weight for graph in self.graphs]
         self.symmetries = [Symmetry.of(graph) for graph in self.graphs]
-        names = sorted({label for graph in self.graphs for label in graph.labels})
-        ranks = {name: rank for rank, name in enumerate(names)}
-        self._names = names
-        self._labels = [tuple(ranks[label] for label in graph.labels) for graph in self.graphs]
-        self._apart = [_neighbours_apart(graph) for graph in self.graphs]
-        self.codes: list[Code] = []
-        self._shapes: list[tuple[tuple[int, ...], tuple[Edge, ...]]] = []
-        self._numbers: dict[tuple[tuple[int, ...], tuple[Edge, ...]], int] = {}
-        self._by_digest: dict[str, int] = {}
-        self._extensions: dict[tuple[int, int, bool, tuple[Attachment, ...]], Extension] = {}
-        self.levels: list[list[Found]] = []
-        self.truncated: dict[int, int] = {}
-        self._tallies: dict[str, Tally] = {}
-
-    # Patterns
-
-    def _number(self, labels: tuple[int, ...], edges: tuple[Edge, ...]) -> int:
-        """Number of a pattern in canonical form, which is made known if it is new."""
-        found = self._numbers.get((labels, edges))
-        if found is None:
-            found = len(self.codes)
-            names = tuple(self._names[label] for label in labels)
-            code = Code(digest(names, edges), names, edges)
-            self.codes.append(code)
-            self._shapes.append((labels, edges))
-            self._numbers[labels, edges] = found
-            self._by_digest[code.digest] = found
-        return found
-
-    def _extended(self, pattern: int, label: int, forward: bool, attached: tuple[Attachment, ...]) -> Extension:
-        """The pattern with one more node, and the function that puts (old nodes, new node) in its canonical order."""
-        labels, edges = self._shapes[pattern]
-        last = len(labels)
-        labels = (*labels, label)
-        edges += tuple(
-            (at, output, last, slot) if forward else (last, output, at, slot) for at, output, slot in attached
+        self._vocabulary = vocabulary
+        counts = [len(graph.labels) for graph in self.graphs]
+        self.offsets: Integers = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        total = int(self.offsets[-1])
+        self.words = max(1, -(-max(counts) // 64))
+        self.graph_of = np.repeat(np.arange(len(counts)), counts)
+        self._local = np.arange(total) - self.offsets[self.graph_of]
+        self._word = self._local >> 6
+        self._bit = np.uint64(1) << (self._local & 63).astype(np.uint64)
+        self._label: Integers = np.array(
+            [vocabulary.label_numbers[label] for graph in self.graphs for label in graph.labels], dtype=np.int64
         )
-        order = canonical_order(labels, edges)
-        number = self._number(tuple(labels[node] for node in order), reorder(order, edges))
-        return number, itemgetter(*order)
+        self._random = mixed(self._local.astype(np.uint64) + np.uint64(1))
+        self._eligible = self._flags([graph.eligible_nodes for graph in self.graphs])
+        most = max(len(graph.single) for graph in self.graphs)
+        self._groups = [
+            self._flags([graph.single[place] if place < len(graph.single) else 0 for graph in self.graphs])
+            for place in range(most)
+        ]
+        self._sides = self._tables()
+        self.families = Families(self.symmetries, self.offsets)
+        self.levels: list[Level] = []
+        self.truncated: dict[int, int] = {}
 
-    # Levels
+    def _flags(self, masks: Sequence[int]) -> Flags:
+        """Sets of each graph's nodes as a flag per node of the batch."""
+        parts = []
+        for mask, graph in zip(masks, self.graphs, strict=True):
+            count = len(graph.labels)
+            content = np.frombuffer((mask & ((1 << count) - 1)).to_bytes(-(-count // 8) or 1, "little"), dtype=np.uint8)
+            parts.append(np.unpackbits(content, bitorder="little")[:count].astype(np.bool_))
+        return np.concatenate(parts)
 
-    def start(self) -> dict[str, Tally]:
+    def _tables(self) -> tuple[_Side, _Side]:
+        numbers = self._vocabulary.kind_numbers
+        columns: list[tuple[int, int, int, bool]] = []
+        for graph, offset in zip(self.graphs, self.offsets.tolist(), strict=False):
+            apart = set(graph.apart)
+            columns.extend(
+                (offset + p, offset + c, numbers[output, slot], (p, c) in apart) for p, output, c, slot in graph.edges
+            )
+        edges = np.array(columns, dtype=np.int64).reshape(-1, 4)
+        total = len(self._local)
+        sides = []
+        for near, far, forward in ((0, 1, True), (1, 0, False)):
+            ordered = edges[np.argsort(edges[:, near], kind="stable")]
+            sets = [bits for graph in self.graphs for bits in (graph.descendants if forward else graph.ancestors)]
+            width = 8 * self.words
+            reach = np.frombuffer(b"".join(bits.to_bytes(width, "little") for bits in sets), dtype="<u8")
+            sides.append(
+                _Side(
+                    starts=np.searchsorted(ordered[:, near], np.arange(total + 1)),
+                    other=ordered[:, far],
+                    kind=ordered[:, 2],
+                    apart=ordered[:, 3].astype(np.bool_),
+                    reach=np.ascontiguousarray(reach.reshape(total, self.words).T.astype(np.uint64)),
+                    forward=forward,
+                )
+            )
+        return sides[0], sides[1]
+
+    def start(self, patterns: Patterns) -> None:
         """The level of single nodes."""
-        level: list[Found] = []
-        for position, graph in enumerate(self.graphs):
-            found: Found = {}
-            symmetry = self.symmetries[position]
-            for node in members(graph.eligible_nodes):
-                mask, nodes = symmetry.representative(1 << node, (node,))
-                if mask not in found:
-                    found[mask] = (self._number((self._labels[position][node],), ()), nodes)
-            level.append(found)
-        self.levels = [level]
-        return self._tally(level)
-
-    def grow(self, frequent: Collection[str]) -> dict[str, Tally]:
-        """The next level, from the frequent patterns of the last one.
-
-        Args:
-            frequent: digests of the patterns of the last level that are frequent among all shards' graphs. Everything
-                else is forgotten.
-        """
-        self.keep(frequent)
-        level = [self._grow(position, self.levels[-1][position]) for position in range(len(self.graphs))]
-        self.levels.append(level)
-        return self._tally(level)
-
-    def keep(self, frequent: Collection[str]) -> None:
-        """Forget all occurrences of the last level whose pattern is not frequent."""
-        wanted = set(frequent)
-        numbers = {number for name, number in self._by_digest.items() if name in wanted}
-        self.levels[-1] = [
-            {mask: entry for mask, entry in found.items() if entry[0] in numbers} for found in self.levels[-1]
+        nodes = np.flatnonzero(self._eligible)[:, None]
+        nodes = np.unique(self.families.representatives(nodes))[:, None] if len(nodes) else nodes
+        labels, inverse = np.unique(self._label[nodes[:, 0]], return_inverse=True)
+        none = np.zeros((len(labels), 0), dtype=np.int64)
+        numbers = patterns.numbered(labels[:, None], none, self._vocabulary.keys(labels[:, None], none))
+        self.levels = [
+            Level(
+                nodes.astype(np.int32),
+                numbers[inverse].astype(np.int32),
+                self.graph_of[nodes[:, 0]].astype(np.int32),
+                self.families.multiplicities(nodes),
+                np.zeros(0, dtype=np.int32),
+                np.zeros(0, dtype=np.int32),
+            )
         ]
 
-    def _grow(self, position: int, frontier: Found) -> Found:
-        """All occurrences with one node more than those of one graph's frontier."""
-        graph = self.graphs[position]
-        symmetry = self.symmetries[position]
-        labels = self._labels[position]
-        apart = self._apart[position]
-        ancestors, descendants = graph.ancestors, graph.descendants
-        successors, predecessors = graph.successors, graph.predecessors
-        incoming, outgoing = graph.incoming, graph.outgoing
-        eligible, single, moved = graph.eligible_nodes, graph.single, symmetry.moved
-        extensions = self._extensions
-        found: Found = {}
-        raw: set[int] = set()  # sets that were met and are not representatives
-        for mask, (pattern, nodes) in frontier.items():
-            after = before = below = above = 0
-            for node in nodes:
-                after |= successors[node]
-                before |= predecessors[node]
-                below |= descendants[node]
-                above |= ancestors[node]
-            barred = mask
-            for group in single:
-                if mask & group:
-                    barred |= group
-            if apart:
-                for node in nodes:
-                    barred |= apart[node]
-            below &= ~mask
-            above &= ~mask
-            place: dict[int, int] | None = None
-            for candidates, reach, between, adjacent, forward in (
-                (after & eligible & ~barred, ancestors, below, incoming, True),
-                (before & eligible & ~barred, descendants, above, outgoing, False),
-            ):
-                while candidates:
-                    low = candidates & -candidates
-                    candidates ^= low
-                    new = low.bit_length() - 1
-                    if reach[new] & between:
-                        continue
-                    grown = mask | low
-                    if grown in found or grown in raw:
-                        continue
-                    if place is None:
-                        place = {node: index for index, node in enumerate(nodes)}
-                    attached = [(place[other], output, slot) for other, output, slot in adjacent[new] if other in place]
-                    attached.sort()
-                    key = (pattern, labels[new], forward, tuple(attached))
-                    extension = extensions.get(key)
-                    if extension is None:
-                        extension = extensions[key] = self._extended(*key)
-                    number, arrange = extension
-                    placed = arrange((*nodes, new))
-                    if grown & moved:
-                        image, placed = symmetry.representative(grown, placed)
-                        if image != grown:
-                            raw.add(grown)
-                            if image in found:
-                                continue
-                            grown = image
-                    if len(found) >= self.budget:
-                        self.truncated.setdefault(self.indices[position], len(nodes) + 1)
-                        return found
-                    found[grown] = (number, placed)
-        return found
-
-    def _tally(self, level: list[Found]) -> dict[str, Tally]:
-        """Support and counts of every pattern of a level."""
-        tallies: dict[str, Tally] = {}
-        for position, found in enumerate(level):
-            symmetry = self.symmetries[position]
-            counts: dict[int, int] = {}
-            if symmetry.moved:
-                for mask, (number, _) in found.items():
-                    counts[number] = counts.get(number, 0) + symmetry.multiplicity(mask)
-            else:
-                for number, _ in found.values():
-                    counts[number] = counts.get(number, 0) + 1
-            weight, index = self.graphs[position].weight, self.indices[position]
-            for number, count in counts.items():
-                tally = Tally(weight, weight * count, _spread(index, count), index)
-                name = self.codes[number].digest
-                known = tallies.get(name)
-                tallies[name] = tally if known is None else known.plus(tally)
-        self._tallies.update(tallies)
-        return tallies
-
-    # Results
-
-    def describe(self, tallies: Mapping[str, Tally]) -> list[Code]:
-        """Patterns whose first graph is in this shard, with one occurrence each.
+    def grow(self, patterns: Patterns, larger: Patterns, budget: int) -> None:
+        """The next level, from all that is left of the last one.
 
         Args:
-            tallies: the tallies of all frequent patterns over all shards.
+            patterns: the patterns of the last level.
+            larger: takes the patterns of the next level.
+            budget: the most rows that a graph may have; a graph that has more has no rows from this level on.
         """
-        described = []
-        for position, samples in self._samples().items():
-            for number, (_, nodes) in samples.items():
-                code = self.codes[number]
-                if code.digest in tallies and tallies[code.digest].first == self.indices[position]:
-                    described.append(replace(code, graph=self.indices[position], nodes=nodes))
-        return described
+        level = self.levels[-1]
+        parts = []
+        base = 0
+        for low, high in _chunks(level.graph):
+            part = self._grown(level, low, high, patterns, larger, budget)
+            part.children += base
+            base += len(part)
+            parts.append(part)
+        multiplicity = None
+        if any(part.multiplicity is not None for part in parts):
+            multiplicity = np.concatenate([part.multiplicities(np.arange(len(part))) for part in parts])
+        empty = np.zeros(0, dtype=np.int32)
+        self.levels.append(
+            Level(
+                np.concatenate([np.zeros((0, larger.size), dtype=np.int32), *(part.nodes for part in parts)]),
+                np.concatenate([empty, *(part.pattern for part in parts)]),
+                np.concatenate([empty, *(part.graph for part in parts)]),
+                multiplicity,
+                np.concatenate([empty, *(part.parents for part in parts)]),
+                np.concatenate([empty, *(part.children for part in parts)]),
+            )
+        )
 
-    def _samples(self) -> dict[int, dict[int, tuple[int, Occurrence]]]:
-        """For each graph's position and each pattern in it, the first of its occurrences."""
-        samples: dict[int, dict[int, tuple[int, Occurrence]]] = {}
-        for level in self.levels:
-            for position, found in enumerate(level):
-                known = samples.setdefault(position, {})
-                for mask, (number, nodes) in found.items():
-                    if number not in known:
-                        known[number] = (mask, nodes)
-        return samples
+    def _grown(self, level: Level, low: int, high: int, patterns: Patterns, larger: Patterns, budget: int) -> Level:
+        rows = level.nodes[low:high].astype(np.int64)
+        graph = level.graph[low:high].astype(np.int64)
+        steps = self._steps(rows, graph)
+        sets = np.concatenate([rows[steps.row], steps.node[:, None]], axis=1)
+        sets = self.families.representatives(sets)
+        first, which = self._distinct(sets)
+        owners = graph[steps.row[first]]
+        sizes = np.bincount(owners, minlength=len(self.graphs))
+        alive = np.arange(len(steps.row))
+        if sizes.max(initial=0) > budget:
+            for position in np.flatnonzero(sizes > budget).tolist():
+                self.truncated[int(self.indices[position])] = larger.size
+            fits = sizes[owners] <= budget
+            alive = np.flatnonzero(fits[which])
+            place = np.cumsum(fits) - 1
+            which, first = place[which[alive]], first[fits]
+        numbers, orders = self._recognised(level.pattern[low:high].astype(np.int64), steps, first, patterns, larger)
+        nodes = np.take_along_axis(sets[first], orders, axis=1)
+        return Level(
+            nodes.astype(np.int32),
+            numbers.astype(np.int32),
+            graph[steps.row[first]].astype(np.int32),
+            self.families.multiplicities(nodes),
+            (steps.row[alive] + low).astype(np.int32),
+            which.astype(np.int32),
+        )
 
-    def places(self, digests: Iterable[str]) -> dict[str, list[Places]]:
-        """Representative occurrences of patterns, by digest; graphs in order of their index."""
-        wanted = {self._by_digest[name]: name for name in digests if name in self._by_digest}
-        result: dict[str, list[Places]] = {}
-        sizes = {len(self.codes[number].labels) for number in wanted}
-        for position in sorted(range(len(self.graphs)), key=lambda p: self.indices[p]):
-            rows: dict[int, list[Occurrence]] = {}
-            counts: dict[int, list[int]] = {}
-            symmetry = self.symmetries[position]
-            for size in sizes:
-                if size > len(self.levels):
-                    continue
-                for mask, (number, nodes) in self.levels[size - 1][position].items():
-                    if number in wanted:
-                        rows.setdefault(number, []).append(nodes)
-                        counts.setdefault(number, []).append(symmetry.multiplicity(mask))
-            for number, found in rows.items():
-                entry = Places(self.indices[position], np.array(found, dtype=np.int32), tuple(counts[number]))
-                result.setdefault(wanted[number], []).append(entry)
-        return result
-
-    # Closedness
-
-    def propose(
-        self, tallies: Mapping[str, Tally], groups: Mapping[str, int] | None
-    ) -> tuple[set[str], list[Absorption]]:
-        """Which patterns have the same occurrences as a larger one.
-
-        Looks at the patterns whose first graph is in this shard, largest first. Where all occurrences are in this
-        shard the question is settled here; otherwise the claim is handed out for all shards to check.
+    def bits(self, rows: Integers, counted: Flags | None = None) -> Hashes:
+        """Sets of nodes as bits: a row of words per set.
 
         Args:
-            tallies: the tallies of all frequent patterns over all shards.
-            groups: a pattern can only be hidden by one of the same group; by any when None.
+            rows: the sets.
+            counted: which of the nodes to take; all when None.
+        """
+        found = np.zeros(len(rows) * self.words, dtype=np.uint64)
+        at = np.arange(len(rows))[:, None] * self.words + self._word[rows]
+        bit = self._bit[rows]
+        if counted is not None:
+            bit[~counted] = 0
+        np.add.at(found, at.ravel(), bit.ravel())
+        return found.reshape(len(rows), self.words)
+
+    def _steps(self, rows: Integers, graph: Integers) -> _Steps:
+        """All ways to add a node to occurrences."""
+        bits = self.bits(rows)
+        taken: list[Flags] = [np.any(flags[rows], axis=1) for flags in self._groups]
+        ahead, behind = (self._one_way(side, rows, graph, bits, taken) for side in self._sides)
+        return _Steps(
+            np.concatenate([ahead.row, behind.row]),
+            np.concatenate([ahead.node, behind.node]),
+            np.concatenate([ahead.starts, behind.starts + len(ahead.place)]),
+            np.concatenate([ahead.lengths, behind.lengths]),
+            np.concatenate([ahead.place, behind.place]),
+            np.concatenate([ahead.kind, behind.kind]),
+            np.concatenate([ahead.forward, behind.forward]),
+        )
+
+    def _one_way(self, side: _Side, rows: Integers, graph: Integers, bits: Hashes, taken: Sequence[Flags]) -> _Steps:
+        count, size = rows.shape
+        flat = rows.ravel()
+        lows = side.starts[flat]
+        degrees = side.starts[flat + 1] - lows
+        edge = spread_out(lows, degrees)
+        other = side.other[edge]
+        at = np.repeat(np.arange(count * size), degrees)
+        row = at // size
+        word, bit = self._word[other], self._bit[other]
+        outside = (bits.ravel()[row * self.words + word] & bit) == 0
+        at, row, edge, other = at[outside], row[outside], edge[outside], other[outside]
+        word, bit = word[outside], bit[outside]
+        # What a path leads to from any neighbour outside: a path from the occurrence to a node there leaves it.
+        beyond = np.zeros((self.words, count), dtype=np.uint64)
+        if len(row):
+            start = np.ones(len(row), dtype=np.bool_)
+            start[1:] = row[1:] != row[:-1]
+            starts = np.flatnonzero(start)
+            for number in range(self.words):
+                beyond[number, row[starts]] = np.bitwise_or.reduceat(side.reach[number, other], starts)
+        fits = self._eligible[other] & ((beyond.ravel()[word * count + row] & bit) == 0)
+        for flags, held in zip(self._groups, taken, strict=True):
+            fits &= ~(flags[other] & held[row])
+        at, row, edge, other = at[fits], row[fits], edge[fits], other[fits]
+        # Edges of one step next to each other: one sort of packed numbers.
+        local_bits = (self.words * 64 - 1).bit_length()
+        place_bits = size.bit_length()
+        kind_bits = len(self._vocabulary.kinds).bit_length()
+        if count.bit_length() + local_bits + place_bits + kind_bits + 1 > BITS:
+            raise RuntimeError("too many kinds of edges to be packed")
+        packed = row << local_bits | self._local[other]
+        packed = packed << place_bits | (at - row * size)
+        packed = packed << kind_bits | side.kind[edge]
+        packed = packed << 1 | side.apart[edge]
+        packed.sort()
+        apart = (packed & 1).astype(np.bool_)
+        kind = packed >> 1 & ((1 << kind_bits) - 1)
+        place = packed >> (1 + kind_bits) & ((1 << place_bits) - 1)
+        pair = packed >> (1 + kind_bits + place_bits)
+        start = np.ones(len(pair), dtype=np.bool_)
+        start[1:] = pair[1:] != pair[:-1]
+        starts = np.flatnonzero(start)
+        lengths = np.diff(starts, append=len(pair))
+        row = pair[starts] >> local_bits
+        node = (pair[starts] & ((1 << local_bits) - 1)) + self.offsets[graph[row]]
+        if apart.any():
+            allowed = ~np.logical_or.reduceat(apart, starts)
+            row, node, starts, lengths = row[allowed], node[allowed], starts[allowed], lengths[allowed]
+        return _Steps(row, node, starts, lengths, place, kind, np.full(len(place), side.forward))
+
+    def _distinct(self, sets: Integers) -> tuple[Integers, Integers]:
+        """Sets of nodes without repetition, graph by graph.
 
         Returns:
-            digests of patterns that are not closed; claims that no shard can settle alone.
+            the row of one of each; for each row, the position of its set among those.
         """
-        hidden: set[str] = set()
-        claims: list[Absorption] = []
-        mine = {index: position for position, index in enumerate(self.indices)}
-        samples = self._samples()
-        names = [code.digest for code in self.codes]
-        local = [name in tallies and tallies[name].spread == self._tallies[name].spread for name in names]
-        alike: list[object] = [
-            (tallies[name].spread, None if groups is None else groups[name]) if name in tallies else None
-            for name in names
-        ]
-        rows: dict[int, dict[int, list[Occurrence]]] = {}
-        indices: dict[int, _Index] = {}
-        size = 0
-        wanted: list[object] = alike
-        for number in sorted(range(len(names)), key=lambda n: (-len(self.codes[n].labels), names[n])):
-            name = names[number]
-            if name not in tallies or tallies[name].first not in mine:
-                continue
-            position = mine[tallies[name].first]
-            mask, nodes = samples[position][number]
-            if len(nodes) != size:
-                size = len(nodes)
-                # What is hidden by now, or as large, need not be looked through again.
-                indices.clear()
-                wanted = [None if names[n] in hidden else shared for n, shared in enumerate(alike)]
-            if mask & self.symmetries[position].moved:
-                contained = [
-                    (small, places)
-                    for small, places in self._contained(position, mask, nodes)
-                    if alike[small] == alike[number]
-                ]
-            else:
-                if position not in indices:
-                    indices[position] = self._indexed(position, wanted, size)
-                contained = _looked_up(indices[position].get(alike[number], {}), mask, nodes)
-            for small, places in contained:
-                other = names[small]
-                if other in hidden:
-                    continue
-                claim = Absorption(other, name, places)
-                if not (local[number] and local[small]):
-                    claims.append(claim)
-                    continue
-                if not rows:
-                    rows = self._rows()
-                if self._holds(rows, small, number, places):
-                    hidden.add(other)
-        return hidden, claims
+        if not len(sets):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        hashes = self._random[sets].sum(axis=1, dtype=np.uint64)
+        graph = self.graph_of[sets[:, 0]]
+        _, first, which = np.unique(hashes ^ mixed(graph.astype(np.uint64)), return_index=True, return_inverse=True)
+        bits = self.bits(sets)
+        if not (np.array_equal(bits[first][which], bits) and np.array_equal(graph[first][which], graph)):
+            exact = np.concatenate([graph[:, None].astype(np.uint64), bits], axis=1)
+            _, first, which = np.unique(exact, axis=0, return_index=True, return_inverse=True)
+        order = np.lexsort((hashes[first], graph[first]))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        return first[order], place[which.ravel()]
 
-    def confirm(self, claims: Iterable[Absorption]) -> list[bool]:
-        """For each claim, whether it holds in the graphs of this shard."""
-        rows = self._rows()
-        return [
-            self._holds(rows, self._by_digest[claim.small], self._by_digest[claim.large], claim.places)
-            if claim.small in self._by_digest and claim.large in self._by_digest
-            else claim.small not in self._tallies
-            for claim in claims
-        ]
-
-    def _indexed(self, position: int, wanted: Sequence[object], size: int) -> "_Index":
-        """Occurrences in one graph of less than this size, by what their patterns have in common.
-
-        Without those that symmetry moves, and those of patterns that have nothing (None) in common with others.
-        """
-        moved = self.symmetries[position].moved
-        index: _Index = {}
-        for level in self.levels[: size - 1]:
-            for mask, (number, _) in level[position].items():
-                if wanted[number] is not None and not mask & moved:
-                    lowest = (mask & -mask).bit_length() - 1
-                    index.setdefault(wanted[number], {}).setdefault(lowest, []).append((number, mask))
-        return index
-
-    def _contained(self, position: int, mask: int, nodes: Occurrence) -> list[tuple[int, tuple[int, ...]]]:
-        """Patterns that an occurrence contains exactly once, and the places of the larger pattern where they are.
-
-        Subsets of an occurrence that are occurrences themselves are all reached by removing one node at a time, and are
-        all known: they are at least as frequent.
-        """
-        symmetry = self.symmetries[position]
-        own = symmetry.within(mask) if mask & symmetry.moved else _NO_SYMMETRY
-        result: list[tuple[int, tuple[int, ...]]] = []
-        current = {mask}
-        for size in range(len(nodes) - 1, 0, -1):
-            level = self.levels[size - 1][position]
-            smaller: dict[int, int] = {}
-            for known in current:
-                left = known
-                while left:
-                    low = left & -left
-                    left ^= low
-                    subset = known ^ low
-                    if subset & own.moved:
-                        subset, _ = own.representative(subset, ())
-                    if subset in smaller:
-                        continue
-                    entry = level.get(subset)
-                    if entry is None and subset & symmetry.moved:
-                        entry = level.get(symmetry.representative(subset, ())[0])
-                    if entry is not None:
-                        smaller[subset] = entry[0]
-            seen: dict[int, int] = {}
-            for subset, small in smaller.items():
-                once = small not in seen and (not subset & own.moved or own.multiplicity(subset) == 1)
-                seen[small] = subset if once else -1
-            result.extend(
-                (small, tuple(at for at, node in enumerate(nodes) if subset >> node & 1))
-                for small, subset in seen.items()
-                if subset >= 0
-            )
-            current = set(smaller)
-        return result
-
-    def _rows(self) -> dict[int, dict[int, list[Occurrence]]]:
-        """Pattern number to graph position to representatives."""
-        rows: dict[int, dict[int, list[Occurrence]]] = {}
-        for level in self.levels:
-            for position, found in enumerate(level):
-                for number, nodes in found.values():
-                    rows.setdefault(number, {}).setdefault(position, []).append(nodes)
-        return rows
-
-    def _holds(
-        self, rows: dict[int, dict[int, list[Occurrence]]], small: int, large: int, places: tuple[int, ...]
-    ) -> bool:
-        """Whether the occurrences of two patterns correspond one to one, disjoint ones to disjoint ones."""
-        inner, outer = rows.get(small, {}), rows.get(large, {})
-        if inner.keys() != outer.keys():
-            return False
-        for position, larger in outer.items():
-            if len(inner[position]) != len(larger):
-                return False
-            symmetry = self.symmetries[position]
-            parts = [tuple(nodes[at] for at in places) for nodes in larger]
-            seen = set()
-            for part, nodes in zip(parts, larger, strict=True):
-                mask = bits(part)
-                seen.add(symmetry.representative(mask, part)[0])
-                if symmetry.multiplicity(mask) != symmetry.multiplicity(bits(nodes)):
-                    return False
-            if len(seen) < len(parts) or not _overlap_alike(symmetry, parts, larger):
-                return False
-        return True
-
-
-_NO_SYMMETRY = Symmetry(())
-
-_Index = dict[object, dict[int, list[tuple[int, int]]]]
-"""What patterns have in common to lowest node to (pattern, bits) of occurrences."""
-
-
-def _looked_up(
-    index: Mapping[int, Sequence[tuple[int, int]]], mask: int, nodes: Occurrence
-) -> list[tuple[int, tuple[int, ...]]]:
-    """As ``_contained``, for patterns in the index."""
-    seen: dict[int, int] = {}
-    outside = ~mask
-    for node in nodes:
-        for number, subset in index.get(node, ()):
-            if not subset & outside:
-                seen[number] = -1 if number in seen else subset
-    return [
-        (number, tuple(at for at, node in enumerate(nodes) if subset >> node & 1))
-        for number, subset in sorted(seen.items())
-        if subset >= 0
-    ]
-
-
-MOST_IMAGES = 5000
-"""Occurrences of one pattern in one graph that the check for overlaps looks at one by one."""
-
-
-def _overlap_alike(symmetry: Symmetry, parts: list[Occurrence], wholes: list[Occurrence]) -> bool:
-    """Whether wholes overlap only where their parts overlap, over all images of the given representatives."""
-    pairs = [(bits(part), bits(whole)) for part, whole in zip(parts, wholes, strict=True)]
-    # Outside of the families all images of a representative are the same.
-    fixed = [part & ~symmetry.moved for part, _ in pairs]
-    common = -1
-    for mask in fixed:
-        common &= mask
-    if common:
-        return True  # all parts share a node
-    total = sum(symmetry.multiplicity(whole) for _, whole in pairs)
-    if total > MOST_IMAGES:
-        reach = [symmetry.reach(whole) for _, whole in pairs]
-        return all(fixed) and all(
-            fixed[i] & fixed[j] or not reach[i] & reach[j] for i in range(len(pairs)) for j in range(i)
+    def _recognised(
+        self, pattern: Integers, steps: _Steps, chosen: Integers, patterns: Patterns, larger: Patterns
+    ) -> tuple[Integers, Integers]:
+        """Patterns that steps lead to, and what puts (old nodes, new node) in their canonical order."""
+        vocabulary = self._vocabulary
+        kinds = max(len(vocabulary.kinds), 1)
+        lows, lengths = steps.starts[chosen], steps.lengths[chosen]
+        label = self._label[steps.node[chosen]]
+        own = pattern[steps.row[chosen]]
+        # Equal numbers for equal (pattern, label, edges): one edge more is looked at in each round.
+        alike = _numbered(own * len(vocabulary.labels) + label)
+        ways = (steps.place * 2 + steps.forward) * kinds + steps.kind
+        for turn in range(int(lengths.max(initial=0))):
+            longer = np.flatnonzero(lengths > turn)
+            seen = alike[longer] * (2 * larger.size * kinds) + ways[lows[longer] + turn]
+            alike[longer] = len(chosen) * (turn + 1) + _numbered(seen)
+        _, first, which = np.unique(alike, return_index=True, return_inverse=True)
+        lows, lengths = lows[first], lengths[first]
+        rows = spread_out(lows, lengths)
+        place, forward = steps.place[rows], steps.forward[rows]
+        new = np.full(len(place), patterns.size)
+        labels = np.concatenate([patterns.labels[own[first]], label[first][:, None]], axis=1)
+        added = Edges(
+            np.repeat(np.arange(len(first)), lengths),
+            np.where(forward, place, new),
+            np.where(forward, new, place),
+            steps.kind[rows],
         )
-    if total > len(pairs):
-        images: list[tuple[int, int]] = []
-        width = len(parts[0])
-        for part, whole in zip(parts, wholes, strict=True):
-            both = symmetry.images(bits(whole), (*part, *whole))
-            images.extend((bits(image[:width]), bits(image[width:])) for image in both)
-        pairs = images
-    holders: dict[int, list[int]] = {}
-    for index, (_, large) in enumerate(pairs):
-        for node in members(large):
-            holders.setdefault(node, []).append(index)
-    return all(
-        pairs[other][0] & small for small, large in pairs for node in members(large & ~small) for other in holders[node]
-    )
+        forms = canonical_forms(labels, patterns.extended(own[first], added, vocabulary), vocabulary)
+        numbers = larger.numbered(forms.labels, forms.edges, vocabulary.keys(forms.labels, forms.edges))
+        return numbers[which], forms.order[which]
 
 
-def _neighbours_apart(graph: MiningGraph) -> list[int]:
-    """For each node, bits of the nodes that may not share an occurrence with it; empty if there are none at all."""
-    if not graph.apart:
-        return []
-    found = [0] * len(graph.labels)
-    for producer, consumer in graph.apart:
-        found[producer] |= 1 << consumer
-        found[consumer] |= 1 << producer
-    return found
+def _chunks(graph: Numbers) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of whole graphs, of about CHUNK_ROWS rows each."""
+    ends = np.flatnonzero(np.diff(graph, append=-1)) + 1
+    low = 0
+    for position, end in enumerate(ends.tolist()):
+        following = ends[position + 1] if position + 1 < len(ends) else None
+        if following is None or following - low > CHUNK_ROWS:
+            yield low, end
+            low = end
+
+
+def _numbered(values: Integers) -> Integers:
+    """Numbers from 0, equal for equal values."""
+    _, found = np.unique(values, return_inverse=True)
+    return found.ravel().astype(np.int64)

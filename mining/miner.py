@@ -1,5 +1,6 @@
 """Mining: every frequent, connected, convex pattern of a set of weighted graphs, or only the closed ones."""
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -7,13 +8,17 @@ from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from graphopt.errors import GraphoptError
 from graphopt.mining.canonical import SHORT_DIGEST, Edge
 from graphopt.mining.engine import Engine
 from graphopt.mining.engines import open_engine
 from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
-from graphopt.mining.growth import Absorption, Code, Places, Tally
+from graphopt.mining.refinement import Flags
+from graphopt.mining.shard import Code, Places
 from graphopt.mining.symmetry import Occurrence, Symmetry
+from graphopt.mining.tallies import Tallies, combined, joined_up
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -271,53 +276,60 @@ def mine(
     threshold = absolute_support(min_support, weight)
     if not distinct:
         return MiningResult((), 0, 0, 0, threshold)
-    tallies: dict[str, Tally] = {}
+    levels: list[Tallies] = []
     with open_engine(engine, distinct, jobs=jobs, budget=budget, scheduler=scheduler) as running:
-        level = _combined(running.call("start"))
-        size = 1
-        last: list[str] = []
+        level = combined(running.call("start"))
         while True:
-            frequent = {name: tally for name, tally in level.items() if tally.support >= threshold}
-            tallies.update(frequent)
-            last = sorted(frequent)
+            frequent = level.of((level.support >= threshold).astype(np.bool_))
+            levels.append(frequent)
             if progress is not None:
-                progress(size, len(frequent), sum(tally.occurrences for tally in frequent.values()))
-            if size == max_size or not frequent:
+                progress(len(levels), len(frequent.keys), int(frequent.occurrences.sum()))
+            if len(levels) == max_size or not len(frequent.keys):
                 break
-            level = _combined(running.call("grow", last))
-            size += 1
-        running.call("keep", last)
-        codes: dict[str, Code] = {}
-        for described in running.call("describe", tallies):
-            codes.update((code.digest, code) for code in described)
-        wanted = set(tallies)
+            level = combined(running.call("grow", frequent.keys))
+        running.call("keep", frequent.keys)
+        tallies = joined_up(levels)
+        sizes = np.repeat(np.arange(1, len(levels) + 1), [len(frequent.keys) for frequent in levels])
+        wanted = sizes >= min_size
+        codes: list[Code] = []
+        if group is not None:
+            every = np.arange(len(tallies.keys))
+            codes = sorted(itertools.chain(*running.call("describe", every, tallies.first)), key=lambda code: code.id)
         if closed:
-            wanted -= _hidden(
-                running, tallies, None if group is None else group([codes[name] for name in sorted(codes)])
-            )
-        names = sorted((n for n in wanted if len(codes[n].labels) >= min_size), key=lambda n: (len(codes[n].labels), n))
+            groups = None if group is None else group(codes)
+            listed = None if groups is None else [groups[code.digest] for code in codes]
+            wanted &= _closed(running, tallies, listed)
         if k is not None:
-            best = sorted(names, key=lambda n: (-len(codes[n].labels) * tallies[n].occurrences, n))[:k]
-            names = [name for name in names if name in set(best)]
-        places: dict[str, list[Places]] = {}
-        for found in running.call("places", names):
-            for name, entries in found.items():
-                places.setdefault(name, []).extend(entries)
+            cover = [-size * count for size, count in zip(sizes.tolist(), tallies.occurrences.tolist(), strict=True)]
+            keys = tallies.keys.tolist()
+            best = sorted(np.flatnonzero(wanted).tolist(), key=lambda number: (cover[number], keys[number]))[:k]
+            wanted = np.isin(np.arange(len(tallies.keys)), best)
+        ids = np.flatnonzero(wanted)
+        if group is None:
+            codes = list(itertools.chain(*running.call("describe", ids, tallies.first[ids])))
+        else:
+            codes = [code for code in codes if wanted[code.id]]
+        codes.sort(key=lambda code: (len(code.labels), code.digest))
+        places: dict[int, list[Places]] = {}
+        for found in running.call("places", ids):
+            for number, entries in found.items():
+                places.setdefault(number, []).extend(entries)
         cut: dict[int, int] = {}
         for truncated in running.call("truncated"):
             cut.update(truncated)
+    support, occurrences = tallies.support.tolist(), tallies.occurrences.tolist()
     patterns = tuple(
         Pattern(
-            digest=name,
-            labels=codes[name].labels,
-            edges=codes[name].edges,
-            support=tallies[name].support,
-            occurrences=tallies[name].occurrences,
-            places=tuple(sorted(places[name], key=lambda entry: entry.graph)),
+            digest=code.digest,
+            labels=code.labels,
+            edges=code.edges,
+            support=support[code.id],
+            occurrences=occurrences[code.id],
+            places=tuple(sorted(places[code.id], key=lambda entry: entry.graph)),
             closed=True if closed else None,
             _corpus=corpus,
         )
-        for name in names
+        for code in codes
     )
     return MiningResult(
         patterns=patterns,
@@ -347,26 +359,24 @@ def absolute_support(min_support: int | float | Fraction, weight: int) -> int:
     return max(ceil(fraction * weight), 1)
 
 
-def _combined(shards: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
-    total: dict[str, Tally] = {}
-    for tallies in shards:
-        for name, tally in tallies.items():
-            total[name] = tally if name not in total else total[name].plus(tally)
-    return total
-
-
-def _hidden(running: Engine, tallies: dict[str, Tally], groups: Mapping[str, Hashable] | None) -> set[str]:
-    """Patterns that are not closed: proposed by the shard of their first graph, confirmed by all."""
-    numbers: dict[Hashable, int] = {}
-    numbered = None if groups is None else {name: numbers.setdefault(groups[name], len(numbers)) for name in tallies}
-    hidden: set[str] = set()
-    claims: list[Absorption] = []
-    for settled, open_claims in running.call("propose", tallies, numbered):
-        hidden |= settled
-        claims.extend(open_claims)
-    claims = [claim for claim in claims if claim.small not in hidden]
-    if claims:
-        for claim, *answers in zip(claims, *running.call("confirm", claims), strict=True):
+def _closed(running: Engine, tallies: Tallies, groups: Sequence[Hashable] | None) -> Flags:
+    """Which patterns are closed: no pair or claim against them holds in all shards that contain them."""
+    _, alike = np.unique(tallies.spread, return_inverse=True)
+    if groups is not None:
+        numbers: dict[Hashable, int] = {}
+        grouped = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
+        _, alike = np.unique(alike * max(len(numbers), 1) + grouped, return_inverse=True)
+    found = running.call("pairs", alike)
+    pairs = np.concatenate([np.stack([part.small, part.large], axis=1) for part in found])
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    closed = np.ones(len(tallies.keys), dtype=np.bool_)
+    closed[pairs[counts == tallies.shards[pairs[:, 0]], 0]] = False
+    proposed = running.call("propose", alike, closed.copy(), tallies.first, tallies.shards)
+    claims = list(itertools.chain(*proposed))
+    shared = [claim for claim in claims if tallies.shards[claim.small] > 1]
+    closed[[claim.small for claim in claims if tallies.shards[claim.small] == 1]] = False
+    if shared:
+        for claim, *answers in zip(shared, *running.call("confirm", shared), strict=True):
             if all(answers):
-                hidden.add(claim.small)
-    return hidden
+                closed[claim.small] = False
+    return closed

@@ -13,13 +13,21 @@ states. Branches within branches, and symmetries of other kinds, are not collaps
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from math import factorial
+from math import comb, factorial
+from typing import NamedTuple
+
+import numpy as np
 
 from graphopt.mining.canonical import Adjacency, Form
 from graphopt.mining.graphs import MiningGraph, bits, members
+from graphopt.mining.refinement import Integers
+from graphopt.mining.tallies import SMALL, Counts
 
 Occurrence = tuple[int, ...]
 """Nodes of an occurrence in the canonical order of its pattern."""
+
+LONGEST_BRANCH = 63
+"""Most nodes of a branch: what an occurrence holds of it is the bits of one number."""
 
 
 class Symmetry:
@@ -156,6 +164,106 @@ class Symmetry:
             yield from self._images(left[1:], moved, nodes, blocked)
 
 
+class Families:
+    """The families of several graphs, for many sets of nodes at once.
+
+    Args:
+        symmetries: the families of each graph.
+        offsets: for each graph what its nodes' numbers start from.
+    """
+
+    def __init__(self, symmetries: Sequence[Symmetry], offsets: Integers) -> None:
+        total = int(offsets[-1])
+        self._family = np.full(total, -1, dtype=np.int64)
+        self._branch = np.zeros(total, dtype=np.int64)
+        self._place = np.zeros(total, dtype=np.int64)
+        starts, lengths, counts = [0], list[int](), list[int]()
+        members: list[Integers] = []
+        for symmetry, offset in zip(symmetries, offsets.tolist(), strict=False):
+            for branches in symmetry.families:
+                nodes = np.array(branches, dtype=np.int64) + offset
+                self._family[nodes] = len(counts)
+                self._branch[nodes] = np.arange(nodes.shape[0])[:, None]
+                self._place[nodes] = np.arange(nodes.shape[1])
+                counts.append(nodes.shape[0])
+                lengths.append(nodes.shape[1])
+                members.append(nodes.ravel())
+                starts.append(starts[-1] + nodes.size)
+        self._starts, self._lengths, self._counts = np.array(starts), np.array(lengths), np.array(counts)
+        self._members = np.concatenate([np.zeros(0, dtype=np.int64), *members])
+        self.moved = self._family >= 0
+        most = max(counts, default=0)
+        self._binomials = np.array([[comb(n, k) for k in range(most + 1)] for n in range(most + 1)], dtype=object)
+
+    def representatives(self, sets: Integers) -> Integers:
+        """The representative of each set's orbit: a row of nodes per set, in the order of the nodes given."""
+        touched = np.flatnonzero(self.moved[sets].any(axis=1))
+        if not len(touched):
+            return sets
+        rows = sets[touched]
+        row, column, held, part = self._held(rows)
+        # Within a set and a family: the greatest state to the first branch.
+        order = np.lexsort((part.branch, ~part.state, part.family, part.row))
+        change = np.ones(len(order), dtype=np.bool_)
+        sorted_row, sorted_family = part.row[order], part.family[order]
+        change[1:] = (sorted_row[1:] != sorted_row[:-1]) | (sorted_family[1:] != sorted_family[:-1])
+        starts = np.flatnonzero(change)
+        target = np.empty(len(order), dtype=np.int64)
+        target[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+        nodes = rows[row, column]
+        family = self._family[nodes]
+        image = self._members[self._starts[family] + target[held] * self._lengths[family] + self._place[nodes]]
+        rows[row, column] = image
+        result = sets.copy()
+        result[touched] = rows
+        return result
+
+    def multiplicities(self, sets: Integers) -> Counts | None:
+        """Number of sets in the orbit of each set; None when that is 1 for all."""
+        touched = np.flatnonzero(self.moved[sets].any(axis=1))
+        if not len(touched):
+            return None
+        _, _, _, part = self._held(sets[touched])
+        # Branches with the same state are a choice out of those that are left.
+        order = np.lexsort((part.state, part.family, part.row))
+        row, family, state = part.row[order], part.family[order], part.state[order]
+        set_start = np.ones(len(order), dtype=np.bool_)
+        set_start[1:] = (row[1:] != row[:-1]) | (family[1:] != family[:-1])
+        run_start = set_start.copy()
+        run_start[1:] |= state[1:] != state[:-1]
+        runs = np.flatnonzero(run_start)
+        length = np.diff(runs, append=len(order))
+        begin = np.maximum.accumulate(np.where(set_start, np.arange(len(order)), 0))[runs]
+        choices = self._binomials[self._counts[family[runs]] - (runs - begin), length]
+        row_start = np.ones(len(runs), dtype=np.bool_)
+        row_start[1:] = row[runs][1:] != row[runs][:-1]
+        product = np.multiply.reduceat(choices, np.flatnonzero(row_start))
+        result: Counts = np.ones(len(sets), dtype=np.int64 if product.max() < SMALL >> 16 else object)
+        result[touched] = product
+        return result
+
+    def _held(self, rows: Integers) -> tuple[Integers, Integers, Integers, "_Held"]:
+        """What sets hold of branches: row and column of each node in a family, which entry it belongs to; entries."""
+        row, column = np.nonzero(self.moved[rows])
+        nodes = rows[row, column]
+        family, branch = self._family[nodes], self._branch[nodes]
+        number = (row * len(self._counts) + family) * int(self._counts.max()) + branch
+        _, first, held = np.unique(number, return_index=True, return_inverse=True)
+        held = held.ravel()
+        state = np.zeros(len(first), dtype=np.int64)
+        np.add.at(state, held, np.int64(1) << self._place[nodes])
+        return row, column, held, _Held(row[first], family[first], branch[first], state)
+
+
+class _Held(NamedTuple):
+    """For each set and branch that it touches: bits of the places it holds there."""
+
+    row: Integers
+    family: Integers
+    branch: Integers
+    state: Integers
+
+
 def _families(graph: MiningGraph) -> list[tuple[tuple[int, ...], ...]]:
     """Families of equal branches, each with at least two branches."""
     colour = _rough_colours(graph)
@@ -178,7 +286,11 @@ def _families(graph: MiningGraph) -> list[tuple[tuple[int, ...], ...]]:
     for part in helper.parts([node for node in nodes if sizes[colour[node]] > 1]):
         order = helper.order(part, colour)
         groups.setdefault(helper.form(order, colour), []).append(tuple(order))
-    return [tuple(sorted(branches)) for branches in groups.values() if len(branches) > 1]
+    return [
+        tuple(sorted(branches))
+        for branches in groups.values()
+        if len(branches) > 1 and len(branches[0]) <= LONGEST_BRANCH
+    ]
 
 
 def _rough_colours(graph: MiningGraph) -> list[int]:

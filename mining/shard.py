@@ -1,0 +1,273 @@
+"""One shard of the graphs: its occurrences, and what it tells the others about them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.mining import closedness
+from graphopt.mining.canonical import Edge, Vocabulary, digest
+from graphopt.mining.closedness import Claim, Pairs
+from graphopt.mining.graphs import MiningGraph
+from graphopt.mining.growth import Batch, Level, Patterns
+from graphopt.mining.refinement import Flags, Hashes, Integers, mixed
+from graphopt.mining.symmetry import Occurrence
+from graphopt.mining.tallies import SMALL, Counts, Tallies, by_key, located
+
+BATCH_NODES = 40_000
+"""Nodes of a batch, unless one graph has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A pattern's canonical form.
+
+    Attributes:
+        id: its number among all frequent patterns: by size, then by key.
+        digest: SHA-256 of the form.
+        labels: labels in canonical order.
+        edges: sorted edges between places in that order.
+        graph: index of the first graph that contains it.
+        nodes: an occurrence there, in canonical order.
+    """
+
+    id: int
+    digest: str
+    labels: tuple[str, ...]
+    edges: tuple[Edge, ...]
+    graph: int
+    nodes: Occurrence
+
+
+class Places(NamedTuple):
+    """Representative occurrences of one pattern in one graph.
+
+    Attributes:
+        graph: index of the graph.
+        nodes: a row per representative, its nodes in canonical order.
+        multiplicities: for each, the number of occurrences it stands for.
+    """
+
+    graph: int
+    nodes: npt.NDArray[np.int32]
+    multiplicities: tuple[int, ...]
+
+
+class Shard:
+    """Some of the graphs, with all that is known about their occurrences.
+
+    Args:
+        graphs: index of each graph among all graphs, and the graph.
+        budget: the most representatives that one graph may have on one level. A graph that has more takes no part in
+            this level and larger ones, and is listed in ``truncated``.
+    """
+
+    def __init__(self, graphs: Sequence[tuple[int, MiningGraph]], budget: int) -> None:
+        self.budget = budget
+        self._vocabulary = Vocabulary(
+            {label for _, graph in graphs for label in graph.labels},
+            {(output, slot) for _, graph in graphs for _, output, _, slot in graph.edges},
+        )
+        self.batches = [Batch(batch, self._vocabulary) for batch in _batches(graphs)]
+        self.patterns: list[Patterns] = []
+        self._weight = sum(graph.weight for _, graph in graphs)
+        self._next_id = 0
+
+    @property
+    def truncated(self) -> dict[int, int]:
+        """Index of each graph that exceeded the budget, to the size from which on its occurrences are missing."""
+        return {graph: size for batch in self.batches for graph, size in batch.truncated.items()}
+
+    def start(self) -> Tallies:
+        """The level of single nodes."""
+        patterns = Patterns(1)
+        for batch in self.batches:
+            batch.start(patterns)
+        self.patterns = [patterns]
+        return self._tallies()
+
+    def grow(self, frequent: Hashes) -> Tallies:
+        """The next level, from the frequent patterns of the last one; see keep."""
+        self.keep(frequent)
+        larger = Patterns(self.patterns[-1].size + 1)
+        for batch in self.batches:
+            batch.grow(self.patterns[-1], larger, self.budget)
+        self.patterns.append(larger)
+        return self._tallies()
+
+    def keep(self, frequent: Hashes) -> None:
+        """Forget all occurrences of the last level whose pattern is not frequent.
+
+        Args:
+            frequent: sorted keys of the patterns that are frequent among all shards' graphs.
+        """
+        patterns = self.patterns[-1]
+        at = located(patterns.keys, frequent)
+        rows = np.argsort(at, kind="stable")[np.count_nonzero(at < 0) :]
+        self.patterns[-1] = patterns.kept(rows, at[rows] + self._next_id)
+        self._next_id += len(frequent)
+        numbers = np.full(len(patterns), -1, dtype=np.int64)
+        numbers[rows] = np.arange(len(rows))
+        for batch in self.batches:
+            level = batch.levels[-1]
+            batch.levels[-1] = level.kept(numbers[level.pattern] >= 0, numbers)
+
+    def _tallies(self) -> Tallies:
+        """Support and counts of every pattern of the last level."""
+        patterns = self.patterns[-1]
+        count = len(patterns)
+        spread = np.zeros(count, dtype=np.uint64)
+        first = np.full(count, np.iinfo(np.int64).max)
+        columns: list[tuple[Integers, Counts, Sequence[int], Integers]] = []
+        most = 1
+        for batch in self.batches:
+            pattern, position, counts = _counts(batch.levels[-1], len(batch.graphs))
+            index = batch.indices[position]
+            most = max(most, int(counts.max(initial=0)))
+            np.add.at(spread, pattern, _spread(index, counts))
+            np.minimum.at(first, pattern, index)
+            columns.append((pattern, counts, batch.weights, position))
+        kind = np.int64 if self._weight * most < SMALL else object
+        support: Counts = np.zeros(count, dtype=kind)
+        occurrences: Counts = np.zeros(count, dtype=kind)
+        for pattern, counts, weights, position in columns:
+            weight = np.array(weights, dtype=kind)[position]
+            np.add.at(support, pattern, weight)
+            np.add.at(occurrences, pattern, weight * counts)
+        found = Tallies(patterns.keys, support, occurrences, spread, first, np.ones(count, dtype=np.int64))
+        return found.of(by_key(patterns.keys))
+
+    # Results
+
+    def describe(self, wanted: Integers, first: Integers) -> list[Code]:
+        """Patterns whose first graph is in this shard, with one occurrence each.
+
+        Args:
+            wanted: sorted ids of patterns.
+            first: for each, the index of the first graph that contains it.
+        """
+        codes = []
+        vocabulary = self._vocabulary
+        for size, patterns in enumerate(self.patterns, start=1):
+            for batch in self.batches:
+                level = batch.levels[size - 1]
+                at = _member(patterns.ids[level.pattern], wanted)
+                own = (at >= 0) & (first[at] == batch.indices[level.graph]) if len(wanted) else at >= 0
+                numbers, rows = np.unique(level.pattern[own], return_index=True)
+                rows = np.flatnonzero(own)[rows]
+                graphs = level.graph[rows]
+                nodes = (level.nodes[rows] - batch.offsets[graphs][:, None]).tolist()
+                indices = batch.indices[graphs].tolist()
+                labels = patterns.labels[numbers].tolist()
+                for place, number in enumerate(numbers.tolist()):
+                    packed = patterns.edges[patterns.starts[number] : patterns.starts[number + 1]]
+                    edges = vocabulary.edges(size, packed)
+                    codes.append(
+                        Code(
+                            int(patterns.ids[number]),
+                            digest([vocabulary.label_digests[label] for label in labels[place]], edges),
+                            tuple([vocabulary.labels[label] for label in labels[place]]),
+                            edges,
+                            indices[place],
+                            tuple(nodes[place]),
+                        )
+                    )
+        return codes
+
+    def places(self, wanted: Integers) -> dict[int, list[Places]]:
+        """Representative occurrences of patterns, by id.
+
+        Args:
+            wanted: sorted ids of patterns.
+        """
+        result: dict[int, list[Places]] = {}
+        for size, patterns in enumerate(self.patterns, start=1):
+            for batch in self.batches:
+                level = batch.levels[size - 1]
+                ids = patterns.ids[level.pattern]
+                rows = np.flatnonzero(_member(ids, wanted) >= 0)
+                rows = rows[np.lexsort((level.graph[rows], ids[rows]))]
+                if not len(rows):
+                    continue
+                graphs, ids = level.graph[rows], ids[rows]
+                nodes = (level.nodes[rows] - batch.offsets[graphs][:, None]).astype(np.int32)
+                multiplicities = level.multiplicities(rows).tolist()
+                change = (graphs[1:] != graphs[:-1]) | (ids[1:] != ids[:-1])
+                starts = np.concatenate([[0], np.flatnonzero(change) + 1])
+                ends = np.append(starts[1:], len(rows)).tolist()
+                indices = batch.indices[graphs[starts]].tolist()
+                names = ids[starts].tolist()
+                for name, index, low, high in zip(names, indices, starts.tolist(), ends, strict=True):
+                    entry = Places(index, nodes[low:high], tuple(multiplicities[low:high]))
+                    result.setdefault(name, []).append(entry)
+        return result
+
+    # Closedness
+
+    def pairs(self, alike: Integers) -> Pairs:
+        """Pairs of patterns, one a node larger, with the same occurrences in this shard's graphs; see closedness.py.
+
+        Args:
+            alike: for each id a number, equal for patterns of which one may hide the other.
+        """
+        return closedness.pairs_that_agree(self.batches, self.patterns, alike)
+
+    def propose(self, alike: Integers, wanted: Flags, first: Integers, shards: Integers) -> list[Claim]:
+        """What hides patterns that no pattern with one node more hides, as far as this shard knows; see closedness.py.
+
+        Args:
+            alike: see pairs.
+            wanted: for each id whether nothing is known to hide the pattern.
+            first: for each id, the index of the first graph that contains it: its shard looks into it.
+            shards: for each id, the number of shards whose graphs contain it.
+        """
+        return closedness.claims(self.batches, self.patterns, alike, wanted, first, shards)
+
+    def confirm(self, claims: Iterable[Claim]) -> list[bool]:
+        """For each claim, whether it holds in the graphs of this shard."""
+        return [closedness.holds(self.batches, self.patterns, claim) for claim in claims]
+
+
+def _batches(graphs: Sequence[tuple[int, MiningGraph]]) -> list[list[tuple[int, MiningGraph]]]:
+    """Graphs of similar size together: their sets of nodes have the same number of words."""
+    found: list[list[tuple[int, MiningGraph]]] = []
+    words = nodes = 0
+    for index, graph in sorted(graphs, key=lambda pair: (len(pair[1].labels), pair[0])):
+        count = len(graph.labels)
+        if not count:
+            continue
+        width = 1 << (max(0, (count - 1) // 64)).bit_length()
+        if width != words or nodes + count > BATCH_NODES:
+            found.append([])
+            words, nodes = width, 0
+        found[-1].append((index, graph))
+        nodes += count
+    return found
+
+
+def _counts(level: Level, graphs: int) -> tuple[Integers, Integers, Counts]:
+    """Pattern and graph of every pair of both that occurs, and how often it does."""
+    number = level.pattern.astype(np.int64) * graphs + level.graph
+    pairs, inverse, counts = np.unique(number, return_inverse=True, return_counts=True)
+    if level.multiplicity is not None:
+        counts = np.zeros(len(pairs), dtype=level.multiplicity.dtype)
+        np.add.at(counts, inverse.ravel(), level.multiplicity)
+    pattern, position = np.divmod(pairs, graphs)
+    return pattern, position, counts
+
+
+def _spread(index: Integers, counts: Counts) -> Hashes:
+    """A well mixed hash of each graph's count."""
+    if counts.dtype == object:
+        counts = np.array([count & ((1 << 64) - 1) for count in counts.tolist()], dtype=np.uint64)
+    return mixed(mixed(index.astype(np.uint64) + np.uint64(1)) + counts.astype(np.uint64))
+
+
+def _member(ids: Integers, wanted: Integers) -> Integers:
+    """For each id its place among sorted ids; -1 where it is missing."""
+    if not len(wanted):
+        return np.full(len(ids), -1, dtype=np.int64)
+    at = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)
+    return np.where(wanted[at] == ids, at, -1)

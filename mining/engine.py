@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from graphopt.mining.graphs import MiningGraph
-from graphopt.mining.growth import Shard
+from graphopt.mining.shard import Shard
 
 Numbered = list[tuple[int, MiningGraph]]
 """Graphs with their indices among all graphs."""

@@ -17,8 +17,8 @@ from distributed import Client, Future, KilledWorker
 
 from graphopt.errors import GraphoptError
 from graphopt.mining.engine import Numbered, answer, dealt
-from graphopt.mining.growth import Shard
 from graphopt.mining.own_cluster import OwnCluster
+from graphopt.mining.shard import Shard
 
 Call = tuple[str, tuple[Any, ...]]
 """A method of Shard and its arguments."""

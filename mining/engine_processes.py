@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self
 import graphopt
 from graphopt.errors import GraphoptError
 from graphopt.mining.engine import Numbered, answer
-from graphopt.mining.growth import Shard
+from graphopt.mining.shard import Shard
 
 
 class Processes:

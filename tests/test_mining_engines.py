@@ -15,7 +15,7 @@ from graphopt.errors import GraphoptError
 from graphopt.mining import MiningResult, mine
 from graphopt.mining.engines import open_engine
 from graphopt.mining.graphs import from_any
-from graphopt.mining.growth import Tally
+from graphopt.mining.tallies import Tallies, combined
 
 distributed = pytest.importorskip("distributed")
 engine_dask = pytest.importorskip("graphopt.mining.engine_dask")
@@ -72,33 +72,30 @@ def test_dask_and_a_worker_that_is_killed_in_mid_run(cluster: "distributed.Local
         assert client.status == "running"
 
 
-def total(tallies: list[dict[str, Tally]]) -> dict[str, Tally]:
-    found: dict[str, Tally] = {}
-    for one in tallies:
-        for name, tally in one.items():
-            found[name] = tally if name not in found else found[name].plus(tally)
-    return found
+def listed(tallies: list[Tallies]) -> list[list]:
+    """All that shards say about patterns, but in how many shards they are."""
+    return [column.tolist() for column in combined(tallies)[:-1]]
 
 
 def test_dask_while_workers_answer(cluster: "distributed.LocalCluster") -> None:
     """A worker that dies during a call, and one that leaves and hands over what it holds."""
     graphs = [from_any(item) for item in corpus()]
     with open_engine("serial", graphs, jobs=1, budget=10_000) as engine:
-        first = total(engine.call("start"))
-        second = total(engine.call("grow", list(first)))
-        third = total(engine.call("grow", list(second)))
+        first = engine.call("start")
+        second = engine.call("grow", first[0].keys)
+        third = engine.call("grow", second[0].keys)
     workers = [worker.process.pid for worker in cluster.workers.values()]
     with distributed.Client(cluster) as client:
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
         with open_engine("dask", graphs, jobs=None, budget=10_000, scheduler=client) as engine:
             answers = engine.call("start")
             assert len(answers) == 3
-            assert total(answers) == first
+            assert listed(answers) == listed(first)
             client.retire_workers([addresses[0]])
-            assert total(engine.call("grow", list(first))) == second
+            assert listed(engine.call("grow", first[0].keys)) == listed(second)
             kill = threading.Timer(0.01, os.kill, (workers[1], signal.SIGKILL))
             kill.start()
-            assert total(engine.call("grow", list(second))) == third
+            assert listed(engine.call("grow", second[0].keys)) == listed(third)
             kill.join()
 
 

@@ -18,12 +18,13 @@ from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import flags_of, levels
 from graphopt.machine import Machine
 from graphopt.mining import opportunities as opportunity_files
+from graphopt.model_graphs import with_unique_names
 from graphopt.operators.blocked import block_size
 from graphopt.passes import measure, pipeline
 from graphopt.passes.accept import Accept, Acceptance, Lost, Progress, Verdicts
 from graphopt.passes.base import Context, Observed, Pass, WantedPattern
 from graphopt.passes.candidates import Refusal
-from graphopt.passes.fuse import Fuse, Fusions, observe, with_unique_names
+from graphopt.passes.fuse import Fuse, Fusions, observe
 from graphopt.passes.plan import Comparison, FusedEntry, NotFusedEntry, Plan
 from graphopt.passes.publish import publish, staging
 from graphopt.passes.to_view import ToView

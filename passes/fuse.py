@@ -10,6 +10,7 @@ from graphopt import machine as machines
 from graphopt import models
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
+from graphopt.model_graphs import with_unique_names
 from graphopt.passes.base import Context, PassResult, register
 from graphopt.passes.candidates import Lowerable, Occurrence, Refusal, find_candidates
 from graphopt.passes.extract import Extraction
@@ -136,24 +137,6 @@ def observe(model: onnx.ModelProto, context: Context) -> tuple[Capture, ...]:
         graph = captures[0].graph if captures else seen.graph
         captures.append(Capture(graph, seen.shapes, entry.executions, context.source))
     return tuple(captures)
-
-
-def with_unique_names(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, with a name of its own for every node of the main graph; the same object when they have one."""
-    names = [node.name for node in model.graph.node]
-    if all(names) and len(set(names)) == len(names):
-        return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    taken, used = set(names), set()
-    for node in changed.graph.node:
-        name, number = node.name or node.op_type, 0
-        while name in used or (name in taken and name != node.name) or (number == 0 and not node.name):
-            number += 1
-            name = f"{node.name or node.op_type}_{number}"
-        node.name = name
-        used.add(name)
-    return changed
 
 
 def _kernel_generator() -> Lowerable:

@@ -14,11 +14,12 @@ from onnx.reference import ReferenceEvaluator
 from graphopt import models
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
+from graphopt.model_graphs import with_unique_names
 from graphopt.passes import regions
 from graphopt.passes.base import LOCAL_DOMAIN, Context, Observed
 from graphopt.passes.candidates import Fusibility
 from graphopt.passes.extract import extract
-from graphopt.passes.fuse import Fuse, Fusions, with_unique_names
+from graphopt.passes.fuse import Fuse, Fusions
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.select import find_cycle
 from graphopt.runtime.session import open_session

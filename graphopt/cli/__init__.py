@@ -32,6 +32,7 @@ COMMANDS = (
     "characterize",
     "machines",
     "calibrate",
+    "profile",
 )
 """Commands in the order of their use; each stands in a module of its name with a ``command``."""
 

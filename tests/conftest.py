@@ -1,6 +1,8 @@
 """What all tests share: the command line in a world of its own, and the switch for long tests."""
 
 import io
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from graphopt.cli.environment import Environment
 from tests.command_line import CommandLine, Outcome
 
 ROOT = Path(__file__).parent.parent
+
+# compiled kernels of the tests stay out of the user's cache
+_CACHE = tempfile.TemporaryDirectory(prefix="graphopt-tests-")
+os.environ.setdefault("GRAPHOPT_CACHE", _CACHE.name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -171,7 +171,7 @@ def measure(path: Path, capture: dict[str, Any], arguments: argparse.Namespace) 
             verdicts.append(str(verify(stock, bare, [shapes], model=original, ranges=ranges or None).verdict))
         row["without_library"] = verdicts[0] if verdicts[0] == verdicts[1] else ", optimised again ".join(verdicts)
         given = cases(original, [Observed(shapes, 1, ranges)], 0)
-        timed = compare({"stock": stock, "fused": fused}, given, "fused", seconds=arguments.seconds)["stock"]
+        timed = compare(lambda: {"stock": stock, "fused": fused}, given, "fused", seconds=arguments.seconds)["stock"]
         row["stock_ms"], row["fused_ms"] = timed.seconds_before * 1e3, timed.seconds_after * 1e3
         row["ratio"], row["low"], row["high"] = timed.ratio, timed.low, timed.high
     return row

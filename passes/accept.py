@@ -17,6 +17,7 @@ from graphopt.passes import measure
 from graphopt.passes.base import Context, Observed, Pass
 from graphopt.passes.candidates import Refusal
 from graphopt.passes.fuse import Fusion, Fusions, restricted
+from graphopt.passes.isolated import DiedError, isolated
 from graphopt.passes.measure import Seconds
 from graphopt.passes.rewrite import rewrite
 from graphopt.runtime.session import Optimization, open_session
@@ -28,6 +29,9 @@ Nodes = tuple[int, ...]
 
 MOST_ROUNDS = 3
 """How often fusions that lose are taken out and others tried in their place."""
+
+FASTER = 0.97
+"""Share of the replaced operators' time below which a fused operator counts as faster: less may be noise."""
 
 CLEARLY_FASTER = 0.9
 """Share of the replaced operators' time below which a fused operator is a clear winner."""
@@ -112,8 +116,10 @@ class Acceptance:
         self.observed: tuple[Observed, ...] = self.context.observed
         self.graph: OperatorGraph = self.context.captures[0].graph
         self.given = measure.cases(self.original, self.observed, self.seed)
-        self.baseline = open_session(self.unfused, optimization=self.level, threads=self.threads)
-        self.run_seconds = run_seconds(self.baseline, self.given)
+        self.run_seconds = run_seconds(self._open(self.unfused, None), self.given)
+
+    def _open(self, model: onnx.ModelProto, kernels: Path | None) -> InferenceSession:
+        return open_session(model, optimization=self.level, threads=self.threads, kernels=kernels)
 
     def run(self, fuse: Pass) -> Verdicts:
         """Fuse, build, check, measure; what fails gives way to what it kept from being chosen, a few times over."""
@@ -192,8 +198,7 @@ class Acceptance:
         """What differs with these fused operators; None when nothing does."""
         model, _ = self._rewritten(fusions)
         try:
-            session = open_session(model, optimization=self.level, threads=self.threads, kernels=library)
-            found = self._compared(session)
+            found = self._compared(model, library)
         except GraphoptError as error:
             return str(error)
         for case in found.cases:
@@ -203,50 +208,81 @@ class Acceptance:
                 return (case.reason or "; ".join(reasons[:2]) or "outputs differ") + at
         return None
 
-    def _compared(self, session: InferenceSession) -> Verification:
-        return measure.same_numbers(self.baseline, session, self.original, self.observed, self.seed)
+    def _compared(self, model: onnx.ModelProto, library: Path) -> Verification:
+        """The numbers of a model with kernels against those without, in a child process."""
+
+        def work() -> Verification:
+            before, after = self._open(self.unfused, None), self._open(model, library)
+            return measure.same_numbers(before, after, self.original, self.observed, self.seed)
+
+        return isolated(work, measure.CHILD_SECONDS, "the model with fused operators")
 
     # ------------------------------------------------------------------------------------------------- times
 
     def _fast(self, fusions: Sequence[Fusion], library: Path) -> tuple[Fusion, ...]:
         """Those that are faster than what they replace, with the calls that are; the others are lost."""
-        self.say("measuring")
-        model, calls = self._rewritten(fusions)
-        apart, fused = measure.average_node_seconds(
-            [(self.unfused, None), (model, library)], self.given, threads=self.threads, run_seconds=self.run_seconds
-        )
+        new = [fusion for fusion in fusions if not all(nodes in self.times for nodes in fusion.sets)]
+        self.say(f"measuring {len(new)} kernels")
+        model, calls = self._rewritten(new)
+        try:
+            apart, fused = isolated(
+                lambda: measure.average_node_seconds(
+                    [(self.unfused, None), (model, library)],
+                    self.given,
+                    threads=self.threads,
+                    run_seconds=self.run_seconds,
+                ),
+                measure.CHILD_SECONDS,
+                "the model with fused operators",
+            )
+        except DiedError as error:
+            for fusion in new:
+                self.lost.append(Lost(fusion, str(error)))
+            return tuple(fusion for fusion in fusions if fusion not in new)
         for nodes, call in calls.items():
             before = sum(apart.get(self.graph.nodes[index].name, 0.0) for index in nodes)
             self.times[nodes] = Seconds(before, fused.get(call, 0.0))
-        kept: list[Fusion] = []
-        for fusion in fusions:
-            total = self._seconds(fusion)
-            # One that pays gives up only the calls that clearly lose; one that does not keeps those that clearly win.
-            limit = CLEARLY_SLOWER if total.after < total.before else CLEARLY_FASTER
-            good = frozenset(n for n in fusion.sets if self.times[n].after < limit * self.times[n].before)
+        kept: list[Fusion] = [fusion for fusion in fusions if fusion not in new]
+        tried: list[Fusion] = []
+        for fusion in new:
+            good = self._winning_calls(fusion)
             if bad := frozenset(fusion.sets) - good:
                 self._lose(restricted(fusion, bad), "lost in measurement")
             if good:
-                kept.append(restricted(fusion, good))
-        return tuple(self._fast_alone(kept, library) if self.run_seconds < SHORT_RUN else kept)
+                tried.append(restricted(fusion, good))
+        return (*kept, *(self._fast_alone(tried, library) if self.run_seconds < SHORT_RUN else tried))
+
+    def _winning_calls(self, fusion: Fusion) -> frozenset[Nodes]:
+        """The calls that stay, by the nodes that they replace.
+
+        One that pays gives up only the calls that clearly lose; one that does not keeps those that clearly win. A
+        kernel of a single operator must win clearly: it saves no traffic, so there is nothing else to gain.
+        """
+        total = self._seconds(fusion)
+        limit = CLEARLY_SLOWER if total.after < FASTER * total.before else CLEARLY_FASTER
+        if len(fusion.body.nodes) == 1:
+            limit = CLEARLY_FASTER
+        return frozenset(n for n in fusion.sets if self.times[n].after < limit * self.times[n].before)
 
     def _fast_alone(self, fusions: Sequence[Fusion], library: Path) -> list[Fusion]:
-        """Those that make whole runs faster, each tried alone; the others are lost."""
+        """Those that make whole runs faster in every block, each tried alone; the others are lost."""
         kept: list[Fusion] = []
         for start in range(0, len(fusions), MOST_AT_ONCE):
             group = fusions[start : start + MOST_AT_ONCE]
-            sessions = {"unfused": self.baseline}
+            models = {fusion.identity: self._rewritten([fusion])[0] for fusion in group}
+
+            def opened(models: Mapping[str, onnx.ModelProto] = models) -> dict[str, InferenceSession]:
+                alone = {identity: self._open(model, library) for identity, model in models.items()}
+                return {"unfused": self._open(self.unfused, None), **alone}
+
+            ratios = measure.speedups(opened, self.given, "unfused")
             for fusion in group:
-                model, _ = self._rewritten([fusion])
-                sessions[fusion.identity] = open_session(
-                    model, optimization=self.level, threads=self.threads, kernels=library
-                )
-            ratios = measure.speedups(sessions, self.given, "unfused")
-            for fusion in group:
-                if ratios[fusion.identity] > 1.0:
+                least, greatest = ratios[fusion.identity]
+                if least > 1.0:
                     kept.append(fusion)
                 else:
-                    self._lose(fusion, "lost in measurement of whole runs")
+                    seen = f"whole runs are {least:.3f} to {greatest:.3f} times as fast"
+                    self._lose(fusion, f"lost in measurement of whole runs: {seen}")
         return kept
 
     def _seconds(self, fusion: Fusion) -> Seconds:
@@ -262,8 +298,7 @@ class Acceptance:
         """Build exactly these, for every level of instruction sets, and compare numbers once more."""
         library = self._build(fusions, portable=True)
         model, _ = self._rewritten(fusions)
-        session = open_session(model, optimization=self.level, threads=self.threads, kernels=library)
-        found = self._compared(session)
+        found = self._compared(model, library)
         if not found.passed:
             self.lost += [Lost(fusion, "not the same model: together with others") for fusion in fusions]
             return Verdicts(self.unfused, None, (), {}, tuple(self.lost), refused)
@@ -273,8 +308,14 @@ class Acceptance:
     def _pays(self, verdicts: Verdicts) -> bool:
         """Whether whole runs are faster."""
         self.say("timing whole runs")
-        session = open_session(verdicts.model, optimization=self.level, threads=self.threads, kernels=verdicts.library)
-        return measure.compare({"unfused": self.baseline, "fused": session}, self.given, "fused")["unfused"].faster
+
+        def opened() -> dict[str, InferenceSession]:
+            return {
+                "unfused": self._open(self.unfused, None),
+                "fused": self._open(verdicts.model, verdicts.library),
+            }
+
+        return measure.compare(opened, self.given, "fused")["unfused"].faster
 
     def _clear_winners(self, verdicts: Verdicts) -> Verdicts | None:
         """Clear winners only, where whole runs are faster with those; None otherwise, and all are lost."""

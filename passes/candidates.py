@@ -19,6 +19,11 @@ Lowerable = Callable[[OperatorGraph], str | None]
 MOST_OPERANDS = 64
 """Most operands and results of a kernel, together."""
 
+LEAST_ALONE = 0.1
+"""Share of its time, besides what every operator costs, that a kernel must save to take one operator's place."""
+
+LEAST_ALONE_SECONDS = 1e-6
+
 LARGEST_SHAPE = 8
 """Most elements of an integer vector that is taken for a shape."""
 
@@ -140,14 +145,15 @@ def find_candidates(
     wanted: Sequence[WantedPattern] | None = None,
     excluded: Collection[str] = (),
     excluded_sets: Collection[tuple[int, ...]] = (),
-    min_size: int = 2,
+    min_size: int = 1,
     max_size: int = 64,
     most_operands: int = MOST_OPERANDS,
 ) -> Candidates:
     """Occurrences that could be fused.
 
     With patterns, their exact occurrences, and where no kernel can compute a whole one, the parts that one can.
-    Without, the largest regions that one kernel can compute, and smaller ones inside of them in case they do not pay.
+    Without, the largest regions that one kernel can compute, smaller ones inside of them in case they do not pay, and
+    single operators whose kernel is clearly faster than the runtime's own.
 
     Args:
         graph: the operator graph.
@@ -183,6 +189,8 @@ def find_candidates(
         if times is None:
             refusals.append(Refusal(nodes, "cost unknown"))
             continue
+        if len(nodes) == 1 and not _pays_alone(*times, machine):
+            continue
         found.append(Occurrence(extraction, *times))
     refusals += _alone(graph, fusibility, {index for nodes in sets for index in nodes})
     return Candidates(tuple(found), tuple(refusals))
@@ -198,6 +206,7 @@ def _regions(
         sets.update(dict.fromkeys(growth.regions))
         if position == 0:
             refusals += [Refusal(nodes, reason) for nodes, reason in growth.stopped]
+    sets.update({(index,): None for index in range(len(graph.nodes)) if fusibility.reason((index,)) is None})
     return sorted(sets), refusals
 
 
@@ -251,6 +260,13 @@ def _alone(graph: OperatorGraph, fusibility: Fusibility, covered: set[int]) -> l
         if reason is not None:
             rows.append(Refusal((index,), reason))
     return rows
+
+
+def _pays_alone(before: float, after: float, machine: Machine) -> bool:
+    """Whether a kernel of one operator does its work clearly faster, whatever a call of each costs."""
+    work = before - machine.node_seconds
+    saved = work - (after - machine.kernel_seconds)
+    return saved >= max(LEAST_ALONE * work, LEAST_ALONE_SECONDS)
 
 
 def _seconds(captures: Sequence[Capture], nodes: tuple[int, ...], machine: Machine) -> tuple[float, float] | None:

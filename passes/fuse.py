@@ -90,7 +90,7 @@ class Fuse:
     """Replace groups of operators by fused operators, each with a generated kernel."""
 
     top_k: int | None = None
-    min_size: int = 2
+    min_size: int = 1
     max_size: int = 64
     max_operands: int = 64
     name: ClassVar[str]

@@ -1,6 +1,7 @@
 """What ``apply`` measures: seconds per node with and without fusions, whether the numbers agree, and whole runs."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
+from scipy import stats
 
 from graphopt import models
 from graphopt.passes.base import Observed
+from graphopt.passes.isolated import isolated
 from graphopt.passes.plan import Comparison
 from graphopt.runtime.bench import Benchmark, bench
 from graphopt.runtime.profile import node_seconds
@@ -24,8 +27,17 @@ PROFILE_RUNS = 8
 MOST_PROFILE_SECONDS = 4.0
 """Rough limit on the profiled time of one model; slow ones are profiled with fewer runs."""
 
-BENCH_SECONDS = 1.5
-MOST_BENCH_SECONDS = 10.0
+BENCH_SECONDS = 0.5
+"""Time to spend on one comparison within one block, all sessions together."""
+MOST_BENCH_SECONDS = 3.0
+FEWEST_BLOCKS, MOST_BLOCKS = 4, 8
+"""Blocks of a comparison: each opens its sessions anew, because the same session opened again lies a percent off."""
+ALONE_BLOCKS = 3
+"""Blocks in which a fused operator is tried alone."""
+NARROW = 0.004
+"""Half-width of an interval below which more blocks would tell nothing that matters."""
+CHILD_SECONDS = 600.0
+"""Time after which measuring is given up."""
 
 OTHER_BATCHES = (1, 3)
 """Batch sizes at which numbers are compared besides the captured ones, where the batch is free."""
@@ -115,73 +127,113 @@ def same_numbers(
 
 
 def compare(
-    sessions: Mapping[str, InferenceSession], given: Sequence[Case], candidate: str, *, seconds: float | None = None
+    open_sessions: Callable[[], Mapping[str, InferenceSession]],
+    given: Sequence[Case],
+    candidate: str,
+    *,
+    seconds: float = BENCH_SECONDS,
+    most_blocks: int = MOST_BLOCKS,
 ) -> dict[str, Comparison]:
-    """Time whole runs, alternating, at every set of captured shapes.
+    """Time whole runs, alternating, at every set of captured shapes, in blocks that open the sessions anew.
+
+    Each block is a child process. There are FEWEST_BLOCKS at least, and more until the interval says which is faster or
+    is NARROW. The interval is Student's, over the logarithms of the blocks' ratios of undisturbed runs: it covers what
+    opening a session anew changes as well as what the machine does meanwhile.
 
     Args:
-        sessions: by name; the candidate is one of them.
+        open_sessions: opens the sessions, by name; the candidate is one of them.
         given: inputs.
         candidate: what the others are compared with.
-        seconds: time to spend on each set of shapes, all sessions together; BENCH_SECONDS when left out.
+        seconds: time to spend on each set of shapes in a block, all sessions together.
+        most_blocks: how long to go on while the interval does not say which is faster.
 
     Returns:
         For each other session, how much faster the candidate is.
+
+    Raises:
+        DiedError: a session crashed.
     """
+    blocks: list[dict[str, _Block]] = []
+    found: dict[str, Comparison] = {}
+    while len(blocks) < max(most_blocks, FEWEST_BLOCKS):
+        block = isolated(
+            lambda: _block(open_sessions(), given, seconds), CHILD_SECONDS, "the model with fused operators"
+        )
+        blocks.append(block)
+        if len(blocks) < FEWEST_BLOCKS:
+            continue
+        found = {name: _comparison(name, candidate, blocks) for name in block if name != candidate}
+        if all(entry.decided or entry.high / entry.low < 1 + 2 * NARROW for entry in found.values()):
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Seconds of one session in one block: the middle of its runs, and what a quarter of them stay below."""
+
+    median: float
+    undisturbed: float
+
+
+def _block(sessions: Mapping[str, InferenceSession], given: Sequence[Case], seconds: float) -> dict[str, _Block]:
+    """Times of some sessions, averaged over the captured shapes by executions."""
     executions = sum(case.observed.executions for case in given)
-    seconds = BENCH_SECONDS if seconds is None else seconds
-    baselines = [name for name in sessions if name != candidate]
-    before = dict.fromkeys(baselines, 0.0)
-    low, high = dict.fromkeys(baselines, 0.0), dict.fromkeys(baselines, 0.0)
-    calm = dict.fromkeys(sessions, 0.0)
-    after = 0.0
+    median, calm = dict.fromkeys(sessions, 0.0), dict.fromkeys(sessions, 0.0)
     for case in given:
         weight = case.observed.executions / executions
         result = bench(
-            {**{name: sessions[name] for name in baselines}, candidate: sessions[candidate]},
+            sessions,
             case.feeds,
             min_seconds=seconds,
             max_seconds=max(MOST_BENCH_SECONDS, seconds),
+            min_rounds=5,
             max_rounds=400,
         )
-        middle = result.timing(candidate).median
-        after += weight * middle
         for name in sessions:
+            median[name] += weight * result.timing(name).median
             calm[name] += weight * _undisturbed(result, name)
-        for name in baselines:
-            ratio = result.ratio(name, candidate)
-            before[name] += weight * result.timing(name).median
-            low[name] += weight * middle * ratio.low
-            high[name] += weight * middle * ratio.high
-    return {
-        name: Comparison(
-            name,
-            before[name],
-            after,
-            before[name] / after,
-            low[name] / after,
-            high[name] / after,
-            calm[name] / calm[candidate],
-        )
-        for name in baselines
-    }
+    return {name: _Block(median[name], calm[name]) for name in sessions}
 
 
-def speedups(sessions: Mapping[str, InferenceSession], given: Sequence[Case], baseline: str) -> dict[str, float]:
-    """For each session but the baseline, how many times faster whole runs are; all are timed alternating.
+def _comparison(baseline: str, candidate: str, blocks: Sequence[Mapping[str, _Block]]) -> Comparison:
+    logs = np.array([math.log(block[baseline].undisturbed / block[candidate].undisturbed) for block in blocks])
+    middle = float(logs.mean())
+    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    return Comparison(
+        baseline,
+        float(np.median([block[baseline].median for block in blocks])),
+        float(np.median([block[candidate].median for block in blocks])),
+        math.exp(middle),
+        math.exp(middle - half),
+        math.exp(middle + half),
+        len(blocks),
+    )
+
+
+def speedups(
+    open_sessions: Callable[[], Mapping[str, InferenceSession]], given: Sequence[Case], baseline: str
+) -> dict[str, tuple[float, float]]:
+    """For each session but the baseline, how many times faster whole runs are: the least and the greatest of blocks.
 
     Args:
-        sessions: by name; the baseline is one of them.
+        open_sessions: opens the sessions, by name; the baseline is one of them.
         given: inputs.
         baseline: what the others are compared with.
+
+    Raises:
+        DiedError: a session crashed.
     """
-    executions = sum(case.observed.executions for case in given)
-    total = dict.fromkeys(sessions, 0.0)
-    for case in given:
-        result = bench(sessions, case.feeds, min_seconds=BENCH_SECONDS, max_seconds=MOST_BENCH_SECONDS, max_rounds=300)
-        for name in sessions:
-            total[name] += _undisturbed(result, name) * case.observed.executions / executions
-    return {name: total[baseline] / seconds for name, seconds in total.items() if name != baseline}
+    blocks = [
+        isolated(lambda: _block(open_sessions(), given, BENCH_SECONDS), CHILD_SECONDS, "a model with one fused operator")
+        for _ in range(ALONE_BLOCKS)
+    ]
+    ratios = {
+        name: [block[baseline].undisturbed / block[name].undisturbed for block in blocks]
+        for name in blocks[0]
+        if name != baseline
+    }
+    return {name: (min(values), max(values)) for name, values in ratios.items()}
 
 
 def _undisturbed(result: Benchmark, name: str) -> float:

@@ -68,11 +68,11 @@ class Comparison:
             model's view without fused operators).
         seconds_before: median seconds of the baseline, averaged over the captured shapes by executions.
         seconds_after: likewise of the written model.
-        ratio: before over after.
-        low: lower end of the ratio's 95 % interval.
+        ratio: before over after, of the time that a quarter of the runs stay below: what else runs on the machine
+            disturbs it less than it does the median. The geometric mean of the blocks.
+        low: lower end of the ratio's 95 % interval over the blocks.
         high: upper end.
-        undisturbed: ratio of the runs that a quarter of the runs are faster than: what else runs on the machine
-            disturbs it less than it does the median.
+        blocks: how often the sessions were opened anew and timed.
     """
 
     baseline: str
@@ -81,14 +81,17 @@ class Comparison:
     ratio: float
     low: float
     high: float
-    undisturbed: float
+    blocks: int
 
     @property
     def faster(self) -> bool:
-        """Whether the written model is faster: by the interval, or where that says nothing, by undisturbed runs."""
-        if self.low > 1.0 or self.high < 1.0:
-            return self.low > 1.0
-        return self.undisturbed > 1.0
+        """Whether the written model is faster, and not just by chance."""
+        return self.low > 1.0
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval says which is faster."""
+        return self.low > 1.0 or self.high < 1.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ class Plan:
                     "seconds": {"before": entry.seconds_before, "after": entry.seconds_after},
                     "ratio": entry.ratio,
                     "interval": [entry.low, entry.high],
-                    "undisturbed_ratio": entry.undisturbed,
+                    "blocks": entry.blocks,
                 }
                 for entry in self.comparisons
             ],

@@ -82,7 +82,7 @@ def _child(work: Callable[[], Any], receiver: int, sender: int) -> None:
 
 def _received(receiver: int, seconds: float) -> tuple[bytes, bool]:
     """Everything that comes through a pipe, and whether its other end was closed in time."""
-    parts = []
+    parts: list[bytes] = []
     limit = time.monotonic() + seconds
     while True:
         ready, _, _ = select.select([receiver], [], [], max(0.0, limit - time.monotonic()))

@@ -264,7 +264,8 @@ def _better_of(work: _Work, outcome: _Outcome, cleaned: onnx.ModelProto, notes: 
         return open_session(cleaned, optimization="all", threads=work.threads)
 
     blocks = measure.MOST_BLOCKS if verdicts.fusions else measure.FEWEST_BLOCKS  # a view alone hardly differs
-    found = measure.compare(lambda: {"stock": stock(), "written": seen()}, given, "written", most_blocks=blocks)["stock"]
+    compared = measure.compare(lambda: {"stock": stock(), "written": seen()}, given, "written", most_blocks=blocks)
+    found = compared["stock"]
     if found.faster or outcome.view == "raw":
         return replace(outcome, comparisons=(found,))
     other = measure.compare(

@@ -224,8 +224,9 @@ def speedups(
     Raises:
         DiedError: a session crashed.
     """
+    what = "a model with one fused operator"
     blocks = [
-        isolated(lambda: _block(open_sessions(), given, BENCH_SECONDS), CHILD_SECONDS, "a model with one fused operator")
+        isolated(lambda: _block(open_sessions(), given, BENCH_SECONDS), CHILD_SECONDS, what)
         for _ in range(ALONE_BLOCKS)
     ]
     ratios = {

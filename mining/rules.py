@@ -37,6 +37,7 @@ class Rule:
         level: ``operator`` or ``pattern``.
         stops: the test.
         hereditary: whether all that contains what it stops is stopped too, so that growth need not go on.
+        one_pass: whether it is about what one pass over the data can do; a generated kernel may take several.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Rule:
     level: Literal["operator", "pattern"]
     stops: Check
     hereditary: bool = True
+    one_pass: bool = False
 
 
 def _operator(name: str, reason: str, test: Callable[[OperatorGraph, Node], bool]) -> Rule:
@@ -205,25 +207,34 @@ RULES: tuple[Rule, ...] = (
         lambda _, node: _class(node) is FusionClass.METADATA,
     ),
     _operator("unknown-type", "a tensor of it has no known element type or rank, or holds text", _types_unknown),
-    Rule("several-contractions", "a kernel holds one contraction at most", "pattern", _several_contractions),
+    Rule(
+        "several-contractions",
+        "a pass over the data holds one contraction at most",
+        "pattern",
+        _several_contractions,
+        one_pass=True,
+    ),
     Rule("computed-plan", "a kernel must know axes, bounds and shapes before it starts", "pattern", _computed_plan),
     Rule(
         "different-axes",
         "reductions over different axes cannot share a pass",
         "pattern",
         _other_axes,
+        one_pass=True,
     ),
     Rule(
         "lookup-of-sums",
         "a lookup picks whole rows of a tensor that must be complete first",
         "pattern",
         _late(_picks_rows, *_SUMS),
+        one_pass=True,
     ),
     Rule(
         "window-of-sums",
         "a window reads neighbours that other parts of the kernel still sum up",
         "pattern",
         _late(_window, *_SUMS),
+        one_pass=True,
     ),
     Rule(
         "too-many-operands",
@@ -259,6 +270,11 @@ def stopped_pattern(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:
         nodes: any occurrence of it.
     """
     return next((rule for rule in PATTERN_RULES if rule.stops(graph, nodes)), None)
+
+
+def stopped_kernel(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:
+    """The first rule that keeps a pattern from being one generated kernel, which may take several passes."""
+    return next((rule for rule in PATTERN_RULES if not rule.one_pass and rule.stops(graph, nodes)), None)
 
 
 def growable(graph: OperatorGraph, node: int) -> bool:

@@ -147,7 +147,7 @@ int64_t pieces_of(int index, int rank, const int64_t *sizes)
     in[0].rank = rank;
     for (int d = 0; d < rank; d++)
         in[0].size[d] = sizes[d];
-    plan *p = new_plan(k, in, data);
+    plan *p = new_plan(k, in, data, NULL, NULL);
     int64_t count = p->error ? -1 : p->pieces;
     free_plan(p);
     return count;

@@ -18,7 +18,16 @@ from graphopt.kernels.schedule import Schedule, fitted, general
 
 SUPPORT = Path(__file__).parent / "c"
 INCLUDES = "#include <pthread.h>\n#include <stdio.h>"
-KERNEL_SUPPORT = ("scalar.h", "planner.h", "steps.h", "executor.h", "reductions.h", "rows.h", "kernel.h")
+KERNEL_SUPPORT = (
+    "scalar.h",
+    "planner.h",
+    "steps.h",
+    "executor.h",
+    "reductions.h",
+    "rows.h",
+    "contraction.h",
+    "kernel.h",
+)
 """Files that kernels need, in order; the others are for the library alone."""
 
 

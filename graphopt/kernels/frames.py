@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from graphopt.kernels.lower import plan_values
 from graphopt.kernels.places import ints
-from graphopt.kernels.program import Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
 from graphopt.operators.lowering import (
     Concat,
     Dim,
@@ -67,6 +67,10 @@ def shapes(program: Program) -> Iterator[str]:
             operands = f"&f.of[{value.data}], &f.of[{value.indices}]"
             yield f"    || !shape_gather({operands}, {value.axis}, &f.of[{index}]))"
             yield '    return "the shapes at a lookup contradict each other";'
+        elif isinstance(value, Contraction):
+            left, right = value.operands
+            yield f"if (!shape_contraction(&f.of[{left}], &f.of[{right}], &f.of[{index}]))"
+            yield '    return "the shapes of a matrix product contradict each other";'
         else:
             yield from _view_shape(program, index, value)
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from graphopt.graph import Node, OperatorGraph, Shape
-from graphopt.kernels.program import MAX_RANK, Input, Lookup, Map, Program, Reduce, Value, View, check
+from graphopt.kernels.program import MAX_RANK, Contraction, Input, Lookup, Map, Program, Reduce, Value, View, check
 from graphopt.kernels.scalar import STORAGE, simplified
 from graphopt.operators import find
 from graphopt.operators.lowering import (
@@ -20,6 +20,7 @@ from graphopt.operators.lowering import (
     IndexMap,
     Layout,
     Literal,
+    MatrixProduct,
     Moved,
     Operand,
     Pad,
@@ -125,6 +126,8 @@ class _Lowering:
                     self.index[result] = self._ranked(value, self.body.tensors[result].rank or 0, node)
         elif isinstance(lowering, Picking):
             self._pick(node, lowering)
+        elif isinstance(lowering, MatrixProduct):
+            self.index[node.outputs[0]] = self._product(node, lowering)
         else:
             for position, result in enumerate(node.outputs):
                 if result:
@@ -227,6 +230,26 @@ class _Lowering:
             picked = View(Gather(axis, 1), (source,), (where,), dtype, node.op_type)
         self.index[node.outputs[0]] = self.add(picked, self.body.tensors[node.outputs[0]].rank or 0)
 
+    def _product(self, node: Node, lowering: MatrixProduct) -> int:
+        dtype = self.body.tensors[node.outputs[0]].dtype
+        sides = []
+        for tensor, maps in zip(node.inputs[:2], lowering.maps(self.body, node), strict=True):
+            side = _value(self.index, tensor, node)
+            for index_map in maps:
+                view = View(index_map, (side,), (), dtype, node.op_type)
+                side = self.add(view, self._rank(side, index_map))
+            sides.append(side)
+        rank = max(self.ranks[side] for side in sides)
+        product = self.add(Contraction((sides[0], sides[1]), dtype), rank)
+        operands = [_operand(self.body, slot, tensor) if slot > 1 else None for slot, tensor in enumerate(node.inputs)]
+        operands[0] = Operand(0, dtype)
+        expression = simplified(lowering.expression(node, operands))
+        if expression == Operand(0, dtype):
+            return product
+        used = _slots(expression)
+        others = [self.index.get(tensor, -1) if slot in used else -1 for slot, tensor in enumerate(node.inputs)]
+        return self.add(Map(expression, (product, *others[1:]), dtype, lowering.cost), rank)
+
     def _layout(self, node: Node, lowering: Layout, result: int) -> int:
         body = self.body
         maps = _resolved_maps(body, node, lowering, result)
@@ -259,17 +282,25 @@ def value_shapes(
     return tuple(found)
 
 
-def _computed_shape(value: Map | View | Reduce | Lookup, operands: Sequence[Shape]) -> Shape | None:
+def _broadcast(shapes: Sequence[Shape]) -> Shape:
+    rank = max((len(shape) for shape in shapes), default=0)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
+def _computed_shape(value: Map | View | Reduce | Lookup | Contraction, operands: Sequence[Shape]) -> Shape | None:
     if isinstance(value, Map):
-        rank = max((len(shape) for shape in operands), default=0)
-        padded = [(1,) * (rank - len(shape)) + shape for shape in operands]
-        return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+        return _broadcast(operands)
     first = operands[0]
     if isinstance(value, Reduce):
         kept = len(first) - value.axes
         return (*first[:kept], *(1,) * value.axes)
     if isinstance(value, Lookup):
         return (*first[: value.axis], *operands[1], *first[value.axis + 1 :])
+    if isinstance(value, Contraction):
+        second = operands[1]
+        batch = _broadcast([first[:-2], second[:-2]])
+        return (*batch, first[-2], second[-1])
     kind = value.index_map
     if isinstance(kind, Transpose):
         return tuple(first[axis] for axis in kind.permutation)
@@ -317,6 +348,14 @@ def _operand(body: OperatorGraph, slot: int, tensor: str) -> Expression | None:
             raise CannotLowerError("a constant of several elements inside of the pattern")
         return Literal(known.value.reshape(-1)[0].item(), known.dtype)
     return Operand(slot, known.dtype)
+
+
+def _slots(expression: Expression) -> set[int]:
+    if isinstance(expression, Operand):
+        return {expression.slot}
+    if isinstance(expression, Call):
+        return set().union(*(_slots(argument) for argument in expression.arguments))
+    return set()
 
 
 def _structural_inputs(body: OperatorGraph) -> set[str]:

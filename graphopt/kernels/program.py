@@ -2,8 +2,8 @@
 
 A program is a list of values in single-assignment order. An *input* is a tensor in memory. A *map* computes each
 element from one element of each (broadcast) operand. A *view* moves elements by an index map. A *reduce* combines all
-elements along the last axes. A *lookup* takes slices where integers say. ``check`` is the specification: what it
-accepts, the emitter turns into C.
+elements along the last axes. A *lookup* takes slices where integers say. A *contraction* sums products of the elements
+of two operands. ``check`` is the specification: what it accepts, the emitter turns into C.
 """
 
 from dataclasses import dataclass
@@ -94,7 +94,15 @@ class Lookup:
         return (self.data, self.indices)
 
 
-Value = Input | Map | View | Reduce | Lookup
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """Sums of products: a left operand [..., M, K] and a right one [..., K, N], leading sizes broadcast."""
+
+    operands: tuple[int, int]
+    dtype: str
+
+
+Value = Input | Map | View | Reduce | Lookup | Contraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +161,8 @@ def check(program: Program) -> list[str]:
             wrong += [f"{where}: {line}" for line in _check_reduce(value, program)]
         elif isinstance(value, Lookup):
             wrong += [f"{where}: {line}" for line in _check_lookup(value, program)]
+        elif isinstance(value, Contraction):
+            wrong += [f"{where}: {line}" for line in _check_contraction(value, program)]
         else:
             wrong += [f"{where}: {line}" for line in _check_view(value, program)]
     wrong += [f"output {value} is not a value" for value in program.outputs if value >= len(program.values)]
@@ -205,6 +215,11 @@ def _check_lookup(value: Lookup, program: Program) -> list[str]:
     if value.axis < 0:
         wrong.append("negative axis")
     return wrong
+
+
+def _check_contraction(value: Contraction, program: Program) -> list[str]:
+    dtypes = {program.values[operand].dtype for operand in value.operands} | {value.dtype}
+    return [] if dtypes == {"float32"} else [f"no contraction of {', '.join(sorted(dtypes))}"]
 
 
 def _check_view(value: View, program: Program) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from graphopt.kernels.nests import Statements
 from graphopt.kernels.places import Place, has_choices, is_load, is_once
-from graphopt.kernels.program import Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
 from graphopt.kernels.scalar import FLOATS, HALVES, STORAGE, SUFFIX, held, loaded, stored
 from graphopt.operators.lowering import Call, Operand, Reshape
 
@@ -113,12 +113,12 @@ class RowSpace:
         return self._all(lambda rows, columns, shape: _count(shape) == rows, value)
 
     def depends(self, value: int) -> bool:
-        """Whether a value depends on a reduction that is not in memory."""
+        """Whether a value depends on a reduction or contraction that is not in memory."""
         if value not in self._depends:
             what = self.program.values[value]
             if value in self.tensors:
                 self._depends[value] = False
-            elif isinstance(what, Reduce):
+            elif isinstance(what, Reduce | Contraction):
                 self._depends[value] = True
             else:
                 operands = () if isinstance(what, Input) else what.operands
@@ -191,13 +191,15 @@ class RowSpace:
 
     def _new_wide(self, value: int, state: str, root: int) -> int:
         what = self.program.values[value]
+        if value in self.tensors:
+            return self._load(value, what, state, root)
         depends = self.depends(value)
         if depends and not (isinstance(what, Map) and self.is_whole(value)):
             return self._broadcast(value, what, state, root)
         if isinstance(what, Map):
             operands = tuple(self._wide(o, state, root) if o >= 0 else -1 for o in what.operands)
             return self._map(value, operands, state)
-        if value in self.tensors or isinstance(what, Lookup):
+        if isinstance(what, Lookup):
             return self._load(value, what, state, root)
         assert isinstance(what, View)
         if has_choices(what):

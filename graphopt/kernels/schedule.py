@@ -7,12 +7,16 @@ right for all shapes: every reduction is a step of its own, over an operand that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Protocol
 
+from graphopt.graph import Shape
+from graphopt.kernels.contraction import PRODUCT, Product, product_load
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import TooLargeError, has_choices, is_load
-from graphopt.kernels.program import Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
+from graphopt.operators.lowering import Reshape, Transpose
 
 MAX_STEPS = 96
 MAX_TEMPORARIES = 64
@@ -59,8 +63,8 @@ def general(program: Program) -> Schedule:
 
 def fitted(program: Program) -> Schedule | None:
     """The schedule that is made for the shapes of the examples; None where it would be the general one."""
-    reduces = any(isinstance(value, Reduce) for value in program.values)
-    if not program.examples or not (reduces or any(len(group) > 1 for group in program.groups)):
+    sums = any(isinstance(value, Reduce | Contraction) for value in program.values)
+    if not program.examples or not (sums or any(len(group) > 1 for group in program.groups)):
         return None
     return _Scheduler(program, fits=True).schedule()
 
@@ -102,6 +106,8 @@ class _Scheduler:
         for index, value in enumerate(self.program.values):
             if isinstance(value, Reduce) and index not in self._done:
                 self._reduction(index)
+            elif isinstance(value, Contraction) and index not in self._done:
+                self._contraction(index)
         self._nests()
         self.result.guards = tuple(self._guards)
         if len(self.result.steps) > MAX_STEPS or len(self.result.temporaries) > MAX_TEMPORARIES:
@@ -171,8 +177,11 @@ class _Scheduler:
             seen.add(value)
             what = self.program.values[value]
             assert not isinstance(what, Input)
-            if isinstance(what, Reduce):
-                self._reduction(value)
+            if isinstance(what, Reduce | Contraction):
+                if isinstance(what, Reduce):
+                    self._reduction(value)
+                else:
+                    self._contraction(value)
                 return
             for operand in what.operands:
                 if operand >= 0:
@@ -301,6 +310,93 @@ class _Scheduler:
                     found[operand].append(number)
         return found
 
+    # -------------------------------------------------------------------------------------------- contractions
+
+    def _contraction(self, value: int) -> None:
+        """Have a contraction in memory, or what an epilogue makes of it."""
+        what = self.program.values[value]
+        assert isinstance(what, Contraction)
+        for operand in what.operands:
+            self.in_memory(self._beneath(operand))
+        last, nest = self._epilogue(value) if self.fits else (value, None)
+        tensor = self._tensor(last)
+        stage = self._stage([*what.operands, *(self._sources([last]) if nest else ())])
+        name = self._next()
+        if nest is not None:
+            nest = Nest(self.program, [(last, tensor)], {**self.tensors, value: PRODUCT}, f"{name}_epilogue")
+            self._guards[f"elements(&f.of[{last}]) == elements(&f.of[{value}])"] = None
+        self._add(Product(self.program, value, dict(self.tensors), name, tensor, nest), stage)
+        self.tensors[last] = tensor
+        self.stage_of[last] = stage + 1
+        self._done.add(value)
+
+    def _beneath(self, value: int) -> int:
+        """The value below views that the step walks itself; in the general schedule transposes only."""
+        what = self.program.values[value]
+        while value not in self.tensors and isinstance(what, View) and not has_choices(what):
+            if not self.fits and not isinstance(what.index_map, Transpose):
+                break
+            value = what.operands[0]
+            what = self.program.values[value]
+        return value
+
+    def _epilogue(self, value: int) -> tuple[int, Nest | None]:
+        """The last value that can be computed from blocks of products alone, and its nest; the contraction itself."""
+        members, readers = {value}, self._readers()
+        found: tuple[int, Nest | None] = (value, None)
+        for number in range(value + 1, len(self.program.values)):
+            if value in self._outputs or not self._joins(number, members, value):
+                continue
+            members.add(number)
+            inside = self._between(number, members)
+            closed = all(set(readers[m]) <= inside and m not in self._outputs for m in inside - {number})
+            if closed and isinstance(self.program.values[number], Map) and inside >= {value}:
+                try:
+                    nest = Nest(self.program, [(number, 0)], {**self.tensors, value: PRODUCT}, "trial")
+                except TooLargeError:
+                    break
+                if product_load(nest) is not None:
+                    found = (number, nest)
+        return found
+
+    def _joins(self, number: int, members: set[int], product: int) -> bool:
+        """Whether a value is computed from members and from what is in memory, an element from each element."""
+        what = self.program.values[number]
+        if number in self.tensors or not isinstance(what, Map | View):
+            return False
+        if isinstance(what, View) and not isinstance(what.index_map, Reshape):
+            return False
+        operands = [operand for operand in what.operands if operand >= 0]
+        if not members.intersection(operands):
+            return False
+        return all(operand in members or self._is_ready(operand) for operand in operands) and all(
+            example[number] is not None
+            and example[product] is not None
+            and _count(example[number]) == _count(example[product])
+            for example in self.program.examples
+        )
+
+    def _is_ready(self, value: int) -> bool:
+        """Whether a value is computed from what is in memory by maps and views without choices."""
+        if value in self.tensors:
+            return True
+        what = self.program.values[value]
+        if not isinstance(what, Map | View) or (isinstance(what, View) and has_choices(what)):
+            return False
+        return all(self._is_ready(operand) for operand in what.operands if operand >= 0)
+
+    def _between(self, value: int, members: set[int]) -> set[int]:
+        """Members that a value is computed from, itself included."""
+        found: set[int] = set()
+        pending = [value]
+        while pending:
+            number = pending.pop()
+            what = self.program.values[number]
+            if number not in found and number in members and not isinstance(what, Input):
+                found.add(number)
+                pending += what.operands
+        return found
+
     # -------------------------------------------------------------------------------------------- nests
 
     def _nests(self) -> None:
@@ -335,3 +431,7 @@ class _Scheduler:
         self._add(step, stage)
         for value in values[1:]:
             self._guards[f"same_shape(&f.of[{values[0]}], &f.of[{value}])"] = None
+
+
+def _count(shape: Shape | None) -> int:
+    return prod(shape or ())

@@ -4,11 +4,24 @@ Convention: 2 * M * N * K operations per product; ``alpha`` folds into the produ
 operation per output element. The storage of a transposed operand is read once like any other.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
-from graphopt.graph import Node
+from graphopt.graph import Node, OperatorGraph
+from graphopt.operators import elementwise
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
 from graphopt.operators.formulas import attention_flops, contracted, elements, integer, present, text, traffic
+from graphopt.operators.lowering import (
+    CannotLowerError,
+    Elementwise,
+    Expression,
+    IndexMap,
+    MatrixProduct,
+    Transpose,
+    call,
+    literal,
+)
 
 
 def matmul_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -158,6 +171,86 @@ def grouped_query_attention_cost(node: Node, inputs: Operands, outputs: Operands
     return traffic(inputs, outputs, attention_flops(batch, heads, queries, keys, size, size) + rotate)
 
 
+# ------------------------------------------------------------------ lowerings
+
+Maps = tuple[IndexMap, ...]
+
+
+def _rank(graph: OperatorGraph, node: Node, slot: int) -> int:
+    rank = graph.tensors[node.inputs[slot]].rank
+    if rank is None or rank < 2:
+        raise CannotLowerError(f"{node.op_type} of a vector")
+    return rank
+
+
+def _transposed(rank: int, *, last: bool, first: bool = False) -> Maps:
+    """Index maps for an operand whose last two dimensions are swapped, or whose first one goes behind the batch."""
+    axes = list(range(rank))
+    if first:
+        axes = [*axes[1:-1], 0, axes[-1]]
+    if last:
+        axes[-2:] = axes[:-3:-1]
+    return (Transpose(tuple(axes)),) if axes != list(range(rank)) else ()
+
+
+def _operand_maps(graph: OperatorGraph, node: Node) -> tuple[Maps, Maps]:
+    """FusedMatMul: ``transBatchA`` moves the first dimension behind the others but the last, then ``transA`` swaps."""
+    left, right = (
+        _transposed(
+            _rank(graph, node, slot),
+            last=bool(integer(node, f"trans{letter}", 0)),
+            first=bool(integer(node, f"transBatch{letter}", 0)),
+        )
+        for slot, letter in enumerate("AB")
+    )
+    return left, right
+
+
+def _factor(node: Node, name: str, default: float = 1.0) -> float:
+    value = node.attributes.get(name, default)
+    return float(value) if isinstance(value, int | float) else default
+
+
+def _times(factor: float, x: Expression) -> Expression:
+    return x if factor == 1.0 else call("multiply", literal(factor, x), x)
+
+
+def _scaled(node: Node, x: Sequence[Expression | None]) -> Expression:
+    """The product times ``alpha``, and an activation of it."""
+    assert x[0] is not None
+    return _activated(node, _times(_factor(node, "alpha"), x[0]))
+
+
+def _with_bias(node: Node, x: Sequence[Expression | None]) -> Expression:
+    """Gemm: alpha * product + beta * bias, and an activation of it."""
+    assert x[0] is not None
+    total = _times(_factor(node, "alpha"), x[0])
+    if len(x) > 2 and x[2] is not None:
+        total = call("add", total, _times(_factor(node, "beta"), x[2]))
+    return _activated(node, total)
+
+
+def _activated(node: Node, x: Expression) -> Expression:
+    """The activation of a fused operator: an element-wise operator by name, its attributes with a prefix."""
+    kind = text(node, "activation", "")
+    if not kind:
+        return x
+    row = next((row for row in elementwise.OPERATORS if row.op_type == kind and not row.domain), None)
+    if row is None or not isinstance(row.lowering, Elementwise):
+        raise CannotLowerError(f"{node.op_type} with activation {kind}")
+    attributes = {
+        name: node.attributes[f"activation_{name}"]
+        for name in ("alpha", "beta", "gamma")
+        if f"activation_{name}" in node.attributes
+    }
+    return row.lowering.expression(replace(node, op_type=kind, attributes=attributes), (x,))
+
+
+_PRODUCT = MatrixProduct(_operand_maps, _scaled)
+_PRODUCT_WITH_BIAS = MatrixProduct(_operand_maps, _with_bias, cost=2)
+
+# ------------------------------------------------------------------ the table
+
 _MATRIX = FusionClass.CONTRACTION
 _MS = "com.microsoft"
 _GEMM = ("alpha", "beta", "transA", "transB")
@@ -165,12 +258,14 @@ _FUSED = ("activation", "activation_alpha", "activation_beta", "activation_gamma
 _MATMUL = ("alpha", "transA", "transB", "transBatchA", "transBatchB")
 
 OPERATORS: tuple[Operator, ...] = (
-    Operator("MatMul", _MATRIX, matmul_cost, rate_class="gemm"),
-    Operator("FusedMatMul", _MATRIX, matmul_cost, _MS, "gemm", _MATMUL),
-    Operator("TransposeMatMul", _MATRIX, matmul_cost, _MS, "gemm", ("alpha", "transA", "transB")),
-    Operator("FusedMatMulActivation", _MATRIX, matmul_cost, _MS, "gemm", (*_MATMUL, *_FUSED)),
-    Operator("Gemm", _MATRIX, gemm_cost, rate_class="gemm", attributes=(*_GEMM, "broadcast")),
-    Operator("FusedGemm", _MATRIX, gemm_cost, _MS, "gemm", (*_GEMM, *_FUSED[:-1])),
+    Operator("MatMul", _MATRIX, matmul_cost, rate_class="gemm", lowering=_PRODUCT),
+    Operator("FusedMatMul", _MATRIX, matmul_cost, _MS, "gemm", _MATMUL, lowering=_PRODUCT),
+    Operator("TransposeMatMul", _MATRIX, matmul_cost, _MS, "gemm", ("alpha", "transA", "transB"), lowering=_PRODUCT),
+    Operator("FusedMatMulActivation", _MATRIX, matmul_cost, _MS, "gemm", (*_MATMUL, *_FUSED), lowering=_PRODUCT),
+    Operator(
+        "Gemm", _MATRIX, gemm_cost, rate_class="gemm", attributes=(*_GEMM, "broadcast"), lowering=_PRODUCT_WITH_BIAS
+    ),
+    Operator("FusedGemm", _MATRIX, gemm_cost, _MS, "gemm", (*_GEMM, *_FUSED[:-1]), lowering=_PRODUCT_WITH_BIAS),
     Operator("GemmFastGelu", _MATRIX, gemm_gelu_cost, _MS, "gemm"),
     Operator(
         "GemmFloat8", _MATRIX, gemm_cost, _MS, "gemm", ("activation", "alpha", "beta", "dtype", "transA", "transB")

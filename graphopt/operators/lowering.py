@@ -1,9 +1,10 @@
 """How an operator is computed inside a kernel: scalar expressions for values, index maps for layout.
 
-An operator lowers in one of four ways. An *element-wise* operator gives one scalar expression, over one element of each
+An operator lowers in one of five ways. An *element-wise* operator gives one scalar expression, over one element of each
 (broadcast) operand. A *row-wise* operator gives one expression per result, in which values reduced along axes and moved
 values may stand as operands. A *layout* operator gives a chain of index maps, each of which says from which element of
-its operand an element of its result comes. A *picking* operator takes slices where index values say.
+its operand an element of its result comes. A *picking* operator takes slices where index values say. A *matrix product*
+gives index maps that bring its operands into rows and columns, and an expression over each sum.
 ``graphopt.kernels`` strings them together.
 """
 
@@ -260,4 +261,20 @@ class Picking:
     axis: Callable[[Node], int]
 
 
-Lowering = Elementwise | Layout | Rowwise | Picking
+@dataclass(frozen=True, slots=True)
+class MatrixProduct:
+    """Lowering of an operator that multiplies its first two operands as matrices.
+
+    Attributes:
+        maps: (graph, node) to the index maps that bring the left operand to [..., M, K] and the right one to
+            [..., K, N].
+        expression: (node, operand expressions by slot) to the result; slot 0 stands for an element of the product.
+        cost: rough operations per element of the result, without the sums.
+    """
+
+    maps: Callable[[OperatorGraph, Node], tuple[tuple[IndexMap, ...], tuple[IndexMap, ...]]]
+    expression: Callable[[Node, Sequence[Expression | None]], Expression]
+    cost: int = 1
+
+
+Lowering = Elementwise | Layout | Rowwise | Picking | MatrixProduct

@@ -18,6 +18,7 @@ typedef struct {
     int kept;
     const OrtValue *constant[MAX_INPUTS];
     const void *constant_data[MAX_INPUTS];
+    kept *made;
 } fused_node;
 
 static int has_shape_reference;
@@ -55,11 +56,15 @@ static int plan_fits(const plan *p, const kernel *k, const shape *in, const void
     return 1;
 }
 
-static plan *new_plan(const kernel *k, const shape *in, const void *const *data)
+/* constant, made: as in the plan; NULL where nothing is constant. */
+static plan *new_plan(const kernel *k, const shape *in, const void *const *data, const void *const *constant,
+                      kept **made)
 {
     plan *p = calloc(1, sizeof *p);
     if (!p)
         return NULL;
+    p->constant = constant;
+    p->made = made;
     p->inputs = k->inputs;
     p->outputs = k->outputs;
     p->input_shape = malloc(sizeof(shape) * (size_t)(k->inputs + 1));
@@ -222,7 +227,7 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
     while (p && !plan_fits(p, k, in, data))
         p = p->next;
     if (!p) {
-        p = new_plan(k, in, data);
+        p = new_plan(k, in, data, node->constant_data, &node->made);
         if (!p)
             return go_status(api, GO_ORT_RUNTIME_EXCEPTION, "out of memory");
         if (__atomic_fetch_add(&node->kept, 1, __ATOMIC_RELAXED) < KEPT_PLANS) {
@@ -299,6 +304,11 @@ static void destroy_node(void *state)
     for (plan *p = node->plans, *next; p; p = next) {
         next = p->next;
         free_plan(p);
+    }
+    for (kept *x = node->made, *next; x; x = next) {
+        next = x->next;
+        free(x->memory);
+        free(x);
     }
     free(node);
 }

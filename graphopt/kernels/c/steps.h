@@ -8,6 +8,12 @@
 enum { MAX_INPUTS = 64, MAX_OUTPUTS = 32, MAX_TEMPORARIES = 64, MAX_STEPS = 192, ALIGNMENT = 64 };
 enum { MAX_TENSORS = MAX_INPUTS + MAX_OUTPUTS + MAX_TEMPORARIES };
 
+/* What a step made of inputs that never change, for all plans of a node. */
+typedef struct kept {
+    struct kept *next;
+    void *memory;
+} kept;
+
 typedef struct plan plan;
 typedef struct step step;
 
@@ -34,6 +40,8 @@ struct plan {
     int64_t **value;    /* … and values of structural inputs, NULL for others */
     shape *output_shape;
     unsigned char *identity; /* inputs whose every load reads just the element that is stored, in the only step */
+    const void *const *constant; /* data of inputs that never change, NULL for others; NULL when all may */
+    kept **made;                 /* what steps made of them, for all plans of a node */
     int temporaries;
     int64_t temporary_at[MAX_TEMPORARIES], temporary_bytes; /* where each lies in their memory; bytes of all */
     void *spare;                                            /* that memory, while no run uses it */

@@ -1,5 +1,6 @@
 """Runs work in a child process, so that a kernel that crashes or never ends takes nothing down with it."""
 
+import faulthandler
 import os
 import pickle
 import select
@@ -67,6 +68,7 @@ def _child(work: Callable[[], Any], receiver: int, sender: int) -> None:
     try:
         os.close(receiver)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        faulthandler.disable()  # the parent tells of a crash
         try:
             answer = (True, work())
         except GraphoptError as error:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
-from scipy import stats
+from scipy.special import stdtrit
 
 from graphopt import models
 from graphopt.passes.base import Observed
@@ -131,7 +131,7 @@ def compare(
     given: Sequence[Case],
     candidate: str,
     *,
-    seconds: float = BENCH_SECONDS,
+    seconds: float | None = None,
     most_blocks: int = MOST_BLOCKS,
 ) -> dict[str, Comparison]:
     """Time whole runs, alternating, at every set of captured shapes, in blocks that open the sessions anew.
@@ -144,7 +144,7 @@ def compare(
         open_sessions: opens the sessions, by name; the candidate is one of them.
         given: inputs.
         candidate: what the others are compared with.
-        seconds: time to spend on each set of shapes in a block, all sessions together.
+        seconds: time to spend on each set of shapes in a block, all sessions together; BENCH_SECONDS when left out.
         most_blocks: how long to go on while the interval does not say which is faster.
 
     Returns:
@@ -153,12 +153,11 @@ def compare(
     Raises:
         DiedError: a session crashed.
     """
+    spent = BENCH_SECONDS if seconds is None else seconds
     blocks: list[dict[str, _Block]] = []
     found: dict[str, Comparison] = {}
     while len(blocks) < max(most_blocks, FEWEST_BLOCKS):
-        block = isolated(
-            lambda: _block(open_sessions(), given, seconds), CHILD_SECONDS, "the model with fused operators"
-        )
+        block = isolated(lambda: _block(open_sessions(), given, spent), CHILD_SECONDS, "the model with fused operators")
         blocks.append(block)
         if len(blocks) < FEWEST_BLOCKS:
             continue
@@ -199,7 +198,7 @@ def _block(sessions: Mapping[str, InferenceSession], given: Sequence[Case], seco
 def _comparison(baseline: str, candidate: str, blocks: Sequence[Mapping[str, _Block]]) -> Comparison:
     logs = np.array([math.log(block[baseline].undisturbed / block[candidate].undisturbed) for block in blocks])
     middle = float(logs.mean())
-    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    half = float(stdtrit(len(logs) - 1, 0.975) * logs.std(ddof=1) / math.sqrt(len(logs)))
     return Comparison(
         baseline,
         float(np.median([block[baseline].median for block in blocks])),

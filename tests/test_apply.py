@@ -190,6 +190,28 @@ def test_a_kernel_with_other_numbers_is_dropped_and_named(
     np.testing.assert_allclose(graphopt.load(output).run(None, feeds())[0], numbers(model), rtol=1e-4, atol=1e-5)
 
 
+@needs_compiler
+@pytest.mark.parametrize("accept", ["all", "measured"])
+def test_a_kernel_that_crashes_is_dropped_and_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accept: Any
+) -> None:
+    original = kernels.emit_library
+
+    def crashing(programs: Any, title: str) -> Any:
+        source = original(programs, title)
+        crash = "    *(volatile int *)0 = 1;\n    VECTORISED\n"
+        texts = [(n, t.replace("    VECTORISED\n", crash) if "Clip" in n else t) for n, t in source.kernels]
+        return replace(source, kernels=tuple(texts))
+
+    monkeypatch.setattr(kernels, "emit_library", crashing)
+    output = tmp_path / "fused.onnx"
+    plan = apply(model, output, shapes=IMAGE, accept=accept)
+    crashed = [entry for entry in plan.not_fused if "crashed (SIG" in entry.reason]
+    assert crashed and all("Clip" in entry.operators for entry in crashed)
+    assert all("Clip" not in entry.operators for entry in plan.fused)
+    np.testing.assert_allclose(graphopt.load(output).run(None, feeds())[0], numbers(model), rtol=1e-4, atol=1e-5)
+
+
 def test_without_a_compiler_the_model_is_still_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

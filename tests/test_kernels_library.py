@@ -72,7 +72,7 @@ def test_a_level_that_the_processor_lacks_is_passed_over(tmp_path: Path, monkeyp
 
     def support(*names: str) -> str:
         return original(*names).replace(
-            'instruction_set LEVEL(NEEDED)[] = {\n',
+            "instruction_set LEVEL(NEEDED)[] = {\n",
             'instruction_set LEVEL(NEEDED)[] = {\n#ifdef LACKING\n    {"nothing", 7, 0, 3, 31, 0xffffff00},\n#endif\n',
         )
 

@@ -121,6 +121,28 @@ def together(arithmetic: float, traffic: float) -> float:
     return longer * (1.0 + (shorter / longer) ** OVERLAP) ** (1.0 / OVERLAP) if longer else 0.0
 
 
+def arithmetic_by_rate(capture: Capture, machine: Machine, *, fused: bool) -> dict[str, float]:
+    """Seconds of arithmetic of all operators of a capture by the machine's rate that they are computed with.
+
+    Args:
+        capture: the graph with its shapes.
+        machine: the hardware.
+        fused: whether the operators are one kernel: then only rates of kernels count.
+
+    Returns:
+        Key of the machine's ``rates`` (or ``kernel_rates``) to seconds; operators without such a rate are left out.
+    """
+    profile = _profile(capture)
+    table = machine.kernel_rates if fused else machine.rates
+    found: dict[str, float] = {}
+    for index in range(len(capture.graph.nodes)):
+        key = next((key for key in profile.keys(index) if key in table), None)
+        seconds = profile.on(machine).fused_compute[index] if fused else profile.compute(index, machine, fused=False)
+        if key is not None and seconds:
+            found[key] = found.get(key, 0.0) + seconds
+    return found
+
+
 def external_bytes(capture: Capture, nodes: Sequence[int]) -> int | None:
     """Bytes that a set of operators reads and writes as one kernel, constants included; None when unknown."""
     traffic = _profile(capture).external_traffic(nodes)
@@ -159,7 +181,7 @@ class _Profile:
             count = range(len(self.graph.nodes))
             found = _OnMachine(
                 [self._seconds(index, machine) for index in count],
-                [self._compute(index, machine, fused=True) for index in count],
+                [self.compute(index, machine, fused=True) for index in count],
             )
             self.machines[machine] = found
         return found
@@ -178,7 +200,7 @@ class _Profile:
         if node.name in self.bodies:
             return self._seconds_of_bodies(node, machine)
         cost = self.costs[index]
-        compute = self._compute(index, machine, fused=False)
+        compute = self.compute(index, machine, fused=False)
         if cost is None or compute is None:
             return None
         memory = self._seconds_of_traffic(index, cost, machine)
@@ -218,32 +240,48 @@ class _Profile:
                 seconds += body.trips * own
         return seconds
 
-    def _compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
+    def compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
         """Seconds of arithmetic. In a kernel, layout operators are index maps: see seconds_of_strided_reads."""
         cost, row = self.costs[index], self.rows[index]
         if cost is None or row is None:
             return None
         if row.fusion_class is FusionClass.METADATA or not (cost.flops or cost.bytes_written):
             return 0.0
-        node = self.graph.nodes[index]
         if fused and row.fusion_class is FusionClass.LAYOUT:
             return 0.0
-        inputs = [self.shape(name) if name else None for name in node.inputs]
-        outputs = [self.shape(name) if name else None for name in node.outputs]
-        count = pieces(self.graph, node, row, inputs, outputs)
-        elements = sum(prod(shape) for shape in outputs if shape is not None)
-        keys = rate_keys(node.operator, cost, row, single=count >= elements > 1)
-        rate = machine.kernel_rate(keys, node.operator) if fused else machine.rate(keys)
+        keys = self.keys(index)
+        rate = machine.kernel_rate(keys, self.graph.nodes[index].operator) if fused else machine.rate(keys)
         if rate is None:
             seconds = cost.flops / machine.peak_of(self._dtype(index))
         elif rate.unit == "flop/s":
             seconds = cost.flops / rate.value
         else:
-            seconds = elements / rate.value
+            seconds = self._results_of(index) / rate.value
         per_second = machine.pieces_per_second(keys, fused=fused)
         if per_second is not None:
-            seconds += count / per_second
+            seconds += self._pieces(index) / per_second
         return seconds
+
+    def keys(self, index: int) -> list[str]:
+        """Names that an operator's rate may have; see rate_keys."""
+        cost, row = self.costs[index], self.rows[index]
+        if cost is None or row is None:
+            return []
+        single = self._pieces(index) >= self._results_of(index) > 1
+        return rate_keys(self.graph.nodes[index].operator, cost, row, single=single)
+
+    def _results_of(self, index: int) -> int:
+        """Elements of an operator's results."""
+        shapes = (self.shape(name) for name in self.graph.nodes[index].outputs if name)
+        return sum(prod(shape) for shape in shapes if shape is not None)
+
+    def _pieces(self, index: int) -> int:
+        node, row = self.graph.nodes[index], self.rows[index]
+        if row is None:
+            return 0
+        inputs = [self.shape(name) if name else None for name in node.inputs]
+        outputs = [self.shape(name) if name else None for name in node.outputs]
+        return pieces(self.graph, node, row, inputs, outputs)
 
     def _dtype(self, index: int) -> str:
         """The dtype that an operator computes in: its first operand's, or its first result's without operands."""

@@ -11,12 +11,13 @@ import onnx
 from onnxruntime import InferenceSession
 
 from graphopt import kernels as kernel_generator
+from graphopt import prediction_log
 from graphopt.errors import GraphoptError
 from graphopt.graph import OperatorGraph
 from graphopt.passes import measure
 from graphopt.passes.base import Context, Observed, Pass
 from graphopt.passes.candidates import Refusal
-from graphopt.passes.fuse import Fusion, Fusions, restricted
+from graphopt.passes.fuse import Fusion, Fusions, restricted, standalone
 from graphopt.passes.isolated import DiedError, isolated
 from graphopt.passes.measure import Seconds
 from graphopt.passes.rewrite import rewrite
@@ -242,6 +243,7 @@ class Acceptance:
         for nodes, call in calls.items():
             before = sum(apart.get(self.graph.nodes[index].name, 0.0) for index in nodes)
             self.times[nodes] = Seconds(before, fused.get(call, 0.0))
+        self._log(new)
         kept: list[Fusion] = [fusion for fusion in fusions if fusion not in new]
         tried: list[Fusion] = []
         for fusion in new:
@@ -263,6 +265,27 @@ class Acceptance:
         if len(fusion.body.nodes) == 1:
             limit = CLEARLY_FASTER
         return frozenset(n for n in fusion.sets if self.times[n].after < limit * self.times[n].before)
+
+    def _log(self, fusions: Sequence[Fusion]) -> None:
+        """Keep what was predicted and what was measured, where all times are of one set of shapes."""
+        if len(self.context.captures) != 1:
+            return
+        capture, machine = self.context.captures[0], self.context.machine
+        prediction_log.append(
+            [
+                prediction_log.Record(
+                    standalone(capture, extraction),
+                    machine.name if machine is not None else "",
+                    self.threads,
+                    "apply",
+                    predicted,
+                    (seconds.before, seconds.after),
+                )
+                for fusion in fusions
+                for extraction, predicted in zip(fusion.occurrences, fusion.predicted, strict=True)
+                if (seconds := self.times[tuple(sorted(extraction.nodes))]).before > 0.0 < seconds.after
+            ]
+        )
 
     def _fast_alone(self, fusions: Sequence[Fusion], library: Path) -> list[Fusion]:
         """Those that make whole runs faster in every block, each tried alone; the others are lost."""

@@ -200,7 +200,7 @@ def _fusions(captures: Sequence[Capture], chosen: Sequence[Occurrence]) -> tuple
         shapes: dict[tuple[tuple[str, Shape], ...], None] = {}
         for member in members:
             for capture in captures:
-                shapes[tuple(sorted(_shapes(capture, member.extraction).items()))] = None
+                shapes[tuple(sorted(shapes_of(capture, member.extraction).items()))] = None
         rows.append(
             Fusion(
                 first.identity,
@@ -214,7 +214,7 @@ def _fusions(captures: Sequence[Capture], chosen: Sequence[Occurrence]) -> tuple
     return tuple(sorted(rows, key=lambda fusion: (fusion.after - fusion.before, fusion.name)))
 
 
-def _shapes(capture: Capture, extraction: Extraction) -> dict[str, Shape]:
+def shapes_of(capture: Capture, extraction: Extraction) -> dict[str, Shape]:
     """Shapes of a body's tensors at one occurrence and capture, as far as they are known."""
     shapes: dict[str, Shape] = {}
     pairs = [*zip(extraction.body.inputs, extraction.inputs, strict=True)]
@@ -226,3 +226,21 @@ def _shapes(capture: Capture, extraction: Extraction) -> dict[str, Shape]:
         if formal and shape is not None:
             shapes[formal] = shape
     return shapes
+
+
+def standalone(capture: Capture, extraction: Extraction) -> Capture:
+    """A body as a graph of its own, at the shapes of one capture; constants are constants there, with their values.
+
+    Args:
+        capture: the graph that it was cut out of.
+        extraction: the body, and where it stood.
+    """
+    body = extraction.body
+    shapes = shapes_of(capture, extraction)
+    tensors = dict(body.tensors)
+    for formal, name in zip(body.inputs, extraction.inputs, strict=True):
+        if body.tensors[formal].constant:
+            tensors[formal] = replace(capture.graph.tensors[name], name=formal)
+    computed = tuple(name for name in body.inputs if not tensors[name].constant)
+    graph = OperatorGraph(body.name, body.nodes, tensors, computed, body.outputs)
+    return Capture(graph, shapes, source=capture.source)

@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes; --slow runs it"))
 
 
+@pytest.fixture(autouse=True)
+def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests leave the user's log of predictions alone."""
+    monkeypatch.setenv("GRAPHOPT_LOG", "off")
+
+
 @pytest.fixture(scope="session")
 def graphopt() -> CommandLine:
     """Call it with the words of a command line (and ``stdin=`` bytes)."""

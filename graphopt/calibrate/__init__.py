@@ -8,7 +8,7 @@ import re
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,18 +16,19 @@ import numpy as np
 import onnxruntime
 from onnx import helper
 
-from graphopt import files, kernels, operators
+from graphopt import files, kernels, operators, prediction_log
 from graphopt.calibrate import chains, kernel_cases, system
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, fit
+from graphopt.calibrate.learning import Learned, learn
 from graphopt.calibrate.machine_text import machine_text
 from graphopt.calibrate.timing import bound, case_model, fastest, fastest_cold, model_of, session
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, Node, OperatorGraph, Tensor
-from graphopt.machine import Machine, MemoryLevel, Quantity
+from graphopt.machine import Machine, MemoryLevel, Quantity, load
 from graphopt.operators.pieces import pieces
 
-__all__ = ["BUSY", "Calibration", "calibrate", "write"]
+__all__ = ["BUSY", "Calibration", "calibrate", "from_log", "write"]
 
 Progress = Callable[[int, int, str], None]
 """Called with (cases timed, all of them, the case)."""
@@ -114,8 +115,12 @@ def calibrate(name: str, *, threads: int = 1, progress: Progress | None = None) 
                     progress(number * len(probes) + index, PASSES * len(probes), probe.name)
                 probe.time()
     sources = _Sources(threads, scope)
-    machine = _machine(_NOT_IN_NAMES.sub("-", name.lower()).strip("-._") or "machine", probes, cases, sources)
+    machine = _machine(_valid_name(name), probes, cases, sources)
     return Calibration(machine, statistics.median(probe.spread for probe in probes.values()), tuple(left_out))
+
+
+def _valid_name(text: str) -> str:
+    return _NOT_IN_NAMES.sub("-", text.lower()).strip("-._") or "machine"
 
 
 def write(calibration: Calibration, path: Path) -> None:
@@ -127,6 +132,28 @@ def write(calibration: Calibration, path: Path) -> None:
     files.write_text(
         path, machine_text(calibration.machine, head=f"Measured by graphopt calibrate, in {PASSES} passes.")
     )
+
+
+def from_log(machine: str | Path | None, path: Path) -> Learned:
+    """Correct a machine's rates by the log of predictions, and write it.
+
+    Args:
+        machine: name or file of the machine to start from; the default one when None.
+        path: the machine file to write.
+
+    Raises:
+        GraphoptError: the log is off, missing or teaches nothing, or the file cannot be written.
+    """
+    log = prediction_log.path()
+    if log is None:
+        raise GraphoptError(f"the log of predictions is switched off ({prediction_log.VARIABLE}=off)")
+    start = load(*([machine] if machine else []))
+    learnt = learn(start, prediction_log.read(log), str(log))
+    found = replace(learnt, machine=replace(learnt.machine, name=_valid_name(path.name.removesuffix(".toml"))))
+    files.write_text(
+        path, machine_text(found.machine, head=f"Learnt by graphopt calibrate --from-log from {start.name}.")
+    )
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------- what to time

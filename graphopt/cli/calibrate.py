@@ -13,7 +13,14 @@ from graphopt.cli.progress import progress
     "calibrate",
     "graphopt calibrate -o my-machine.toml",
     "graphopt calibrate --threads 1 -o core.toml",
+    "graphopt calibrate --from-log --machine my-machine.toml -o learnt.toml",
 )
+@click.option(
+    "--from-log",
+    is_flag=True,
+    help="Measure nothing: correct the rates of --machine by what apply and bench have logged here.",
+)
+@options.machine
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -24,7 +31,14 @@ from graphopt.cli.progress import progress
 @options.output("The machine file of one thread; that of N threads is called NAME-N-threads.toml.", required=True)
 @options.as_json
 @options.pass_environment
-def command(environment: Environment, threads: tuple[int, ...], output_file: Path, as_json: bool) -> Exit:
+def command(
+    environment: Environment,
+    from_log: bool,
+    machine: str | None,
+    threads: tuple[int, ...],
+    output_file: Path,
+    as_json: bool,
+) -> Exit:
     """Measure this machine for the roofline.
 
     Writes a machine file. Measured through onnxruntime itself: peaks by dtype, bandwidths by working set, the price of
@@ -35,6 +49,20 @@ def command(environment: Environment, threads: tuple[int, ...], output_file: Pat
     from graphopt import calibrate
     from graphopt.report import machines as reports
 
+    if (from_log and threads) or (machine and not from_log):
+        raise click.UsageError("--machine goes with --from-log, and --threads without it")
+    if from_log:
+        learnt = calibrate.from_log(machine, output_file)
+        click.echo(
+            f"graphopt: learnt from {learnt.records} records: mean error {learnt.error_before:.1%} before, "
+            f"{learnt.error_after:.1%} after",
+            err=True,
+        )
+        if as_json:
+            output.show_json(learnt.machine)
+        else:
+            output.show(environment, reports.document(learnt.machine))
+        return Exit.DONE
     counts = tuple(dict.fromkeys(threads or (1, available_processors())))
     found = {}
     for count in counts:
@@ -54,8 +82,8 @@ def command(environment: Environment, threads: tuple[int, ...], output_file: Pat
     if as_json:
         output.show_json(machines)
     else:
-        for machine in machines:
-            output.show(environment, reports.document(machine))
+        for measured in machines:
+            output.show(environment, reports.document(measured))
     return Exit.DONE
 
 

@@ -1,6 +1,7 @@
 """Model files as they are deployed: opened with their kernels, run, verified and timed against an original file."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from graphopt.errors import GraphoptError
 from graphopt.files import staged
 from graphopt.graph import Shape
 from graphopt.models import Range
-from graphopt.runtime import bench, reference, session, verify
+from graphopt.runtime import bench, bench_log, reference, session, verify
 from graphopt.runtime.feeds import seeded_inputs
 
 SCHEMA_VERSION = 1
@@ -319,6 +320,8 @@ def bench_files(
 ) -> FileBenchmark:
     """Time a model file against an original, alternating, in this process.
 
+    Afterwards the candidate's fused operators are timed alone, for the log of predictions (see ``prediction_log``).
+
     Args:
         original: the baseline, run by stock onnxruntime with everything enabled and with nothing enabled.
         candidate: the model timed against it, as it is deployed.
@@ -341,4 +344,7 @@ def bench_files(
     }
     feeds = seeded_inputs(first.model, complete, ranges=known.ranges, seed=seed)
     timed = bench.bench(sessions, feeds, min_seconds=seconds, seed=seed)
+    if second.kernels is not None:
+        with suppress(GraphoptError):  # the log is a by-product
+            bench_log.log_fused_operators(second.model, second.kernels, complete, threads=threads)
     return FileBenchmark(original, candidate, complete, threads, timed)

@@ -11,19 +11,20 @@ from math import prod
 
 import numpy as np
 
-from graphopt import operators
+from graphopt import machine, operators
 from graphopt.characterization.layers import steps_of
 from graphopt.characterization.liveness import Storage, storages
 from graphopt.characterization.parameters import fixed_tensors
 from graphopt.graph import Capture
+from graphopt.machine import Machine
 from graphopt.operators.base import FusionClass
 
 MEGABYTE = 10**6
 CAPACITIES = tuple(size * MEGABYTE for size in (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128))
 """Bytes of memory on the chip that figure 3 goes over."""
 
-BANDWIDTHS = (1e12, 10e12)
-"""Bytes per second of that memory."""
+ACCELERATORS = ("accelerator-1tbs", "accelerator-10tbs")
+"""Machines of figure 3: the same but for the bandwidth on the chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class Accelerator:
         activation_bytes: per element of activations.
     """
 
-    operations: float = 100e12
-    off_chip_bandwidth: float = 100e9
-    on_chip_bandwidth: float = 1e12
+    operations: float
+    off_chip_bandwidth: float
+    on_chip_bandwidth: float
     capacity: int = 0
     weight_bytes: int = 1
     activation_bytes: int = 1
@@ -202,17 +203,21 @@ def placed(plan: Schedule, device: Accelerator) -> frozenset[int]:
 
 
 def sweep(
-    plan: Schedule,
-    capacities: Sequence[int] = CAPACITIES,
-    bandwidths: Iterable[float] = BANDWIDTHS,
-    device: Accelerator | None = None,
+    plan: Schedule, capacities: Sequence[int] = CAPACITIES, names: Iterable[str] = ACCELERATORS
 ) -> list[tuple[Accelerator, Projection]]:
-    """Projections for every capacity and bandwidth of the memory on the chip, bandwidths outermost."""
-    base = device or Accelerator()
-    # What lies on the chip does not depend on how fast it is there.
-    chosen = {size: placed(plan, replace(base, capacity=size)) for size in capacities}
-    devices = [replace(base, on_chip_bandwidth=fast, capacity=size) for fast in bandwidths for size in capacities]
+    """Projections on machines of these names with each of these capacities on the chip, machines outermost."""
+    bases = [accelerator(machine.load(name)) for name in names]
+    # What lies on the chip does not depend on how fast anything is.
+    chosen = {size: placed(plan, replace(bases[0], capacity=size)) for size in capacities}
+    devices = [replace(base, capacity=size) for base in bases for size in capacities]
     return [(one, _timed(plan, one, chosen[one.capacity])) for one in devices]
+
+
+def accelerator(device: Machine) -> Accelerator:
+    """A machine seen as memory on the chip (its first level) and off it (its last one), computing in 8-bit integers."""
+    inner, outer = device.memory[0], device.memory[-1]
+    capacity = 0 if inner.capacity is None else int(inner.capacity.value)
+    return Accelerator(device.peak_of("int8"), outer.bandwidth.value, inner.bandwidth.value, capacity)
 
 
 def _element(plan: Schedule, number: int, device: Accelerator) -> int:

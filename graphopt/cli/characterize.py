@@ -1,6 +1,8 @@
 """``graphopt characterize``: what a corpus looks like to hardware."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,11 +11,14 @@ from graphopt.cli.environment import Environment, Exit
 from graphopt.cli.mine import warn
 from graphopt.cli.progress import progress
 
+if TYPE_CHECKING:
+    from graphopt.graph import Capture
+
 
 @options.command(
     "characterize",
     "graphopt characterize sample_graphs --view raw",
-    "graphopt characterize fleet --machine xeon-e5-2680-v4 --section time",
+    "graphopt characterize fleet --profile profile.json --section time",
     "graphopt characterize fleet --format csv --section projection > projection.csv",
     "graphopt characterize fleet --figures figures --format markdown -o fleet.md",
 )
@@ -37,6 +42,13 @@ from graphopt.cli.progress import progress
     help="Only this part; repeat for several. All when not given (csv: models).",
 )
 @click.option(
+    "--profile",
+    "profile_file",
+    type=options.path_or_stdin,
+    metavar="FILE",
+    help="What 'graphopt profile -o FILE' measured of the same corpus and view: adds measured times.",
+)
+@click.option(
     "--figures",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
@@ -52,6 +64,7 @@ def command(
     jobs: int | None,
     form: str,
     sections: tuple[str, ...],
+    profile_file: Path | None,
     figures: Path | None,
     output_file: Path | None,
 ) -> Exit:
@@ -78,7 +91,8 @@ def command(
     with progress(environment, "loading") as loading:
         loaded = store.load(corpus, view=view, jobs=jobs or environment.jobs, progress=loading)
     warn(loaded.problems)
-    data = characterize(loaded.captures, roofline, view=view).to_dict()
+    measured = None if profile_file is None else _measured(loaded.captures, profile_file, view)
+    data = characterize(loaded.captures, roofline, view=view, measured=measured).to_dict()
     if figures is not None:
         drawings.write(data, figures)
     document = reports.document(data, sections or reports.SECTIONS)
@@ -97,3 +111,15 @@ def command(
     else:
         write_text(output_file, text)
     return Exit.DONE
+
+
+def _measured(captures: Sequence["Capture"], file: Path, view: str) -> list[dict[str, float] | None]:
+    from graphopt.characterization.measured import measured_seconds
+    from graphopt.errors import GraphoptError
+    from graphopt.report import files
+
+    try:
+        return measured_seconds(captures, files.read_kind(file, "profile"), view)
+    except GraphoptError as error:
+        text = str(error)
+        raise GraphoptError(text if text.startswith(str(file)) else f"{file}: {text}") from None

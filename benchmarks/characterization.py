@@ -184,8 +184,8 @@ def fleet(arguments: argparse.Namespace) -> Iterable[str]:
         "predicted | largest classes |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|"
-    for model in found.models:
-        yield f"| {' | '.join(_model_cells(model))} |"
+    for row in found.models:
+        yield f"| {' | '.join(_model_cells(row))} |"
     yield ""
     # Every model counts alike, whatever its size: its shares are averaged.
     alike = _alike(found)

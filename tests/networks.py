@@ -1,5 +1,7 @@
 """Published networks by their structure: shapes only, weights dropped."""
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -15,7 +17,7 @@ class Network:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
 
-    def add(self, op_type: str, *inputs: str, **attributes: object) -> str:
+    def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         output = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=f"n{len(self.nodes)}", **attributes))
         return output

@@ -49,6 +49,8 @@ def test_every_command_prints_what_the_schema_says(validator: Any, graphopt: Com
         ("verify", model, fused, "--json"),
         ("bench", model, fused, "--json"),
         ("run", fused, "--json"),
+        ("characterize", model, "--format", "json"),
+        ("profile", model, "--seconds", "0", "--json"),
         ("diff", old, new, "--json"),
         ("report", model, "--machine", "xeon-avx512", "--machine", "xeon-e5-2680-v4", "--format", "json"),
     ]

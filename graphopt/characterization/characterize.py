@@ -52,7 +52,7 @@ class Model:
         parameters: elements of learned constants.
         live: most activation elements live at once.
         live_in_place: the same when element-wise operators write over their operands.
-        intensity: of all layers, by the name ``all``, and by kind of layer.
+        intensity: by kind of layer, and of all layers but embeddings by the name ``all``: a lookup computes nothing.
         seconds: predicted time of one execution.
         times: predicted seconds of one execution by operator class.
         measured: measured seconds of one execution by operator class; None when it was not profiled.
@@ -222,7 +222,7 @@ def _characterized(
 ) -> Model:
     times = operator_times(capture, machine)
     live = liveness(capture)
-    by_kind = {"all": intensity(found)}
+    by_kind = {"all": intensity(layer for layer in found if layer.kind is not Kind.EMBEDDING)}
     by_kind |= {kind.value: intensity(layer for layer in found if layer.kind is kind) for kind in Kind}
     return Model(
         name=capture.graph.name,

@@ -5,7 +5,7 @@ from enum import StrEnum
 from graphopt import operators
 from graphopt.characterization.layers import Kind, kind_of, pooled_by
 from graphopt.characterization.parameters import fixed_tensors
-from graphopt.graph import Capture, Node
+from graphopt.graph import Capture, Node, OperatorGraph
 from graphopt.operators.base import FusionClass
 
 
@@ -49,7 +49,7 @@ _OF_FUSION_CLASS = {
 def operator_classes(capture: Capture) -> list[OperatorClass]:
     """The class of every node of a capture, in node order."""
     fixed = fixed_tensors(capture.graph)
-    found = [_class(node, fixed) for node in capture.graph.nodes]
+    found = [_class(capture.graph, node, fixed) for node in capture.graph.nodes]
     for index, one in enumerate(found):
         if one is OperatorClass.EMBEDDING:
             for user in pooled_by(capture, index):
@@ -57,11 +57,11 @@ def operator_classes(capture: Capture) -> list[OperatorClass]:
     return found
 
 
-def _class(node: Node, fixed: frozenset[str]) -> OperatorClass:
+def _class(graph: OperatorGraph, node: Node, fixed: frozenset[str]) -> OperatorClass:
     row = operators.find(node)
     if row is None:
         return OperatorClass.OTHER
-    kind = kind_of(node, row, fixed)
+    kind = kind_of(graph, node, row, fixed)
     if kind is not None:
         return _OF_KIND[kind]
     if row.rate_class == "view" or row.rate_class == "cast":

@@ -6,8 +6,8 @@ from enum import StrEnum
 from math import prod
 
 from graphopt import operators
-from graphopt.characterization.parameters import elements, fixed_tensors
-from graphopt.graph import Capture, Node, Shape
+from graphopt.characterization.parameters import elements, fixed_tensors, is_learned
+from graphopt.graph import Capture, Node, OperatorGraph, Shape, Tensor
 from graphopt.operators.base import FusionClass, Operator
 
 
@@ -106,19 +106,20 @@ def pooled_by(capture: Capture, index: int) -> Iterator[int]:
             yield user
 
 
-def kind_of(node: Node, row: Operator, fixed: frozenset[str]) -> Kind | None:
+def kind_of(graph: OperatorGraph, node: Node, row: Operator, fixed: frozenset[str]) -> Kind | None:
     """What kind of layer an operator is; None when it is none.
 
     Args:
+        graph: its graph.
         node: the operator.
         row: its row in the table.
         fixed: tensors that are parameters (see ``fixed_tensors``).
     """
     weights = [name for name in node.inputs if name in fixed]
     if row.fusion_class is FusionClass.LOOKUP:
-        table = (node.inputs[0] in fixed and "Gather" in node.op_type) or "Embed" in node.op_type
         computed = any(name and name not in fixed for name in node.inputs)
-        return Kind.EMBEDDING if table and computed else None
+        table = node.inputs[0] in fixed and "Gather" in node.op_type and _is_table(graph.tensors[node.inputs[0]])
+        return Kind.EMBEDDING if computed and (table or "Embed" in node.op_type) else None
     if not weights:
         return None
     if "recurrent" in row.rate_class:
@@ -130,11 +131,16 @@ def kind_of(node: Node, row: Operator, fixed: frozenset[str]) -> Kind | None:
     return Kind.FC
 
 
+def _is_table(tensor: Tensor) -> bool:
+    """Whether a constant can be a table of embeddings: rows of learned numbers."""
+    return tensor.rank == 2 and is_learned(tensor)
+
+
 def _layer(capture: Capture, index: int, fixed: frozenset[str]) -> Layer | None:
     node = capture.graph.nodes[index]
     row = operators.find(node)
     cost = operators.cost(capture, index)
-    kind = None if row is None or cost is None else kind_of(node, row, fixed)
+    kind = None if row is None or cost is None else kind_of(capture.graph, node, row, fixed)
     if row is None or cost is None or kind is None:
         return None
     if kind is Kind.EMBEDDING:

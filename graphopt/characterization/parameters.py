@@ -33,15 +33,16 @@ def parameter_elements(capture: Capture) -> int:
 
 
 def _learned(capture: Capture) -> dict[str, Tensor]:
-    found = {
-        name: tensor
-        for name, tensor in capture.graph.tensors.items()
-        if tensor.constant and (tensor.dtype.startswith(_FLOATING) or tensor.dtype in _QUANTIZED)
-    }
+    found = {name: tensor for name, tensor in capture.graph.tensors.items() if tensor.constant and is_learned(tensor)}
     for bodies in capture.bodies.values():
         for body in bodies:
             found |= _learned(body.capture)
     return found
+
+
+def is_learned(tensor: Tensor) -> bool:
+    """Whether a constant of this type can hold learned numbers: floating-point or quantized."""
+    return tensor.dtype.startswith(_FLOATING) or tensor.dtype in _QUANTIZED
 
 
 def elements(capture: Capture, name: str) -> int | None:

@@ -73,8 +73,8 @@ def _models(data: Mapping[str, Any]) -> list[Block]:
         Paragraph("Parameters, and most activations live at once (in place: element-wise operators overwrite):"),
         Table([*columns, *_right("parameters", "live", "in place")], rows),
         Paragraph(
-            "Operations per element of weights (w) and of weights and activations (w+a): of all layers together, and "
-            "of the layer where it is least:"
+            "Operations per element of weights (w) and of weights and activations (w+a): of all layers but "
+            "embeddings together, and of the layer where it is least:"
         ),
         _intensities(data),
     ]

@@ -13,6 +13,7 @@ from graphopt.report import (
     explanation,
     opportunities,
     plan,
+    profile,
     run,
     verification,
     what_if,
@@ -27,6 +28,7 @@ DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
     "plan": plan.document,
     "verification": verification.document,
     "benchmark": benchmark.document,
+    "profile": profile.document,
     "run": run.document,
     "what-if": what_if.document,
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.operators import FusionClass, find
 from graphopt.operators.base import element_bytes
+from graphopt.operators.lowering import Convolving
 
 Fusible = Callable[[tuple[int, ...]], str | None]
 """Set of nodes, ascending, to None where one kernel may compute it, else the reason why not."""
@@ -33,14 +34,16 @@ class Growth:
 
 
 def any_edge(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
-    """Every edge may join regions."""
-    return True
+    """Every edge may join regions, but for those of convolutions: what reads one ends its kernel."""
+    return not any(_convolves(graph, end) for end in (edge[0], edge[2]))
 
 
 def same_size(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
     """Only edges between operators with as many result elements, so that a kernel is one loop over them."""
     producer, _, consumer, _ = edge
-    return all(_size(capture, producer) == _size(capture, consumer) for capture in captures)
+    return any_edge(graph, captures, edge) and all(
+        _size(capture, producer) == _size(capture, consumer) for capture in captures
+    )
 
 
 def computing(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
@@ -52,11 +55,35 @@ def computing(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int
 
 def only_consumer(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
     """Only edges whose tensor nobody else reads, so that no value in the middle is written out."""
+    return any_edge(graph, captures, edge) and _reads_alone(graph, edge)
+
+
+def _reads_alone(graph: OperatorGraph, edge: tuple[int, int, int, int]) -> bool:
     tensor = graph.nodes[edge[0]].outputs[edge[1]]
     return tensor not in graph.outputs and len({user for user, _ in graph.consumers[tensor]}) == 1
 
 
-FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing)
+def epilogue(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
+    """Edges from a convolution on: element-wise work on its result, which nobody else reads, in either layout."""
+    producer, consumer = find(graph.nodes[edge[0]]), find(graph.nodes[edge[2]])
+    if producer is None or consumer is None or _convolves(graph, edge[2]):
+        return False
+    moves = {FusionClass.ELEMENTWISE, FusionClass.LAYOUT}
+    if any(
+        operator.fusion_class is FusionClass.LAYOUT and not operator.op_type.startswith("Reorder")
+        for operator in (producer, consumer)
+    ):
+        return False
+    begins = _convolves(graph, edge[0]) or producer.fusion_class in moves
+    return begins and consumer.fusion_class in moves and _reads_alone(graph, edge)
+
+
+def _convolves(graph: OperatorGraph, index: int) -> bool:
+    operator = find(graph.nodes[index])
+    return operator is not None and isinstance(operator.lowering, Convolving)
+
+
+FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)
 """Ways to grow regions: first the largest, then such as remain right where the largest do not pay."""
 
 

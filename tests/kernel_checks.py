@@ -105,7 +105,7 @@ def attributes(node: NodeProto) -> dict[str, AttributeValue]:
 
 def compute(node: NodeProto, operands: Sequence[Array | None], opset: int) -> list[Array]:
     """The results of one node."""
-    if node.domain == BLOCKED:
+    if node.domain == BLOCKED and node.op_type.startswith("Reorder"):
         return [_reordered(node, operands[0])]
     special = NUMPY.get(node.op_type)
     result = special(node, *operands) if special else None

@@ -161,12 +161,13 @@ def _level_parts(source: Source, level: Level) -> Iterator[str]:
     shared = _SHARED.findall(common)
     begin = [f"#define LEVELS(X) X({level.name})", f"#define LEVEL(name) name##_{level.name}"]
     begin += ['#define SHARED __attribute__((visibility("hidden")))']
-    begin += [f"#define {name} LEVEL({name})" for name in (*shared, "KERNELS", "KERNEL_COUNT")]
+    begin += [f"#define {name} LEVEL({name})" for name in (*shared, "KERNELS", "KERNEL_COUNT", "TILE_FAMILIES")]
     whole = [INCLUDES, support("onnxruntime_abi.h", "level.h", "instructions.h"), common, support("library.h")]
     declarations = _SHARED_BODY.sub(r"\g<1>;", common)
     yield "\n".join([*begin, *whole])
     names = [f"#define {name}_kernel LEVEL({name}_kernel)" for name, _ in source.kernels]
     yield "\n".join([*begin, *names, "#define KERNELS_ONLY", declarations, source.table()])
+    yield "\n".join([*begin, "#define KERNELS_ONLY", declarations, source.tiles])
     for name, text in source.kernels:
         yield "\n".join(
             [*begin, f"#define {name}_kernel LEVEL({name}_kernel)", "#define KERNELS_ONLY", declarations, text]

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.kernels import frames
+from graphopt.kernels import convolution, frames
 from graphopt.kernels.places import TooLargeError, ints
 from graphopt.kernels.program import Program
 from graphopt.kernels.scalar import ELEMENT_TYPES, STORAGE
 from graphopt.kernels.schedule import Schedule, fitted, general
+from graphopt.operators.blocked import block_size
 
 SUPPORT = Path(__file__).parent / "c"
 INCLUDES = "#include <pthread.h>\n#include <stdio.h>"
@@ -26,6 +27,7 @@ KERNEL_SUPPORT = (
     "reductions.h",
     "rows.h",
     "contraction.h",
+    "convolution.h",
     "kernel.h",
 )
 """Files that kernels need, in order; the others are for the library alone."""
@@ -38,10 +40,12 @@ class Source:
     Attributes:
         title: what its first comment says.
         kernels: name and C of each kernel.
+        tiles: C of the tile functions of its convolutions.
     """
 
     title: str
     kernels: tuple[tuple[str, str], ...]
+    tiles: str
 
     def whole(self) -> str:
         """All in one file."""
@@ -51,6 +55,7 @@ class Source:
                 " * First what all kernels share; the kernels begin at the line KERNELS; the registration is last. */",
                 INCLUDES,
                 support("onnxruntime_abi.h", *KERNEL_SUPPORT, "level.h", "instructions.h"),
+                self.tiles,
                 "/* ================================================================ KERNELS */",
                 "",
                 *(text for _, text in self.kernels),
@@ -76,7 +81,9 @@ class Source:
 
 def support(*names: str) -> str:
     """The text of some of the files that all kernels share."""
-    return "\n".join((SUPPORT / name).read_text() for name in names)
+    texts = [(SUPPORT / name).read_text() for name in names]
+    block = f"#define BLOCK {block_size() or 16} /* channels in a block of the blocked layout */"
+    return "\n".join([block, *texts] if "convolution.h" in names else texts)
 
 
 def emit_library(programs: Sequence[Program], title: str) -> Source:
@@ -85,7 +92,8 @@ def emit_library(programs: Sequence[Program], title: str) -> Source:
     Raises:
         TooLargeError: when a kernel would need too many loads or alternatives.
     """
-    return Source(title, tuple((program.name, emit_kernel(program)) for program in programs))
+    kernels = tuple((program.name, emit_kernel(program)) for program in programs)
+    return Source(title, kernels, "\n".join(convolution.tiles(programs)))
 
 
 def emit_kernel(program: Program) -> str:
@@ -178,3 +186,6 @@ def _plan_schedule(program: Program, schedule: Schedule) -> Iterator[str]:
             stage = at
         yield "if (!error)"
         yield from (f"    {line}" for line in step.plan_call())
+    for tensor in schedule.epilogues:
+        yield "if (!error)"
+        yield f"    fuse_epilogue(p, {tensor});"

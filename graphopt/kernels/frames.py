@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from graphopt.kernels import convolution
 from graphopt.kernels.lower import plan_values
 from graphopt.kernels.places import ints
-from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Reduce, View
 from graphopt.operators.lowering import (
     Concat,
     Dim,
@@ -47,6 +48,9 @@ def frame(program: Program) -> Iterator[str]:
             yield from _view_fields(index, value)
     yield f"}} {program.name}_frame;"
     yield ""
+    for index, value in enumerate(program.values):
+        if isinstance(value, Convolution):
+            yield from convolution.description(program, index, value)
 
 
 def shapes(program: Program) -> Iterator[str]:
@@ -62,6 +66,8 @@ def shapes(program: Program) -> Iterator[str]:
         elif isinstance(value, Reduce):
             yield f"if (!shape_reduce(&f.of[{value.operand}], {value.axes}, &f.of[{index}]))"
             yield '    return "fewer dimensions than a reduction has axes";'
+        elif isinstance(value, Convolution):
+            yield from convolution.shape(program, index, value)
         elif isinstance(value, Lookup):
             yield f"if (f.of[{value.data}].rank <= {value.axis}"
             operands = f"&f.of[{value.data}], &f.of[{value.indices}]"

@@ -5,13 +5,26 @@ from dataclasses import fields, replace
 from typing import Any
 
 from graphopt.graph import Node, OperatorGraph, Shape
-from graphopt.kernels.program import MAX_RANK, Contraction, Input, Lookup, Map, Program, Reduce, Value, View, check
+from graphopt.kernels.program import (
+    MAX_RANK,
+    Contraction,
+    Convolution,
+    Input,
+    Lookup,
+    Map,
+    Program,
+    Reduce,
+    Value,
+    View,
+    check,
+)
 from graphopt.kernels.scalar import STORAGE, simplified
 from graphopt.operators import find
 from graphopt.operators.lowering import (
     Call,
     CannotLowerError,
     Concat,
+    Convolving,
     Dim,
     Elementwise,
     Expand,
@@ -39,6 +52,10 @@ from graphopt.operators.lowering import (
 
 COSTLY = frozenset({"exp", "log", "erf", "tanh", "sigmoid", "power"})
 """Primitives that take most of a row-wise operator's work."""
+
+
+ACTIVATION_COST = 8
+"""Rough operations per element of an activation behind a convolution."""
 
 
 def lower(name: str, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]] = ()) -> Program:
@@ -128,6 +145,8 @@ class _Lowering:
             self._pick(node, lowering)
         elif isinstance(lowering, MatrixProduct):
             self.index[node.outputs[0]] = self._product(node, lowering)
+        elif isinstance(lowering, Convolving):
+            self._convolve(node, lowering)
         else:
             for position, result in enumerate(node.outputs):
                 if result:
@@ -250,6 +269,16 @@ class _Lowering:
         others = [self.index.get(tensor, -1) if slot in used else -1 for slot, tensor in enumerate(node.inputs)]
         return self.add(Map(expression, (product, *others[1:]), dtype, lowering.cost), rank)
 
+    def _convolve(self, node: Node, lowering: Convolving) -> None:
+        tensors = (*node.inputs, "", "")[:4]
+        operands = tuple(_value(self.index, tensor, node) if tensor else -1 for tensor in tensors)
+        rank = self.body.tensors[node.outputs[0]].rank or 0
+        value = self.add(Convolution(lowering.window(self.body, node), operands, "float32"), rank)  # type: ignore[arg-type]
+        expression = simplified(lowering.expression(node, Operand(0, "float32")))
+        if expression != Operand(0, "float32"):
+            value = self.add(Map(expression, (value,), "float32", ACTIVATION_COST), rank)
+        self.index[node.outputs[0]] = value
+
     def _layout(self, node: Node, lowering: Layout, result: int) -> int:
         body = self.body
         maps = _resolved_maps(body, node, lowering, result)
@@ -288,7 +317,11 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
     return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
 
 
-def _computed_shape(value: Map | View | Reduce | Lookup | Contraction, operands: Sequence[Shape]) -> Shape | None:
+def _computed_shape(
+    value: Map | View | Reduce | Lookup | Contraction | Convolution, operands: Sequence[Shape]
+) -> Shape | None:
+    if isinstance(value, Convolution | Input):
+        return None
     if isinstance(value, Map):
         return _broadcast(operands)
     first = operands[0]
@@ -438,6 +471,8 @@ def _paths(values: Sequence[Value], output: int) -> dict[int, frozenset[str]]:
         if isinstance(value, Input):
             found.setdefault(value.position, set()).add(path.replace("io", ""))
             return
+        if isinstance(value, Convolution):
+            path += "x"
         if isinstance(value, View):
             step = {"ReorderInput": "i", "ReorderOutput": "o"}.get(value.origin, "x")
             moves = step != "x" or not isinstance(value.index_map, Reshape)

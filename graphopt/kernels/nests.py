@@ -119,6 +119,11 @@ class Nest:
             choices = choices.following()
         self._emit_tables()
 
+    @property
+    def reads(self) -> set[int]:
+        """Tensors that it loads."""
+        return {load.tensor for alternative in self.alternatives for load in alternative.loads}
+
     def plan_call(self) -> list[str]:
         """C statements that plan the step."""
         shape = self.stores[0][0]

@@ -21,11 +21,13 @@ from graphopt.operators.lowering import (
     Operand,
     Pad,
     Transpose,
+    Window,
 )
 
 MAX_RANK = 8
 MAX_INPUTS = 64
 MAX_OUTPUTS = 32
+MAX_WINDOW = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,16 @@ class Contraction:
     dtype: str
 
 
-Value = Input | Map | View | Reduce | Lookup | Contraction
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution: ``operands`` are input, weights, bias and a tensor to add; the last two may be absent (-1)."""
+
+    window: Window
+    operands: tuple[int, int, int, int]
+    dtype: str
+
+
+Value = Input | Map | View | Reduce | Lookup | Contraction | Convolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,8 @@ def check(program: Program) -> list[str]:
             wrong += [f"{where}: {line}" for line in _check_expression(value, program)]
         elif isinstance(value, Reduce):
             wrong += [f"{where}: {line}" for line in _check_reduce(value, program)]
+        elif isinstance(value, Convolution):
+            wrong += [f"{where}: {line}" for line in _check_convolution(value, program)]
         elif isinstance(value, Lookup):
             wrong += [f"{where}: {line}" for line in _check_lookup(value, program)]
         elif isinstance(value, Contraction):
@@ -204,6 +217,28 @@ def _check_reduce(value: Reduce, program: Program) -> list[str]:
     if program.values[value.operand].dtype != value.dtype or value.dtype == "bool":
         wrong.append(f"reduces {program.values[value.operand].dtype} to {value.dtype}")
     return wrong
+
+
+def _check_convolution(value: Convolution, program: Program) -> list[str]:
+    wrong = []
+    if any(
+        program.values[operand].dtype != "float32" for operand in (*value.operands[:2], *_present(value.operands[2:]))
+    ):
+        wrong.append("convolves other than float32")
+    if value.dtype != "float32":
+        wrong.append(f"convolves to {value.dtype}")
+    window = value.window
+    if window.dimensions not in (1, 2) or window.block not in (0, 8, 16) or window.groups < 1:
+        wrong.append("a window of other than one or two dimensions, blocks of 8 or 16 and one group or more")
+    if min(*window.strides, *window.dilations) < 1 or min(*window.before, *window.after) < 0:
+        wrong.append("strides and dilations below one, or pads below zero")
+    if max(*window.strides, *window.dilations, *window.before, *window.after, window.groups) > MAX_WINDOW:
+        wrong.append(f"strides, dilations, pads or groups over {MAX_WINDOW}")
+    return wrong
+
+
+def _present(operands: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(operand for operand in operands if operand >= 0)
 
 
 def _check_lookup(value: Lookup, program: Program) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from graphopt.graph import Shape
 from graphopt.kernels.contraction import PRODUCT, Product, product_load
+from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import TooLargeError, has_choices, is_load
-from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Reduce, View
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
 from graphopt.operators.lowering import Reshape, Transpose
 
@@ -43,6 +44,7 @@ class Schedule:
         steps: each reads what steps of earlier stages wrote.
         stages: of each step.
         temporaries: values that are kept in memory only while the kernel runs.
+        epilogues: tensors written by a convolution and read by one nest.
         guards: C conditions on shapes under which the schedule is right.
     """
 
@@ -50,6 +52,7 @@ class Schedule:
     stages: list[int] = field(default_factory=list)
     temporaries: list[int] = field(default_factory=list)
     guards: tuple[str, ...] = ()
+    epilogues: list[int] = field(default_factory=list)
 
 
 def general(program: Program) -> Schedule:
@@ -108,11 +111,14 @@ class _Scheduler:
                 self._reduction(index)
             elif isinstance(value, Contraction) and index not in self._done:
                 self._contraction(index)
+            elif isinstance(value, Convolution):
+                self._convolution(index, value)
         self._nests()
         self.result.guards = tuple(self._guards)
         if len(self.result.steps) > MAX_STEPS or len(self.result.temporaries) > MAX_TEMPORARIES:
             raise TooLargeError("too many steps")
         order = sorted(range(len(self.result.steps)), key=lambda n: self.result.stages[n])
+        self._epilogues()
         self.result.steps = [self.result.steps[n] for n in order]
         self.result.stages = [self.result.stages[n] for n in order]
         return self.result
@@ -183,6 +189,9 @@ class _Scheduler:
                 else:
                     self._contraction(value)
                 return
+            if isinstance(what, Convolution):
+                self._convolution(value, what)
+                return
             for operand in what.operands:
                 if operand >= 0:
                     visit(operand)
@@ -193,6 +202,32 @@ class _Scheduler:
 
         for value in values:
             visit(value)
+
+    # -------------------------------------------------------------------------------------------- convolutions
+
+    def _convolution(self, value: int, what: Convolution) -> None:
+        """Have a convolution in memory, by a step of its own."""
+        if value in self.tensors:
+            return
+        operands = [operand for operand in what.operands if operand >= 0]
+        for operand in operands:
+            self.in_memory(operand)
+        tensor = self._tensor(value)
+        stage = self._stage(operands)
+        self._add(ConvolutionStep(self.program, value, what, dict(self.tensors), tensor), stage)
+        self.tensors[value] = tensor
+        self.stage_of[value] = stage + 2  # a stage to pack weights in that are no constants
+
+    def _epilogues(self) -> None:
+        """Nests that alone read a convolution: its step may compute them."""
+        if all(isinstance(step, Nest | ConvolutionStep) for step in self.result.steps):
+            for step in self.result.steps:
+                if isinstance(step, ConvolutionStep):
+                    readers = [
+                        s for s in self.result.steps if isinstance(s, Nest | ConvolutionStep) and step.tensor in s.reads
+                    ]
+                    if len(readers) == 1 and isinstance(readers[0], Nest):
+                        self.result.epilogues.append(step.tensor)
 
     # -------------------------------------------------------------------------------------------- reductions
 

@@ -5,11 +5,15 @@ as the definition does; a bias, an added tensor (slot 3 of the fused forms) and 
 output element each. In the blocked layout channels are padded to whole blocks, and what runs is counted.
 """
 
-from math import prod
+from dataclasses import replace
+from math import inf, prod
 
-from graphopt.graph import Node
+from graphopt.graph import Node, OperatorGraph
+from graphopt.operators import elementwise
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
-from graphopt.operators.formulas import elements, integer, present, traffic
+from graphopt.operators.blocked import DOMAIN, block_size
+from graphopt.operators.formulas import elements, integer, present, text, traffic
+from graphopt.operators.lowering import CannotLowerError, Convolving, Elementwise, Expression, Window
 
 
 def rate_class(node: Node, input_channels: int, output_channels: int) -> str:
@@ -72,6 +76,89 @@ def deform_conv_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     return traffic(inputs, outputs, flops)
 
 
+def _pair(node: Node, name: str, default: int, dimensions: int) -> tuple[int, int]:
+    """An attribute along height and width."""
+    given = node.attributes.get(name)
+    values = tuple(int(value) for value in given) if isinstance(given, tuple) and given else (default,) * dimensions
+    if len(values) != dimensions:
+        raise CannotLowerError(f"{node.op_type}: {name} of {len(values)} numbers for {dimensions} dimensions")
+    return values[-2:] if dimensions == 2 else (default, values[0])  # type: ignore[return-value]
+
+
+def _window(graph: OperatorGraph, node: Node) -> Window:
+    rank = graph.tensors[node.inputs[0]].rank
+    if rank not in (3, 4):
+        raise CannotLowerError(f"{node.op_type} of other than one or two dimensions")
+    for slot in (0, 1):
+        if graph.tensors[node.inputs[slot]].dtype != "float32":
+            raise CannotLowerError(f"{node.op_type} of other than float32")
+    dimensions = rank - 2
+    blocked = node.domain == DOMAIN
+    if blocked and not block_size():
+        raise CannotLowerError("this onnxruntime has no blocked layout")
+    auto_pad = text(node, "auto_pad", "NOTSET") or "NOTSET"
+    if auto_pad not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise CannotLowerError(f"{node.op_type}: auto_pad {auto_pad}")
+    given = node.attributes.get("pads")
+    pads = tuple(int(p) for p in given) if isinstance(given, tuple) and given else (0,) * (2 * dimensions)
+    if len(pads) != 2 * dimensions:
+        raise CannotLowerError(f"{node.op_type}: pads of {len(pads)} numbers for {dimensions} dimensions")
+    if auto_pad != "NOTSET":
+        pads = (0,) * (2 * dimensions)
+    before, after = ((0, *pads[:1]), (0, *pads[1:])) if dimensions == 1 else (pads[:2], pads[2:])
+    low, high = _bounds(node)
+    return Window(
+        dimensions,
+        block_size() if blocked else 0,
+        integer(node, "group", 1),
+        _pair(node, "strides", 1, dimensions),
+        _pair(node, "dilations", 1, dimensions),
+        before,  # type: ignore[arg-type]
+        after,  # type: ignore[arg-type]
+        {"SAME_UPPER": "upper", "SAME_LOWER": "lower"}.get(auto_pad, ""),
+        low,
+        high,
+    )
+
+
+def _bounds(node: Node) -> tuple[float, float]:
+    kind, parameters = _activation(node)
+    if kind == "Relu":
+        return 0.0, inf
+    if kind == "Clip":
+        return parameters[0], parameters[1]
+    return -inf, inf
+
+
+def _activation(node: Node) -> tuple[str, tuple[float, ...]]:
+    given = node.attributes.get("activation_params")
+    return text(node, "activation", ""), tuple(float(p) for p in given) if isinstance(given, tuple) else ()
+
+
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "LeakyRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "Sigmoid": (),
+    "Tanh": (),
+    "HardSwish": (),
+}
+"""Attributes that the numbers of ``activation_params`` stand for, by activation."""
+
+
+def _activated(node: Node, x: Expression) -> Expression:
+    """The activation of a fused operator, where it is no bound: an element-wise operator by name."""
+    kind, parameters = _activation(node)
+    if kind in ("", "Relu", "Clip"):
+        return x
+    row = next((row for row in elementwise.OPERATORS if row.op_type == kind and not row.domain), None)
+    if row is None or not isinstance(row.lowering, Elementwise) or kind not in _PARAMETERS:
+        raise CannotLowerError(f"{node.op_type} with activation {kind}")
+    attributes = dict(zip(_PARAMETERS[kind], parameters, strict=False))
+    return row.lowering.expression(replace(node, op_type=kind, attributes=attributes), (x,))
+
+
+_CONVOLVING = Convolving(_window, _activated)
+
 _CONV = FusionClass.CONTRACTION
 _MS = "com.microsoft"
 _WINDOW = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
@@ -79,11 +166,11 @@ _ACTIVATION = ("activation", "activation_params")
 _TRANSPOSED = (*_WINDOW, "output_padding", "output_shape")
 
 OPERATORS: tuple[Operator, ...] = (
-    Operator("Conv", _CONV, conv_cost, rate_class="conv", attributes=_WINDOW),
-    Operator("FusedConv", _CONV, conv_cost, _MS, "conv", (*_WINDOW, *_ACTIVATION)),
+    Operator("Conv", _CONV, conv_cost, rate_class="conv", attributes=_WINDOW, lowering=_CONVOLVING),
+    Operator("FusedConv", _CONV, conv_cost, _MS, "conv", (*_WINDOW, *_ACTIVATION), lowering=_CONVOLVING),
     Operator("NhwcConv", _CONV, conv_cost, _MS, "conv", _WINDOW),
     Operator("NhwcFusedConv", _CONV, conv_cost, _MS, "conv", (*_WINDOW, *_ACTIVATION)),
-    Operator("Conv", _CONV, conv_cost, "com.microsoft.nchwc", "conv", (*_WINDOW, *_ACTIVATION)),
+    Operator("Conv", _CONV, conv_cost, DOMAIN, "conv", (*_WINDOW, *_ACTIVATION), lowering=_CONVOLVING),
     # A causal convolution over time that also hands on its last inputs: X, W, B, state.
     Operator("CausalConvWithState", _CONV, conv_cost, rate_class="conv", attributes=("activation",)),
     Operator("CausalConvWithState", _CONV, conv_cost, _MS, "conv", ("activation", "channels_last", "dilation", "ndim")),

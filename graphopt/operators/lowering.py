@@ -277,4 +277,44 @@ class MatrixProduct:
     cost: int = 1
 
 
-Lowering = Elementwise | Layout | Rowwise | Picking | MatrixProduct
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which elements of its input a convolution multiplies, and the bounds of its result.
+
+    Sizes along height and width; a convolution in one dimension has height 1.
+
+    Attributes:
+        dimensions: 1 or 2.
+        block: channels per block of the blocked layout that the operator works in; 0 for plain tensors.
+        groups: the channels' parts that are convolved apart.
+        strides, dilations, before, after: as in ONNX; pads in front and behind.
+        same: pads are found from the sizes: ``""``, ``"upper"`` or ``"lower"`` (ONNX auto_pad).
+        low, high: bounds of the result (Relu, Clip).
+    """
+
+    dimensions: int
+    block: int
+    groups: int
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    before: tuple[int, int]
+    after: tuple[int, int]
+    same: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Convolving:
+    """Lowering of a convolution of slot 0 by the weights in slot 1, plus a bias (slot 2) and a tensor (slot 3).
+
+    Attributes:
+        window: (graph, node) to its window.
+        expression: (node, an element of the bounded sum) to the result: other activations.
+    """
+
+    window: Callable[[OperatorGraph, Node], Window]
+    expression: Callable[[Node, Expression], Expression]
+
+
+Lowering = Convolving | Elementwise | Layout | Rowwise | Picking | MatrixProduct

@@ -104,6 +104,7 @@ static const char *run_stream(const kernel *k, const plan *p, void **tensors)
     plan stream;
     shape output_shape[MAX_OUTPUTS];
     memset(&stream, 0, sizeof stream);
+    stream.constant = p->constant;
     stream.inputs = p->inputs;
     stream.outputs = p->outputs;
     stream.output_shape = output_shape;

@@ -51,6 +51,12 @@ static const char TOO_MANY_PIECES[] __attribute__((unused)) = "too many pieces";
 static const char NO_MEMORY[] __attribute__((unused)) = "out of memory";
 static const char OUT_OF_RANGE[] __attribute__((unused)) = "an index lies outside of its tensor";
 
+/* The data of a tensor that is a constant of the model; NULL for others. */
+static inline const void *constant_of(const plan *p, int tensor)
+{
+    return p->constant && tensor < p->inputs ? p->constant[tensor] : NULL;
+}
+
 /* Adds a step, which takes over the state. In a stream it runs at once and is gone. */
 SHARED const char *add_step(plan *p, step s)
 {

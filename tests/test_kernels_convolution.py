@@ -1,0 +1,228 @@
+"""Convolution kernels against direct sums in float64: both layouts, groups, strides, dilations, pads, odd sizes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import NodeProto, helper
+
+from graphopt.operators.blocked import block_size
+from tests.kernel_checks import BLOCKED, Array, Case, KernelLibrary
+
+TOLERANCE = 2e-6
+"""Relative to the sum of the products' sizes: a few units in the last place of a pairwise sum."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A convolution and what it is fed; channels of blocked tensors fill whole blocks."""
+
+    name: str
+    blocked: bool
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    groups: int = 1
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    bias: bool = True
+    added: bool = False
+    activation: str = ""
+    parameters: tuple[float, ...] = ()
+
+    @property
+    def node(self) -> NodeProto:
+        """The operator."""
+        flat = len(self.x) == 3
+        attributes: dict[str, Any] = {
+            "group": self.groups,
+            "strides": self.strides[1:] if flat else self.strides,
+            "dilations": self.dilations[1:] if flat else self.dilations,
+            "pads": (self.pads[1], self.pads[3]) if flat else self.pads,
+            "kernel_shape": self.w[2:],
+        }
+        if self.activation:
+            attributes["activation"] = self.activation
+        if self.parameters:
+            attributes["activation_params"] = self.parameters
+        names = ["x", "w", "b" if self.bias else "", "z" if self.added else ""]
+        while not names[-1]:
+            names.pop()
+        fused = bool(self.activation or self.added)
+        domain = BLOCKED if self.blocked else "com.microsoft" if fused else ""
+        return helper.make_node(
+            "FusedConv" if fused and not self.blocked else "Conv", names, ["y"], domain=domain, **attributes
+        )
+
+    def feeds(self, seed: int = 0, batch: int = 0, larger: int = 0) -> dict[str, Array]:
+        """Random operands; another batch, and an image larger by some rows and columns."""
+        random = np.random.default_rng(seed)
+        shape = (batch or self.x[0], self.x[1], *(size + larger for size in self.x[2:]))
+        found = {"x": random.standard_normal(shape), "w": random.standard_normal(self.w)}
+        if self.bias:
+            found["b"] = random.standard_normal(self.w[0])
+        if self.added:
+            found["z"] = random.standard_normal(self.sums(found)[0].shape)
+        return {name: value.astype(np.float32) for name, value in found.items()}
+
+    def sums(self, feeds: dict[str, Array]) -> tuple[Array, Array]:
+        """The plain sums in float64, and the sums of the products' sizes."""
+        x, w = (feeds[name].astype(np.float64) for name in "xw")
+        if self.blocked:
+            x, w = self._plain(x), self._plain_weights(w)
+        if x.ndim == 3:
+            x, w = x[:, :, None], w[:, :, None]
+        top, left, bottom, right = self.pads if len(self.x) == 4 else (0, self.pads[1], 0, self.pads[3])
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        (sy, sx), (dy, dx) = self.strides, self.dilations
+        if len(self.x) == 3:
+            sy = dy = 1
+        height = (x.shape[2] - (w.shape[2] - 1) * dy - 1) // sy + 1
+        width = (x.shape[3] - (w.shape[3] - 1) * dx - 1) // sx + 1
+        total = np.zeros((2, x.shape[0], w.shape[0], height, width))
+        per = w.shape[0] // self.groups
+        for g in range(self.groups):
+            part = x[:, g * w.shape[1] : (g + 1) * w.shape[1]]
+            weights = w[g * per : (g + 1) * per]
+            for y in range(w.shape[2]):
+                for k in range(w.shape[3]):
+                    seen = part[
+                        :, :, y * dy : y * dy + (height - 1) * sy + 1 : sy, k * dx : k * dx + (width - 1) * sx + 1 : sx
+                    ]
+                    total[0, :, g * per : (g + 1) * per] += np.einsum("nchw,oc->nohw", seen, weights[:, :, y, k])
+                    total[1, :, g * per : (g + 1) * per] += np.einsum(
+                        "nchw,oc->nohw", abs(seen), abs(weights[:, :, y, k])
+                    )
+        if self.bias:
+            total[0] += feeds["b"].astype(np.float64)[:, None, None]
+        if self.blocked:
+            total = np.stack([self._blocked(part) for part in total])
+        if "z" in feeds:
+            total[0] += feeds["z"].reshape(total[0].shape)
+        if len(self.x) == 3:
+            total = total[:, :, :, 0]
+        return total[0], total[1]
+
+    def _plain(self, x: Array) -> Array:
+        block = block_size()
+        if self.groups == 1 and self.w[1] < block:
+            return x
+        n, c, h, w = x.shape
+        return x.reshape(n, c // block, h, w, block).transpose(0, 1, 4, 2, 3).reshape(n, c, h, w)
+
+    def _blocked(self, x: Array) -> Array:
+        block = block_size()
+        n, c, h, w = x.shape
+        return x.reshape(n, c // block, block, h, w).transpose(0, 1, 3, 4, 2).reshape(n, c, h, w)
+
+    def _plain_weights(self, w: Array) -> Array:
+        block, (o, i, *kernel) = block_size(), w.shape
+        if i < block:  # [O / block, I, kernel, block]
+            return w.reshape(o // block, i, *kernel, block).transpose(0, 4, 1, 2, 3).reshape(w.shape)
+        blocks = w.reshape(o // block, i // block, *kernel, block, block)  # input channels, then output channels
+        return blocks.transpose(0, 5, 1, 4, 2, 3).reshape(w.shape)
+
+    def check(self, found: Array, feeds: dict[str, Array]) -> None:
+        """Within the tolerance of the sums in float64."""
+        expected, scale = self.sums(feeds)
+        if self.activation:
+            expected = ACTIVATIONS[self.activation](expected, *self.parameters)
+        assert found.shape == expected.shape
+        assert found.dtype == np.float32
+        error = np.abs(found - expected)
+        assert (error <= TOLERANCE * (scale + np.abs(expected) + 1e-6)).all(), f"{self}: {error.max()}"
+
+
+ACTIVATIONS = {
+    "Relu": lambda x: np.maximum(x, 0),
+    "Clip": lambda x, low, high: np.clip(x, low, high),
+    "LeakyRelu": lambda x, alpha: np.where(x < 0, alpha * x, x),
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Tanh": np.tanh,
+    "HardSigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+}
+PARAMETERS = {"Clip": (-0.5, 1.5), "LeakyRelu": (0.1,), "HardSigmoid": (0.2, 0.5)}
+
+
+def random_example(seed: int) -> Example:
+    """A small convolution of any kind."""
+    random = np.random.default_rng(seed)
+    block = block_size() or 16
+
+    def number(low: int, high: int) -> int:
+        return int(random.integers(low, high + 1))
+
+    kernel, strides, dilations = (
+        (number(1, 4), number(1, 4)),
+        (number(1, 3), number(1, 3)),
+        (number(1, 2), number(1, 2)),
+    )
+    pads = tuple(number(0, 3) for _ in range(4)) if number(0, 2) else (0, 0, 0, 0)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    image = [number(1, 30) if number(0, 3) else 1 for _ in range(2)]
+    image = [
+        max(size, span - low - high, 1) for size, span, low, high in zip(image, spans, pads[:2], pads[2:], strict=True)
+    ]
+    kind = number(0, 5) if block_size() else 5
+    groups = 1
+    if kind == 0:
+        channels, weights = block * number(1, 4), (block * number(1, 6), 0)
+        weights = (weights[0], channels)
+    elif kind == 1:
+        channels = number(1, block - 1)
+        weights = (block * number(1, 6), channels)
+    elif kind == 2:
+        channels = groups = block * number(1, 4)
+        weights = (channels, 1)
+        groups = groups if groups > 1 else 1
+    elif kind == 3:
+        groups = number(2, 3)
+        weights = (groups * block * number(1, 3), block * number(1, 2))
+        channels = weights[1] * groups
+    else:
+        groups = number(1, 3) if number(0, 1) else 1
+        weights = (groups * number(1, 40), number(1, 40))
+        channels = weights[1] * groups
+    activation = ["", "", "Relu", *sorted(ACTIVATIONS)][number(0, 2 + len(ACTIVATIONS))]
+    blocked = kind < 4
+    flat = not blocked and number(0, 2) == 0
+    x = (number(1, 3), channels, *image)
+    w = (*weights, *kernel)
+    if flat:
+        x, w = (*x[:2], x[3]), (*w[:2], w[3])
+    return Example(
+        f"convolution{seed}",
+        blocked,
+        x,
+        w,
+        groups,
+        strides,
+        dilations,
+        pads,
+        bool(number(0, 3)),  # type: ignore[arg-type]
+        number(0, 3) == 0 and bool(activation or blocked),
+        activation,
+        PARAMETERS.get(activation, ()),
+    )
+
+
+EXAMPLES = {example.name: example for example in (random_example(seed) for seed in range(96))}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
+    cases = [
+        Case(name, (example.node,), example.feeds(), ("y",), constant_inputs=frozenset("wb"), shaped=seed % 3 > 0)
+        for seed, (name, example) in enumerate(EXAMPLES.items())
+    ]
+    return KernelLibrary(cases, tmp_path_factory.mktemp("convolutions"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_sums(library: KernelLibrary, name: str) -> None:
+    example = EXAMPLES[name]
+    for seed, (batch, larger) in enumerate([(0, 0), (2, 3)]):
+        feeds = example.feeds(seed, batch, larger)
+        (found,) = library.run(name, feeds)
+        example.check(found, feeds)

@@ -26,6 +26,7 @@ KERNEL_SUPPORT = (
     "executor.h",
     "reductions.h",
     "rows.h",
+    "columns.h",
     "contraction.h",
     "convolution.h",
     "kernel.h",

@@ -50,7 +50,7 @@ from graphopt.operators.lowering import (
     Values,
 )
 
-COSTLY = frozenset({"exp", "log", "erf", "tanh", "sigmoid", "power"})
+COSTLY = frozenset({"exp", "exp_down", "log", "erf", "tanh", "sigmoid", "power"})
 """Primitives that take most of a row-wise operator's work."""
 
 
@@ -349,6 +349,17 @@ def _computed_shape(
     return None
 
 
+def is_costly(value: Map) -> bool:
+    """Whether an element takes much longer to compute than to read."""
+
+    def costly(expression: Expression) -> bool:
+        if not isinstance(expression, Call):
+            return False
+        return expression.primitive in COSTLY or any(costly(argument) for argument in expression.arguments)
+
+    return costly(value.expression)
+
+
 def plan_values(index_map: IndexMap) -> tuple[Values, ...]:
     """The integers that an index map reads when the kernel plans, in a fixed order."""
     found: tuple[Values | None, ...] = ()
@@ -488,7 +499,8 @@ def _paths(values: Sequence[Value], output: int) -> dict[int, frozenset[str]]:
 
 def _overwritten(program: Program, body: OperatorGraph, shapes: Sequence[Mapping[str, Shape]]) -> int:
     """An input that output 0 may overwrite: read by the very element that is written, in the only nest."""
-    if len(program.groups) != 1 or not shapes:
+    nests_only = all(isinstance(value, Input | Map | View) for value in program.values)
+    if len(program.groups) != 1 or not shapes or not nests_only:
         return -1
     target = body.outputs[0]
     for value in program.inputs[:4]:

@@ -133,7 +133,7 @@ class Nest:
         ]
 
     def _alternative(self, choices: _Choices) -> None:
-        walk = _Walk(self, Place(self.program, self.tensors, len(self.stores), choices.choose))
+        walk = Walk(self.program, self.tensors, Place(self.program, self.tensors, len(self.stores), choices.choose))
         results = [walk.pull(value, "m0", value) for value, _ in self.stores]
         self.cost = max(self.cost, 1 + walk.cost)
         number_ = len(self.alternatives)
@@ -153,7 +153,7 @@ class Nest:
         compute = self._compute_function(walk, results)
         self.alternatives.append(_Alternative(tuple(walk.place.loads), compute))
 
-    def _compute_function(self, walk: "_Walk", results: Sequence[str]) -> str:
+    def _compute_function(self, walk: "Walk", results: Sequence[str]) -> str:
         """Emits the loop, or finds the same one emitted before; NULL where one load is copied."""
         stores = [self.program.values[value].dtype for value, _ in self.stores]
         copied = [load for load in walk.place.loads if not load.only_index]
@@ -214,12 +214,18 @@ class Nest:
         self.lines += ["};", ""]
 
 
-class _Walk:
-    """From the results of a nest back to its loads, by one alternative."""
+class Walk:
+    """From results back to the loads, an element of each.
 
-    def __init__(self, nest: Nest, place: Place) -> None:
-        self.program = nest.program
-        self.tensors = nest.tensors
+    Attributes:
+        place: C that finds the loads.
+        statements: C of the scalar expressions.
+        cost: rough operations for an element of each result.
+    """
+
+    def __init__(self, program: Program, tensors: dict[int, int], place: Place) -> None:
+        self.program = program
+        self.tensors = tensors
         self.place = place
         self.statements = Statements()
         self.cost = 0

@@ -8,11 +8,15 @@ values of a program one step can compute; ``RowStep`` writes its C: a function f
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from graphopt.kernels.lower import is_costly
 from graphopt.kernels.nests import Statements
 from graphopt.kernels.places import Place, has_choices, is_load, is_once
 from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
 from graphopt.kernels.scalar import FLOATS, HALVES, STORAGE, SUFFIX, held, loaded, stored
 from graphopt.operators.lowering import Call, Operand, Reshape
+
+COSTLY_WORK = 8
+"""Loads that a costly primitive (an exponential) is worth."""
 
 CHUNK = 1024
 """Columns of an element-wise loop, so that what it hands to a reduction stays in the first-level cache."""
@@ -306,8 +310,11 @@ class RowStep:
         self.lines: list[str] = []
         self._used = self._reachable()
         self._kept: dict[int, str] = {}
+        self._lent: dict[int, int] = {}  # kept element to the store whose row it lies in meanwhile
+        self._last_use: dict[int, int] = {}  # kept element to the last phase that reads it
         for _ in range(2):  # first which values are kept for a later phase, then the text
             body = self._body()
+            self._lend()
         self._emit_place()
         self._emit_function(body)
         self._emit_table()
@@ -380,7 +387,7 @@ class RowStep:
         ]
         if not reduces and not stores:
             return []
-        loop = _Loop(self, names, done)
+        loop = _Loop(self, level, names, done)
         for at, element in stores:
             loop.store(at, element)
         before, after, results = [], [], {}
@@ -408,6 +415,39 @@ class RowStep:
         if element not in self._kept:
             self._kept[element] = f"kept{len(self._kept)}"
         return self._kept[element]
+
+    def kept_at(self, element: int) -> str:
+        """C text of where this chunk of a kept element lies: apart, or in a result's row until that is written."""
+        at = self._lent.get(element)
+        if at is None:
+            return f"{self._kept[element]} + c"
+        kind = held(self.program.values[self.space.elements[element].value].dtype)
+        return f"({kind} *)stores[{at}].data + r * stores[{at}].row + c"
+
+    def _lend(self) -> None:
+        """Let kept elements lie in rows of results of their type that no phase writes before it has read them."""
+        elements = self.space.elements
+        for element in self._kept:
+            dtype = self.program.values[elements[element].value].dtype
+            for at, (stored_element, value, _) in enumerate(self.stores):
+                free = at not in self._lent.values() and self.program.values[value].dtype == dtype
+                late = elements[stored_element].level >= self._last_use[element] > elements[element].level
+                if free and late and dtype not in HALVES and elements[stored_element].wide:
+                    self._lent[element] = at
+                    break
+
+    def work(self, element: int) -> int:
+        """Rough work to compute an element again: more than 1 where a loop reads it sooner from an array."""
+        what = self.space.elements[element]
+        if what.kind != "map":
+            return int(what.wide)
+        value = self.program.values[what.value]
+        own = COSTLY_WORK if isinstance(value, Map) and is_costly(value) else 0
+        return own + sum(1 if self.is_kept(o) else self.work(o) for o in what.operands if o >= 0)
+
+    def used_in(self, element: int, level: int) -> None:
+        """Say that a phase reads a kept element."""
+        self._last_use[element] = max(self._last_use.get(element, 0), level)
 
     def is_kept(self, element: int) -> bool:
         """Whether a later phase needs the element."""
@@ -441,6 +481,8 @@ class RowStep:
         ]
         at = "scratch"
         for element, name in self._kept.items():
+            if element in self._lent:
+                continue
             kind = held(self.program.values[self.space.elements[element].value].dtype)
             lines.append(
                 f"    {kind} *{name} = aligned_after({at}, {'0' if at == 'scratch' else 'columns * sizeof *' + at});"
@@ -457,7 +499,9 @@ class RowStep:
         for element in elements:
             if element.kind == "load" and element.wide:
                 wide[element.operands[0]] = 1
-        kept = sum(_bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept)
+        kept = sum(
+            _bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept if e not in self._lent
+        )
         cost = 1 + sum(self._cost(elements[e]) for e in self._used if elements[e].wide or elements[e].kind == "reduce")
         dtypes = [self.program.values[value].dtype for _, value, _ in self.stores]
         stored_wide = [int(elements[element].wide) for element, _, _ in self.stores]
@@ -466,15 +510,15 @@ class RowStep:
             f"    {self.name}_place,",
             f"    {self.name}_rows,",
             f"    {len(loads)},",
-            f"    {_array('int', [load.tensor for load in loads])},",
-            f"    {_array('int', [f'sizeof({STORAGE[load.dtype]})' for load in loads])},",
-            f"    {_array('unsigned char', wide)},",
-            f"    {_array('int', [load.index for load in loads])},",
-            f"    {_array('unsigned char', [int(load.only_index) for load in loads])},",
+            f"    {c_array('int', [load.tensor for load in loads])},",
+            f"    {c_array('int', [f'sizeof({STORAGE[load.dtype]})' for load in loads])},",
+            f"    {c_array('unsigned char', wide)},",
+            f"    {c_array('int', [load.index for load in loads])},",
+            f"    {c_array('unsigned char', [int(load.only_index) for load in loads])},",
             f"    {len(self.stores)},",
-            f"    {_array('int', [tensor for _, _, tensor in self.stores])},",
-            f"    {_array('int', [f'sizeof({STORAGE[dtype]})' for dtype in dtypes])},",
-            f"    {_array('unsigned char', stored_wide)},",
+            f"    {c_array('int', [tensor for _, _, tensor in self.stores])},",
+            f"    {c_array('int', [f'sizeof({STORAGE[dtype]})' for dtype in dtypes])},",
+            f"    {c_array('unsigned char', stored_wide)},",
             f"    {kept}, {cost}}};",
             "",
         ]
@@ -487,8 +531,9 @@ class RowStep:
 class _Loop:
     """The element-wise loop of one phase while it is written."""
 
-    def __init__(self, step: RowStep, names: dict[int, str], done: set[int]) -> None:
+    def __init__(self, step: RowStep, level: int, names: dict[int, str], done: set[int]) -> None:
         self.step = step
+        self.level = level
         self.space = step.space
         self.program = step.program
         self.done = done
@@ -498,6 +543,7 @@ class _Loop:
         self._pointers: list[str] = []
         self._inside: list[str] = []
         self._stores: list[str] = []
+        self._sums: list[str] = []
         self._written: dict[int, str] = {}
         self._statements = Statements("t")
 
@@ -516,10 +562,9 @@ class _Loop:
             return self._statements.statement(loaded(f"load{slot}[i]", load.dtype), load.dtype)
         assert what.kind == "map" and what.wide, "a narrow element has its name before the loop"
         dtype = self.program.values[what.value].dtype
-        if element in self.done and what.whole:
-            name = self.step.keep(element)
-            self._pointers.append(f"const {held(dtype)} *again_{name} = {name} + c;")
-            return self._statements.statement(f"again_{name}[i]", dtype)
+        if element in self.done and what.whole and self.step.work(element) > 1:
+            name = self._again(element)
+            return self._statements.statement(f"{name}[i]", dtype)
         for operand in what.operands:
             if operand >= 0:
                 self._name(operand)
@@ -528,6 +573,14 @@ class _Loop:
         if self.step.is_kept(element):
             self._write(element, name, dtype)
         return name
+
+    def _again(self, element: int) -> str:
+        """Name of the array that holds this chunk of an element since an earlier phase."""
+        name = self.step.keep(element)
+        self.step.used_in(element, self.level)
+        kind = held(self.program.values[self.space.elements[element].value].dtype)
+        self._pointers.append(f"const {kind} *again_{name} = {self.step.kept_at(element)};")
+        return f"again_{name}"
 
     def _pointer(self, slot: int) -> str:
         load = self.space.place.loads[slot]
@@ -544,7 +597,7 @@ class _Loop:
         if element not in self._written:
             array = f"at_{self.step._kept[element]}" if self.step.is_kept(element) else f"chunk{element}"
             if self.step.is_kept(element):
-                self._pointers.append(f"{held(dtype)} *{array} = {self.step._kept[element]} + c;")
+                self._pointers.append(f"{held(dtype)} *{array} = {self.step.kept_at(element)};")
             else:
                 self._pointers.append(f"{held(dtype)} {array}[{CHUNK}];")
             self._stores.append(f"{array}[i] = {name};")
@@ -564,6 +617,8 @@ class _Loop:
         value = self.program.values[what.value]
         assert isinstance(value, Reduce)
         operand, kind = what.operands[0], value.kind
+        if kind in ("sum", "mean") and held(value.dtype) == "float" and self._is_costly(operand):
+            return self._sum_within(element, operand, kind)
         squared = self._squared(operand) if kind in ("sum", "mean") and held(value.dtype) == "float" else None
         array = self._array(operand if squared is None else squared)
         suffix = SUFFIX[value.dtype]
@@ -571,7 +626,7 @@ class _Loop:
         whole = held(value.dtype)
         double = whole in ("float", "double") and kind in ("sum", "mean", "product")
         kept = "double" if double else whole
-        start = f"{kept} {total} = {_START[kind](value.dtype)};"
+        start = f"{kept} {total} = {START[kind](value.dtype)};"
         if kind in ("sum", "mean") and whole == "float":
             fold = f"{total} += {'sum_f32' if squared is None else 'sum_squares_f32'}({array}, n);"
         else:
@@ -582,6 +637,20 @@ class _Loop:
             count = "(double)columns" if double else f"({whole})columns"
             result = f"({whole})({total} / {count})" if double else f"divide_{suffix}({total}, {count})"
         return [start], [fold], result
+
+    def _is_costly(self, element: int) -> bool:
+        """Whether this loop computes the element, and takes so long over it that summing it up there costs nothing."""
+        what = self.space.elements[element]
+        return what.kind == "map" and element not in self.done and self.step.work(element) > COSTLY_WORK
+
+    def _sum_within(self, element: int, operand: int, kind: str) -> tuple[list[str], list[str], str]:
+        """As ``reduce``, for a sum that the loop makes on its way."""
+        self._pointers.append(f"float part{element} = 0.0f;")
+        self._sums.append(f"part{element}")
+        self._stores.append(f"part{element} += {self._name(operand)};")
+        mean = " / (double)columns" if kind == "mean" else ""
+        total = f"total{element}"
+        return [f"double {total} = 0;"], [f"{total} += (double)part{element};"], f"(float)({total}{mean})"
 
     def _squared(self, element: int) -> int | None:
         """The element whose square this one is, and nothing else wants."""
@@ -605,10 +674,8 @@ class _Loop:
         dtype = self.program.values[what.value].dtype
         if what.kind == "load" and what.wide and dtype not in HALVES:
             return self._pointer(what.operands[0])
-        if element in self.done and what.whole and what.kind == "map":
-            name = self.step.keep(element)
-            self._pointers.append(f"const {held(dtype)} *again_{name} = {name} + c;")
-            return f"again_{name}"
+        if element in self.done and what.whole and what.kind == "map" and self.step.work(element) > 1:
+            return self._again(element)
         return self._write(element, self._name(element), dtype)
 
     def lines(self) -> list[str]:
@@ -617,7 +684,7 @@ class _Loop:
             return self._pointers
         return [
             *dict.fromkeys(self._pointers),
-            "VECTORISED",
+            f"VECTORISED_SUM({', '.join(self._sums)})" if self._sums else "VECTORISED",
             "for (int64_t i = 0; i < n; i++) {",
             *(f"    {line}" for line in self._statements.lines),
             *(f"    {line}" for line in self._stores),
@@ -625,7 +692,7 @@ class _Loop:
         ]
 
 
-def _array(kind: str, values: Sequence[object]) -> str:
+def c_array(kind: str, values: Sequence[object]) -> str:
     """C text of a table."""
     return f"(const {kind}[]){{{', '.join(str(value) for value in values) or '0'}}}"
 
@@ -644,7 +711,7 @@ def _greatest(dtype: str) -> str:
     return f"U{dtype[1:].upper()}_MAX" if dtype.startswith("u") else f"{dtype.upper()}_MAX"
 
 
-_START = {
+START = {
     "sum": lambda dtype: "0",
     "mean": lambda dtype: "0",
     "product": lambda dtype: "1",

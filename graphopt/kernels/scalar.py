@@ -185,6 +185,8 @@ PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
     "ceil": _rounding("ceil"),
     "round": _rounding("rint"),
     "exp": _polynomial("exp", "exp({0})"),
+    # of operands that are not positive
+    "exp_down": _polynomial("exp_down", "exp({0})"),
     "log": _polynomial("log", "log({0})"),
     "erf": _polynomial("erf", "erf({0})"),
     "tanh": _polynomial("tanh", "tanh({0})"),

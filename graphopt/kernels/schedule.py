@@ -11,6 +11,7 @@ from math import prod
 from typing import Protocol
 
 from graphopt.graph import Shape
+from graphopt.kernels.columns import ColumnStep, Stack, stack_of
 from graphopt.kernels.contraction import PRODUCT, Product, product_load
 from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.nests import Nest
@@ -70,16 +71,6 @@ def fitted(program: Program) -> Schedule | None:
     if not program.examples or not (sums or any(len(group) > 1 for group in program.groups)):
         return None
     return _Scheduler(program, fits=True).schedule()
-
-
-@dataclass
-class _RowPass:
-    """Reductions over the same rows and columns, and what else is computed with them."""
-
-    space: RowSpace
-    members: list[int]
-    before: set[int] = field(default_factory=set)  # passes that it reads from
-    stores: list[tuple[int, int, int]] = field(default_factory=list)  # (element, value, tensor)
 
 
 class _Scheduler:
@@ -236,9 +227,22 @@ class _Scheduler:
         what = self.program.values[value]
         assert isinstance(what, Reduce)
         self._lookups_ready([what.operand])
-        if not self.fits or not self._row_pass(value, what):
+        stack = stack_of(self.program, value) if self.fits else None
+        if stack is not None:
+            self._column_step(value, stack)
+        elif not self.fits or not self._row_pass(value, what):
             self.in_memory(what.operand)
             self._row_step(RowSpace(self.program, what, dict(self.tensors)), [value])
+
+    def _column_step(self, value: int, stack: Stack) -> None:
+        """A step for a reduction of rows on top of each other."""
+        self._choices_ready(stack.value)
+        stage = self._stage([stack.value])
+        tensor = self._tensor(value)
+        self._add(ColumnStep(self.program, stack, [(value, tensor)], dict(self.tensors), self._next()), stage)
+        self._done.add(value)
+        self.tensors[value] = tensor
+        self.stage_of[value] = stage + 1
 
     def _row_pass(self, value: int, what: Reduce) -> bool:
         """A step for a reduction and all that fits with it; False where even its operand does not."""

@@ -164,7 +164,7 @@ def softmax(graph: OperatorGraph, node: Node, x: Operands) -> Results:
     """exp(x - max) / sum of it."""
     value, axes = required(x, 0), _softmax_axes(graph, node)
     bound = Reduced("maximum", value, axes, value.dtype)
-    power = call("exp", call("subtract", value, bound))
+    power = call("exp_down", call("subtract", value, bound))
     inverse = call("divide", literal(1, value), Reduced("sum", power, axes, value.dtype))
     return (call("multiply", power, inverse),)
 
@@ -173,7 +173,7 @@ def log_softmax(graph: OperatorGraph, node: Node, x: Operands) -> Results:
     """X - max - log(sum of exp(x - max))."""
     value, axes = required(x, 0), _softmax_axes(graph, node)
     shifted = call("subtract", value, Reduced("maximum", value, axes, value.dtype))
-    summed = Reduced("sum", call("exp", shifted), axes, value.dtype)
+    summed = Reduced("sum", call("exp_down", shifted), axes, value.dtype)
     return (call("subtract", shifted, call("log", summed)),)
 
 

@@ -665,6 +665,27 @@ SHARED verdict map_lookup(domain *d, index_map *m, index_map *where, const shape
     return DONE;
 }
 
+/* Elements of a slice along axes [begin, end). */
+static inline int64_t size_of_axes(const shape *s, int begin, int end)
+{
+    int64_t product = 1;
+    for (int d = begin; d < end && d < s->rank; d++)
+        product *= s->size[d];
+    return product;
+}
+
+/* The index into outer x width elements of a box of outer x depth x width elements. */
+static inline affine without_depth(const domain *d, int64_t depth, int64_t width)
+{
+    affine a;
+    memset(&a, 0, sizeof a);
+    for (int k = 0; k < d->loops; k++) {
+        int outer = depth * width > 0 && d->step[k] >= depth * width;
+        a.step[k] = outer ? d->step[k] / depth : d->step[k] >= width ? 0 : d->step[k];
+    }
+    return a;
+}
+
 /* Elements from one index along an axis to the next. */
 static inline int64_t stride_of(const shape *s, int axis)
 {

@@ -11,15 +11,16 @@ enum { LANES = 16 };
 
 static const int32_t LANE_NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-ALWAYS float sum_of_lanes_f32(vector_f32 lanes)
-{
-    float x[LANES];
-    memcpy(x, &lanes, sizeof x);
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++)
-            x[i] += x[i + width];
-    return x[0];
-}
+/* The lanes of a vector, `by` further on. */
+#define LANE(k, by) (((k) + (by)) % LANES)
+#define LANES_FROM(by)                                                                                                 \
+    LANE(0, by), LANE(1, by), LANE(2, by), LANE(3, by), LANE(4, by), LANE(5, by), LANE(6, by), LANE(7, by),            \
+        LANE(8, by), LANE(9, by), LANE(10, by), LANE(11, by), LANE(12, by), LANE(13, by), LANE(14, by), LANE(15, by)
+#if defined(__clang__) || __GNUC__ >= 12
+#define ROTATED(v, by) __builtin_shufflevector(v, v, LANES_FROM(by))
+#else
+#define ROTATED(v, by) __builtin_shuffle(v, (vector_i32){LANES_FROM(by)})
+#endif
 
 /* The sum of n floats, or of their squares; n is at most a few thousand. */
 #define DEFINE_SUM_F32(name, TERM)                                                                                     \
@@ -54,7 +55,12 @@ ALWAYS float sum_of_lanes_f32(vector_f32 lanes)
             v = (vector_f32)((vector_i32)v & (number >= (int32_t)(i - (n - LANES))));                                  \
             b += TERM(v);                                                                                              \
         }                                                                                                              \
-        return (double)sum_of_lanes_f32((a + b) + (c + d));                                                            \
+        a = (a + b) + (c + d);                                                                                         \
+        a += ROTATED(a, 8);                                                                                            \
+        a += ROTATED(a, 4);                                                                                            \
+        a += ROTATED(a, 2);                                                                                            \
+        a += ROTATED(a, 1);                                                                                            \
+        return (double)a[0];                                                                                           \
     }
 #define TERM_ITSELF(x) (x)
 #define TERM_SQUARE(x) ((x) * (x))
@@ -62,6 +68,11 @@ DEFINE_SUM_F32(sum_f32, TERM_ITSELF)
 DEFINE_SUM_F32(sum_squares_f32, TERM_SQUARE)
 
 /* The bound of n floats and one more; NaN where any is NaN. */
+#define TAKE_BOUND(a, v, LESS)                                                                                         \
+    do {                                                                                                               \
+        vector_i32 take_ = ((a)LESS(v)) | ((v) != (v));                                                                \
+        a = (vector_f32)((take_ & (vector_i32)(v)) | (~take_ & (vector_i32)(a)));                                      \
+    } while (0)
 #define DEFINE_BOUND_F32(name, LESS, one)                                                                              \
     ALWAYS float name(const float *x, int64_t n, float bound)                                                          \
     {                                                                                                                  \
@@ -77,22 +88,23 @@ DEFINE_SUM_F32(sum_squares_f32, TERM_SQUARE)
         for (; i + 2 * LANES <= n; i += 2 * LANES) {                                                                   \
             memcpy(&v, x + i, sizeof v);                                                                               \
             memcpy(&w, x + i + LANES, sizeof w);                                                                       \
-            vector_i32 take = (a LESS v) | (v != v), other = (b LESS w) | (w != w);                                    \
-            a = (vector_f32)((take & (vector_i32)v) | (~take & (vector_i32)a));                                        \
-            b = (vector_f32)((other & (vector_i32)w) | (~other & (vector_i32)b));                                      \
+            TAKE_BOUND(a, v, LESS);                                                                                    \
+            TAKE_BOUND(b, w, LESS);                                                                                    \
         }                                                                                                              \
         for (; i + LANES <= n; i += LANES) {                                                                           \
             memcpy(&v, x + i, sizeof v);                                                                               \
-            vector_i32 take = (a LESS v) | (v != v);                                                                   \
-            a = (vector_f32)((take & (vector_i32)v) | (~take & (vector_i32)a));                                        \
+            TAKE_BOUND(a, v, LESS);                                                                                    \
         }                                                                                                              \
-        float lanes[2 * LANES];                                                                                        \
-        memcpy(lanes, &a, sizeof a);                                                                                   \
-        memcpy(lanes + LANES, &b, sizeof b);                                                                           \
-        for (int width = LANES; width > 0; width /= 2)                                                                 \
-            for (int k = 0; k < width; k++)                                                                            \
-                lanes[k] = one(lanes[k], lanes[k + width]);                                                            \
-        return one(bound, lanes[0]);                                                                                   \
+        TAKE_BOUND(a, b, LESS);                                                                                        \
+        b = ROTATED(a, 8);                                                                                             \
+        TAKE_BOUND(a, b, LESS);                                                                                        \
+        b = ROTATED(a, 4);                                                                                             \
+        TAKE_BOUND(a, b, LESS);                                                                                        \
+        b = ROTATED(a, 2);                                                                                             \
+        TAKE_BOUND(a, b, LESS);                                                                                        \
+        b = ROTATED(a, 1);                                                                                             \
+        TAKE_BOUND(a, b, LESS);                                                                                        \
+        return one(bound, a[0]);                                                                                       \
     }
 #define DEFINE_EITHER(name, type, LESS)                                                                                \
     ALWAYS type name(type a, type b) { return a LESS b || b != b ? b : a; }

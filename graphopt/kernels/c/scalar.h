@@ -16,6 +16,10 @@
 #define VECTORISED
 #endif
 
+/* A loop that also adds up some floats: in as many partial sums as a vector has elements. */
+#define PRAGMA(text) _Pragma(#text)
+#define VECTORISED_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
+
 #define ALWAYS static inline __attribute__((always_inline, unused))
 
 /* A fused multiply-add where the machine has one, two roundings elsewhere: exactness is not relied on. */

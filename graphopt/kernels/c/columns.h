@@ -1,0 +1,278 @@
+/* Columns: steps that put rows on top of each other: reductions of other axes than the last.
+ *
+ * What is reduced has the shape outer x depth x width, and the result outer x width. The generated function takes up to
+ * STACKED_ROWS rows of a strip of columns and combines them element by element, so that all work runs along the columns
+ * whatever is reduced. Rows may lie anywhere: a row that an index picks is read where it lies.
+ */
+
+enum { STACKED_ROWS = 64, STRIP = 1024 };
+
+/* Combines `rows` rows of `width` columns into the totals in scratch; the last call stores the results. rows[i] holds the
+ * address of each row of load i. */
+typedef void (*column_function)(int64_t rows, int64_t width, int64_t depth, const void *const (*loads)[STACKED_ROWS],
+                                void *const *stores, void *scratch, int first, int last);
+
+typedef struct {
+    place_function place;
+    column_function compute;
+    int loads;
+    const int *tensors;         /* tensor of each load */
+    const int *bytes;           /* element size of each load */
+    const int *index;           /* for a lookup the load of its indices, -1 for others */
+    const unsigned char *only;  /* loads that are only indices of lookups */
+    int stores;
+    const int *store_tensors, *store_bytes;
+    int cost; /* rough operations per element */
+} column_kernel;
+
+/* An operand of a step; steps in elements. */
+typedef struct {
+    int64_t base, outer[MAX_LOOPS], depth[MAX_LOOPS], column;
+    int64_t stride, size; /* of a lookup */
+    int packed;           /* whether its columns do not lie side by side, so that rows are copied */
+} column_access;
+
+/* State of a step over columns. */
+typedef struct {
+    const column_kernel *what;
+    int64_t depth, width, strip, strips;
+    int outers, depths;
+    int64_t outer_count[MAX_LOOPS], depth_count[MAX_LOOPS];
+    column_access store, *load;
+} column_step;
+
+#if !defined(KERNELS_ONLY)
+static void free_columns(void *state)
+{
+    column_step *x = state;
+    free(x->load);
+    free(x);
+}
+
+/* Elements from the first row to row n. */
+static inline int64_t rows_further(const column_step *x, const column_access *a, int64_t n)
+{
+    if (x->depths == 1)
+        return n * a->depth[0];
+    int64_t from = 0;
+    for (int k = x->depths - 1; k >= 0; k--) {
+        from += n % x->depth_count[k] * a->depth[k];
+        n /= x->depth_count[k];
+    }
+    return from;
+}
+
+/* Addresses of the rows of load i from row `first` on; outer: index of the first row in each load. */
+static const char *find_rows(const column_step *x, int i, const int64_t *outer, int64_t first, int64_t count,
+                             int64_t width, void *const *tensors, unsigned char *room, const void **row)
+{
+    const column_kernel *what = x->what;
+    const column_access *a = &x->load[i];
+    const int j = what->index[i], bytes = what->bytes[i];
+    const unsigned char *data = (const unsigned char *)tensors[what->tensors[i]] + outer[i] * bytes;
+    for (int64_t r = 0; r < count; r++) {
+        int64_t from = rows_further(x, a, first + r);
+        if (j >= 0) {
+            int64_t at = outer[j] + rows_further(x, &x->load[j], first + r);
+            int64_t picked = picked_row(tensors[what->tensors[j]], what->bytes[j], at, a->size);
+            if (picked < 0)
+                return OUT_OF_RANGE;
+            from += picked * a->stride;
+        }
+        row[r] = data + from * bytes;
+        if (a->packed) {
+            unsigned char *to = room + r * x->strip * bytes;
+            pack(bytes, to, 0, 1, row[r], 0, a->column, 1, width);
+            row[r] = to;
+        }
+    }
+    return NULL;
+}
+
+static const char *run_columns(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+{
+    const column_step *x = s->state;
+    const column_kernel *what = x->what;
+    (void)p;
+    int64_t packed_bytes = 0;
+    for (int i = 0; i < what->loads; i++)
+        packed_bytes += x->load[i].packed ? x->strip * what->bytes[i] * STACKED_ROWS + ALIGNMENT : 0;
+    int64_t totals = (x->strip * 8 + 2 * ALIGNMENT) * what->stores + ALIGNMENT;
+    unsigned char *scratch = take_scratch(totals + packed_bytes + ALIGNMENT);
+    if (!scratch)
+        return NO_MEMORY;
+    const void *rows[MAX_OPERANDS][STACKED_ROWS];
+    const char *error = NULL;
+    for (int64_t unit = begin; unit < end && !error; unit++) {
+        int64_t t = unit / x->strips, c0 = unit % x->strips * x->strip;
+        int64_t width = x->width - c0 < x->strip ? x->width - c0 : x->strip;
+        int64_t outer[MAX_OPERANDS], at = x->store.base + c0 * x->store.column;
+        for (int i = 0; i < what->loads; i++)
+            outer[i] = x->load[i].base + c0 * x->load[i].column;
+        for (int k = x->outers - 1; k >= 0; k--) {
+            int64_t count = t % x->outer_count[k];
+            t /= x->outer_count[k];
+            at += count * x->store.outer[k];
+            for (int i = 0; i < what->loads; i++)
+                outer[i] += count * x->load[i].outer[k];
+        }
+        void *stores[MAX_OPERANDS];
+        for (int i = 0; i < what->stores; i++)
+            stores[i] = (unsigned char *)tensors[what->store_tensors[i]] + at * what->store_bytes[i];
+        int64_t first = 0;
+        do {
+            int64_t count = x->depth - first < STACKED_ROWS ? x->depth - first : STACKED_ROWS;
+            unsigned char *room = (unsigned char *)aligned_after(scratch, (size_t)totals);
+            for (int i = 0; i < what->loads && !error; i++)
+                if (!what->only[i]) {
+                    error = find_rows(x, i, outer, first, count, width, tensors, room, rows[i]);
+                    if (x->load[i].packed)
+                        room = aligned_after(room, (size_t)(x->strip * what->bytes[i] * STACKED_ROWS));
+                }
+            if (!error)
+                what->compute(count, width, x->depth, (const void *const(*)[STACKED_ROWS])rows, stores, scratch, first == 0,
+                              first + count == x->depth);
+            first += count;
+        } while (first < x->depth && !error);
+    }
+    give_scratch(scratch);
+    return error;
+}
+#endif
+
+/* Plans a step over outer x depth x width elements; does_not_fit where an operand does not lie in one box of loops. */
+SHARED const char *plan_columns(plan *p, const column_kernel *what, int64_t outer, int64_t depth, int64_t width,
+                                const void *frame)
+{
+    if (outer == 0 || width == 0)
+        return NULL;
+    column_step *x = calloc(1, sizeof *x);
+    load_place *place = calloc((size_t)what->loads + 1, sizeof *place);
+    if (x)
+        x->load = calloc((size_t)what->loads + 1, sizeof *x->load);
+    const char *error = x && x->load && place ? NULL : NO_MEMORY;
+    domain d;
+    affine store;
+    memset(&d, 0, sizeof d);
+    memset(&store, 0, sizeof store);
+    d.loops = 3;
+    d.count[0] = outer;
+    d.step[0] = depth * width;
+    d.count[1] = depth;
+    d.step[1] = width;
+    d.count[2] = width;
+    d.step[2] = 1;
+    int begin[3] = {0, 1, 2}; /* first of the loops over outer, depth and width */
+    verdict v = DONE;
+    while (!error && depth > 0 && (v = what->place(&d, frame, &store, place)) == REFINE) {
+        begin[1] += d.at_loop < begin[1];
+        begin[2] += d.at_loop < begin[2];
+        refine(&d);
+    }
+    if (!error && v != DONE)
+        error = v == INVALID ? OUT_OF_RANGE : does_not_fit(p);
+    int inner = -1; /* the loop over the columns */
+    for (int k = begin[2]; k < d.loops && !error; k++)
+        if (d.count[k] > 1) {
+            if (inner >= 0) { /* two loops are one where every operand walks them so */
+                int one = store.step[inner] == store.step[k] * d.count[k];
+                for (int i = 0; i < what->loads; i++)
+                    one = one && place[i].at.step[inner] == place[i].at.step[k] * d.count[k];
+                if (!one)
+                    error = does_not_fit(p);
+            }
+            inner = k;
+        }
+    for (int i = 0; i < what->loads && inner >= 0 && !error; i++)
+        if (what->only[i] && place[i].at.step[inner] != 0)
+            error = does_not_fit(p); /* an index for each element: no rows to pick */
+    if (!error && depth > 0 && inner >= 0 && store.step[inner] != 1)
+        error = does_not_fit(p);
+    if (error) {
+        free(place);
+        if (x)
+            free_columns(x);
+        return error;
+    }
+    x->what = what;
+    x->depth = depth;
+    x->width = width;
+    x->strip = width < STRIP ? width : STRIP;
+    x->strips = (width + x->strip - 1) / x->strip;
+    if (depth == 0) { /* nothing is read */
+        x->outers = 1;
+        x->outer_count[0] = outer;
+        x->store.outer[0] = width;
+        x->store.column = 1;
+    } else {
+        for (int i = -1; i < what->loads; i++) {
+            column_access *a = i < 0 ? &x->store : &x->load[i];
+            const affine *at = i < 0 ? &store : &place[i].at;
+            a->base = at->base;
+            x->outers = x->depths = 0;
+            for (int k = 0; k < begin[2]; k++) {
+                int64_t *count = k < begin[1] ? x->outer_count : x->depth_count;
+                int64_t *step = k < begin[1] ? a->outer : a->depth;
+                int *loops = k < begin[1] ? &x->outers : &x->depths;
+                if (d.count[k] == 1)
+                    continue;
+                count[*loops] = d.count[k];
+                step[(*loops)++] = at->step[k];
+            }
+            a->column = inner >= 0 ? at->step[inner] : 1;
+            a->stride = i < 0 ? 0 : place[i].stride;
+            a->size = i < 0 ? 0 : place[i].size;
+            a->packed = i >= 0 && !what->only[i] && a->column != 1;
+        }
+    }
+    free(place);
+    int64_t units = outer * x->strips;
+    return add_step(p, (step){run_columns, free_columns, x, units, outer * (depth + 1) * (width + 8) * what->cost, 0});
+}
+
+/* Sums of up to STACKED_ROWS rows of floats, in registers. */
+typedef float half_vector_f32 __attribute__((vector_size(32)));
+typedef float quarter_vector_f32 __attribute__((vector_size(16)));
+#define SUM_ROWS(vector, from)                                                                                         \
+    do {                                                                                                               \
+        vector a, v;                                                                                                   \
+        memcpy(&a, (const float *)row[0] + (from), sizeof a);                                                          \
+        for (int64_t r = 1; r < rows; r++) {                                                                           \
+            memcpy(&v, (const float *)row[r] + (from), sizeof v);                                                      \
+            a += v;                                                                                                    \
+        }                                                                                                              \
+        memcpy(sum + (from), &a, sizeof a);                                                                            \
+    } while (0)
+/* A last vector that is not full overlaps the one before it. */
+ALWAYS void sum_rows_f32(int64_t rows, int64_t width, const void *const *row, float *sum)
+{
+    int64_t c = 0;
+    for (; c + 2 * LANES <= width; c += 2 * LANES) {
+        vector_f32 a, b, v, w;
+        memcpy(&a, (const float *)row[0] + c, sizeof a);
+        memcpy(&b, (const float *)row[0] + c + LANES, sizeof b);
+        for (int64_t r = 1; r < rows; r++) {
+            memcpy(&v, (const float *)row[r] + c, sizeof v);
+            memcpy(&w, (const float *)row[r] + c + LANES, sizeof w);
+            a += v;
+            b += w;
+        }
+        memcpy(sum + c, &a, sizeof a);
+        memcpy(sum + c + LANES, &b, sizeof b);
+    }
+    if (width >= LANES) {
+        if (c + LANES < width)
+            SUM_ROWS(vector_f32, c);
+        if (c < width)
+            SUM_ROWS(vector_f32, width - LANES);
+    } else if (width >= LANES / 2) {
+        SUM_ROWS(half_vector_f32, 0);
+        SUM_ROWS(half_vector_f32, width - LANES / 2);
+    } else if (width >= LANES / 4) {
+        SUM_ROWS(quarter_vector_f32, 0);
+        SUM_ROWS(quarter_vector_f32, width - LANES / 4);
+    } else {
+        for (; c < width; c++)
+            SUM_ROWS(float, c);
+    }
+}

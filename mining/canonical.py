@@ -196,16 +196,19 @@ class Vocabulary:
         source, target = np.divmod(pair, size)
         return source, target, kind
 
-    def edges(self, size: int, packed: Integers) -> tuple[Edge, ...]:
-        """Packed edges (PADDING left out) as (producer, output, consumer, slot), sorted."""
-        source, target, kind = self.unpacked(size, packed[packed != PADDING])
-        kinds = self.kinds
-        return tuple(
-            sorted(
-                (p, kinds[k][0], c, kinds[k][1])
-                for p, c, k in zip(source.tolist(), target.tolist(), kind.tolist(), strict=True)
-            )
-        )
+    def edges(self, size: int, packed: Integers, owner: Integers) -> Integers:
+        """Packed edges as columns producer, output, consumer, slot, sorted.
+
+        Args:
+            size: nodes of each pattern.
+            packed: edges of some patterns.
+            owner: for each the pattern, rising.
+        """
+        source, target, kind = self.unpacked(size, packed)
+        kinds: Integers = np.array(self.kinds, dtype=np.int64).reshape(-1, 2)
+        output, slot = kinds[kind].T
+        columns = np.stack([source, output, target, slot], axis=1)
+        return columns[np.lexsort((slot, target, output, source, owner))]
 
     @cached_property
     def _kind_hashes(self) -> Hashes:
@@ -305,7 +308,7 @@ def _searched(labels: Integers, edges: Edges, graph: int, vocabulary: Vocabulary
     return canonical_order(labels[graph].tolist(), own)
 
 
-def digest(label_digests: Sequence[bytes], edges: Sequence[Edge]) -> str:
+def digest(label_digests: Sequence[bytes], edges: bytes) -> str:
     """SHA-256 of a pattern in canonical order, as 64 hexadecimal digits.
 
     Hashed are the number of nodes, the SHA-256 of each label in canonical order, and the sorted edges; numbers as
@@ -313,10 +316,9 @@ def digest(label_digests: Sequence[bytes], edges: Sequence[Edge]) -> str:
 
     Args:
         label_digests: SHA-256 of the nodes' labels in canonical order.
-        edges: sorted (producer, output, consumer, slot) between places in that order.
+        edges: (producer, output, consumer, slot) between places in that order, sorted, as the bytes of 64-bit integers.
     """
-    numbers = np.array([len(label_digests), *(number for edge in edges for number in edge)], dtype="<i8").tobytes()
-    return hashlib.sha256(numbers[:8] + b"".join(label_digests) + numbers[8:]).hexdigest()
+    return hashlib.sha256(b"".join([len(label_digests).to_bytes(8, "little"), *label_digests, edges])).hexdigest()
 
 
 def canonical(labels: Sequence[str], edges: Sequence[Edge]) -> tuple[str, tuple[int, ...], tuple[Edge, ...]]:
@@ -335,9 +337,11 @@ def canonical(labels: Sequence[str], edges: Sequence[Edge]) -> tuple[str, tuple[
     ).reshape(-1, 4)
     numbers = np.array([[vocabulary.label_numbers[label] for label in labels]], dtype=np.int64)
     forms = canonical_forms(numbers, Edges(*columns.T), vocabulary)
-    placed = vocabulary.edges(len(labels), forms.edges[0])
+    placed = vocabulary.edges(len(labels), forms.edges[0], np.zeros(len(edges), dtype=np.int64))
     return (
-        digest([vocabulary.label_digests[number] for number in forms.labels[0].tolist()], placed),
+        digest(
+            [vocabulary.label_digests[number] for number in forms.labels[0].tolist()], placed.astype("<i8").tobytes()
+        ),
         tuple(forms.order[0].tolist()),
-        placed,
+        tuple(map(tuple, placed.tolist())),
     )

@@ -16,10 +16,7 @@ import numpy as np
 from graphopt.mining.graphs import bits, members
 from graphopt.mining.growth import Batch, Level, Patterns
 from graphopt.mining.refinement import Flags, Integers, spread_out
-from graphopt.mining.symmetry import Occurrence, Symmetry
-
-MOST_IMAGES = 5000
-"""Occurrences of one pattern in one graph that the check for overlaps looks at one by one."""
+from graphopt.mining.symmetry import Nested, Occurrence, Symmetry, may_clash
 
 BLOCK = 1 << 21
 """Pairs of occurrences that are compared at once."""
@@ -76,7 +73,7 @@ def pairs_that_agree(batches: Sequence[Batch], patterns: Sequence[Patterns], ali
             p, q = below.pattern[above.parents], above.pattern[above.children]
             steps = np.flatnonzero((inner_alike[p] == outer_alike[q]) & (rows_of_inner[p] == rows_of_outer[q]))
             parents, children = above.parents[steps].astype(np.int64), above.children[steps].astype(np.int64)
-            uneven = below.multiplicities(parents) != above.multiplicities(children)
+            uneven = above.several[steps] | (below.multiplicities(parents) != above.multiplicities(children))
             pair = p[steps].astype(np.int64) * len(outer) + q[steps]
             columns.append(
                 (pair, parents + base_inner, children + base_outer, uneven, steps, np.full(len(steps), number))
@@ -208,33 +205,26 @@ def _part(symmetry: Symmetry, small: Occurrence, whole: Occurrence) -> Occurrenc
 
 def _overlap_alike(symmetry: Symmetry, parts: list[Occurrence], wholes: list[Occurrence]) -> bool:
     """Whether wholes overlap only where their parts overlap, over all images of the given representatives."""
-    pairs = [(bits(part), bits(whole)) for part, whole in zip(parts, wholes, strict=True)]
+    pairs = [Nested(bits(part), bits(whole)) for part, whole in zip(parts, wholes, strict=True)]
     # Outside of the families all images of a representative are the same.
-    fixed = [part & ~symmetry.moved for part, _ in pairs]
-    common = -1
-    for mask in fixed:
-        common &= mask
+    common = ~symmetry.moved
+    for pair in pairs:
+        common &= pair.part
     if common:
         return True  # all parts share a node
-    total = sum(symmetry.multiplicity(whole) for _, whole in pairs)
-    if total > MOST_IMAGES:
-        reach = [symmetry.reach(whole) for _, whole in pairs]
-        return all(fixed) and all(
-            fixed[i] & fixed[j] or not reach[i] & reach[j] for i in range(len(pairs)) for j in range(i)
-        )
-    if total > len(pairs):
-        images: list[tuple[int, int]] = []
-        width = len(parts[0])
-        for part, whole in zip(parts, wholes, strict=True):
-            both = symmetry.images(bits(whole), (*part, *whole))
-            images.extend((bits(image[:width]), bits(image[width:])) for image in both)
-        pairs = images
+    still = [pair for pair in pairs if not pair.whole & symmetry.moved]
+    moved = [pair for pair in pairs if pair.whole & symmetry.moved]
+    if any(may_clash(symmetry, one, other) for at, one in enumerate(moved) for other in (*moved[at:], *still)):
+        return False
     holders: dict[int, list[int]] = {}
-    for index, (_, large) in enumerate(pairs):
-        for node in members(large):
+    for index, pair in enumerate(still):
+        for node in members(pair.whole):
             holders.setdefault(node, []).append(index)
     return all(
-        pairs[other][0] & small for small, large in pairs for node in members(large & ~small) for other in holders[node]
+        still[other].part & pair.part
+        for pair in still
+        for node in members(pair.whole & ~pair.part)
+        for other in holders[node]
     )
 
 
@@ -259,60 +249,30 @@ def claims(
         first: by id, the index of the first graph that contains it; patterns with others are looked into elsewhere.
         shards: by id, the number of shards whose graphs contain it.
     """
-    least = np.full(int(alike.max(initial=0)) + 1, len(patterns) + 1)
+    open_sizes = np.full(int(alike.max(initial=0)) + 1, len(patterns) + 1)
     for size, known in enumerate(patterns, start=1):
-        np.minimum.at(least, alike[known.ids[wanted[known.ids]]], size)
+        np.minimum.at(open_sizes, alike[known.ids[wanted[known.ids]]], size)
     found = []
     for batch in batches:
-        for size, row in _starts(batch, patterns, alike, wanted, first, least):
-            small = int(patterns[size - 1].ids[batch.levels[size - 1].pattern[row]])
-            for claim in _Climb(batches, batch, patterns, alike, size, row).claims():
+        climb = _Climb(batches, batch, patterns, alike, open_sizes)
+        for size, row, small in climb.starts(wanted, first):
+            for claim in climb.claims(size, row, small):
                 found.append(claim)
                 if shards[small] == 1:
                     break
     return found
 
 
-def _starts(
-    batch: Batch, patterns: Sequence[Patterns], alike: Integers, wanted: Flags, first: Integers, least: Integers
-) -> Iterator[tuple[int, int]]:
-    """First occurrences (size and row) of wanted patterns below an occurrence, two or more nodes larger, that is alike.
-
-    From the largest occurrences down, each row carries the numbers of what is alike in all rows above it.
-    """
-    classes = len(least)
-    none = np.zeros(0, dtype=np.int64)
-    rows, numbers, higher = none, none, np.zeros(0, dtype=np.bool_)  # of the level above
-    for size in range(len(patterns) - 1, 0, -1):
-        above, level = batch.levels[size], batch.levels[size - 1]
-        own = alike[patterns[size].ids[above.pattern]]
-        useful = np.flatnonzero(least[own] < size)
-        rows = np.concatenate([rows, useful])
-        numbers = np.concatenate([numbers, own[useful]])
-        higher = np.concatenate([higher, np.zeros(len(useful), dtype=np.bool_)])
-        order = np.argsort(rows, kind="stable")
-        rows, numbers, higher = rows[order], numbers[order], higher[order]
-        lows = np.searchsorted(rows, above.children)
-        lengths = np.searchsorted(rows, above.children, side="right") - lows
-        at = spread_out(lows, lengths)
-        pairs = np.repeat(above.parents.astype(np.int64), lengths) * classes + numbers[at]
-        far = np.unique(pairs[higher[at]])
-        ids = patterns[size - 1].ids[level.pattern]
-        candidates = np.flatnonzero(wanted[ids] & (first[ids] == batch.indices[level.graph]))
-        _, place = np.unique(ids[candidates], return_index=True)
-        for row in candidates[place].tolist():
-            key = row * classes + int(alike[ids[row]])
-            position = int(np.searchsorted(far, key))
-            if position < len(far) and far[position] == key:
-                yield size, row
-        rows, numbers = np.divmod(np.unique(pairs), classes)
-        kept = least[numbers] < size
-        rows, numbers = rows[kept], numbers[kept]
-        higher = np.ones(len(rows), dtype=np.bool_)
-
-
 class _Climb:
-    """The occurrences above one occurrence, and which of their patterns hide its pattern."""
+    """The way up from occurrences to those that hold them and may hide their patterns.
+
+    Args:
+        batches: all graphs of a shard.
+        batch: the graphs that are climbed in.
+        patterns: the patterns of each size.
+        alike: see pairs_that_agree.
+        open_sizes: for each number in ``alike``, the least size of a pattern that is looked into.
+    """
 
     def __init__(
         self,
@@ -320,52 +280,105 @@ class _Climb:
         batch: Batch,
         patterns: Sequence[Patterns],
         alike: Integers,
-        size: int,
-        row: int,
+        open_sizes: Integers,
     ) -> None:
         self._batches = batches
         self._batch = batch
         self._patterns = patterns
         self._alike = alike
-        self._size = size
-        self._row = row
-        level = batch.levels[size - 1]
-        self._number = int(level.pattern[row])
-        self._id = int(patterns[size - 1].ids[self._number])
-        self._position = int(level.graph[row])
-        offset = int(batch.offsets[self._position])
-        rows = level.rows_of(self._number)
-        rows = rows[level.graph[rows] == self._position]
-        self._smaller = [(bits(nodes), tuple(nodes)) for nodes in (level.nodes[rows] - offset).tolist()]
+        self._open_sizes = open_sizes
+        self._reach: dict[int, Integers] = {}  # by size, see _numbered
 
-    def claims(self) -> Iterator[Claim]:
-        """Claims that hold in these graphs."""
+    def _numbered(self, rows: Integers, alike: Integers) -> Integers:
+        """One number for a row of a level and what is alike in it or above it."""
+        return rows * len(self._open_sizes) + alike
+
+    def starts(self, wanted: Flags, first: Integers) -> Iterator[tuple[int, int, int]]:
+        """First occurrences of wanted patterns below an occurrence, two or more nodes larger, that is alike.
+
+        From the largest occurrences down, each row carries the numbers of what is alike in all rows above it.
+
+        Yields:
+            size, row and id of the pattern.
+        """
+        batch, patterns, alike = self._batch, self._patterns, self._alike
+        pairs = np.zeros(0, dtype=np.int64)
+        for size in range(len(patterns) - 1, 0, -1):
+            above, level = batch.levels[size], batch.levels[size - 1]
+            own = alike[patterns[size].ids[above.pattern]]
+            useful = np.flatnonzero(self._open_sizes[own] < size)
+            self._reach[size + 1] = np.union1d(pairs, self._numbered(useful, own[useful]))
+            far = self._below(pairs, above)
+            pairs = self._below(self._reach[size + 1], above)
+            pairs = pairs[self._open_sizes[pairs % len(self._open_sizes)] < size]
+            ids = patterns[size - 1].ids[level.pattern]
+            candidates = np.flatnonzero(wanted[ids] & (first[ids] == batch.indices[level.graph]))
+            _, place = np.unique(ids[candidates], return_index=True)
+            candidates = candidates[place]
+            candidates = candidates[np.isin(self._numbered(candidates, alike[ids[candidates]]), far)]
+            for row in candidates.tolist():
+                yield size, row, int(ids[row])
+
+    def _below(self, pairs: Integers, above: Level) -> Integers:
+        """What is numbered in a level, numbered in the level before."""
+        rows, numbers = np.divmod(pairs, len(self._open_sizes))
+        lows = np.searchsorted(rows, above.children)
+        lengths = np.searchsorted(rows, above.children, side="right") - lows
+        at = spread_out(lows, lengths)
+        return np.unique(self._numbered(np.repeat(above.parents.astype(np.int64), lengths), numbers[at]))
+
+    def claims(self, start: int, row: int, small: int) -> Iterator[Claim]:
+        """Claims that hold in these graphs.
+
+        Args:
+            start: size of a pattern.
+            row: its first occurrence.
+            small: its id.
+        """
         batch = self._batch
-        offset = int(batch.offsets[self._position])
-        current = {self._row}
-        for size in range(self._size + 1, len(self._patterns) + 1):
+        level = batch.levels[start - 1]
+        alike = int(self._alike[small])
+        position = int(level.graph[row])
+        offset = int(batch.offsets[position])
+        multiplicity = level.multiplicities(np.array([row]))[0]
+        rows = level.rows_of(int(level.pattern[row]))
+        count = len(rows)
+        rows = rows[level.graph[rows] == position]
+        smaller = [(bits(nodes), tuple(nodes)) for nodes in (level.nodes[rows] - offset).tolist()]
+        current = np.array([row])
+        for size in range(start + 1, len(self._patterns) + 1):
             level = batch.levels[size - 1]
-            following = set()
-            for row in sorted({child for parent in current for child in level.children_of(parent).tolist()}):
-                large = int(self._patterns[size - 1].ids[level.pattern[row]])
-                if self._alike[large] == self._alike[self._id]:
-                    nodes = tuple((level.nodes[row] - offset).tolist())
-                    places = self._places(nodes)
-                    if places is not None:
-                        claim = Claim(self._id, large, places)
-                        if corresponds(self._batches, self._patterns, claim):
-                            if not overlaps_alike(self._batches, self._patterns, claim):
-                                continue  # whatever is larger overlaps as well
-                            yield claim
-                following.add(row)
-            current = following
+            current = level.children_of(current)
+            reach = self._reach[size]
+            numbers = self._numbered(current, np.full(len(current), alike))
+            current = current[_among(numbers, reach)]
+            if not len(current):
+                return
+            ids = self._patterns[size - 1].ids[level.pattern[current]]
+            possible = (self._alike[ids] == alike) & (level.multiplicities(current) == multiplicity)
+            kept = np.ones(len(current), dtype=np.bool_)
+            for at in np.flatnonzero(possible).tolist():
+                if len(level.rows_of(int(level.pattern[current[at]]))) != count:
+                    continue
+                places = self._places(tuple((level.nodes[current[at]] - offset).tolist()), smaller, position)
+                if places is None:
+                    continue
+                claim = Claim(small, int(ids[at]), places)
+                if corresponds(self._batches, self._patterns, claim):
+                    if overlaps_alike(self._batches, self._patterns, claim):
+                        yield claim
+                    else:
+                        kept[at] = False  # whatever is larger overlaps as well
+            current = current[kept]
 
-    def _places(self, whole: Occurrence) -> tuple[int, ...] | None:
+    def _places(
+        self, whole: Occurrence, smaller: Sequence[tuple[int, Occurrence]], position: int
+    ) -> tuple[int, ...] | None:
         """Where the smaller pattern is in an occurrence that holds it exactly once."""
         mask = bits(whole)
-        symmetry = self._batch.symmetries[self._position]
+        symmetry = self._batch.symmetries[position]
         found: int | None = None
-        for small, nodes in self._smaller:
+        for small, nodes in smaller:
             if small & ~mask & ~symmetry.moved:
                 continue
             for image in symmetry.images(small, nodes, ~mask):
@@ -373,6 +386,14 @@ class _Climb:
                     return None
                 found = bits(image)
         return None if found is None else tuple(at for at, node in enumerate(whole) if found >> node & 1)
+
+
+def _among(numbers: Integers, known: Integers) -> Flags:
+    """Which numbers are among sorted ones."""
+    if not len(known):
+        return np.zeros(len(numbers), dtype=np.bool_)
+    found: Flags = known[np.minimum(np.searchsorted(known, numbers), len(known) - 1)] == numbers
+    return found
 
 
 def holds(batches: Sequence[Batch], patterns: Sequence[Patterns], claim: Claim) -> bool:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from graphopt.mining.canonical import PADDING, Vocabulary, canonical_forms
 from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, spread_out
-from graphopt.mining.symmetry import Families, Symmetry
+from graphopt.mining.symmetry import Families, OpenBranches, Symmetry
 from graphopt.mining.tallies import Counts
 
 CHUNK_ROWS = 60_000
@@ -87,6 +87,8 @@ class Patterns:
 
     def number(self, pattern: int) -> int | None:
         """The pattern with an id; None when it is not here."""
+        if not len(self.ids) or not self.ids[0] <= pattern <= self.ids[-1]:
+            return None
         found = int(np.searchsorted(self.ids, pattern))
         return found if found < len(self.ids) and self.ids[found] == pattern else None
 
@@ -133,6 +135,7 @@ class Level:
         multiplicity: number of occurrences that the row stands for; None when that is 1 everywhere.
         parents: for each step of growth that led here, the row in the level before.
         children: for each step, the row in this level.
+        several: for each step, whether equal branches give more such steps from the same row.
     """
 
     nodes: Numbers
@@ -141,6 +144,7 @@ class Level:
     multiplicity: Counts | None
     parents: Numbers
     children: Numbers
+    several: Flags
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -165,11 +169,12 @@ class Level:
         order = np.argsort(self.parents, kind="stable")
         return self.children[order], self.parents[order]
 
-    def children_of(self, parent: int) -> Numbers:
-        """Rows that steps lead to from a row of the level before."""
+    def children_of(self, rows: Integers) -> Integers:
+        """Rows, each once, that steps lead to from rows of the level before."""
         children, parents = self._by_parent
-        low, high = np.searchsorted(parents, [parent, parent + 1])
-        return children[low:high]
+        lows = np.searchsorted(parents, rows)
+        lengths = np.searchsorted(parents, rows, side="right") - lows
+        return np.unique(children[spread_out(lows, lengths)]).astype(np.int64)
 
     def kept(self, rows: Flags, numbers: Integers) -> "Level":
         """Some of the rows, with new numbers for their patterns."""
@@ -182,6 +187,7 @@ class Level:
             None if self.multiplicity is None else self.multiplicity[rows],
             self.parents[steps],
             place[self.children[steps]].astype(np.int32),
+            self.several[steps],
         )
 
 
@@ -218,6 +224,7 @@ class _Steps:
         place: for each edge the place in the occurrence.
         kind: for each edge the number of its (output, slot).
         forward: for each edge whether it leads to the new node.
+        several: whether equal branches give more such steps, which are not listed.
     """
 
     row: Integers
@@ -227,6 +234,7 @@ class _Steps:
     place: Integers
     kind: Integers
     forward: Flags
+    several: Flags
 
 
 class Batch:
@@ -318,6 +326,7 @@ class Batch:
                 self.families.multiplicities(nodes),
                 np.zeros(0, dtype=np.int32),
                 np.zeros(0, dtype=np.int32),
+                np.zeros(0, dtype=np.bool_),
             )
         ]
 
@@ -349,6 +358,7 @@ class Batch:
                 multiplicity,
                 np.concatenate([empty, *(part.parents for part in parts)]),
                 np.concatenate([empty, *(part.children for part in parts)]),
+                np.concatenate([np.zeros(0, dtype=np.bool_), *(part.several for part in parts)]),
             )
         )
 
@@ -378,6 +388,7 @@ class Batch:
             self.families.multiplicities(nodes),
             (steps.row[alive] + low).astype(np.int32),
             which.astype(np.int32),
+            steps.several[alive],
         )
 
     def bits(self, rows: Integers, counted: Flags | None = None) -> Hashes:
@@ -399,7 +410,8 @@ class Batch:
         """All ways to add a node to occurrences."""
         bits = self.bits(rows)
         taken: list[Flags] = [np.any(flags[rows], axis=1) for flags in self._groups]
-        ahead, behind = (self._one_way(side, rows, graph, bits, taken) for side in self._sides)
+        branches = self.families.open_branches(rows)
+        ahead, behind = (self._one_way(side, rows, graph, bits, taken, branches) for side in self._sides)
         return _Steps(
             np.concatenate([ahead.row, behind.row]),
             np.concatenate([ahead.node, behind.node]),
@@ -408,9 +420,12 @@ class Batch:
             np.concatenate([ahead.place, behind.place]),
             np.concatenate([ahead.kind, behind.kind]),
             np.concatenate([ahead.forward, behind.forward]),
+            np.concatenate([ahead.several, behind.several]),
         )
 
-    def _one_way(self, side: _Side, rows: Integers, graph: Integers, bits: Hashes, taken: Sequence[Flags]) -> _Steps:
+    def _one_way(
+        self, side: _Side, rows: Integers, graph: Integers, bits: Hashes, taken: Sequence[Flags], branches: OpenBranches
+    ) -> _Steps:
         count, size = rows.shape
         flat = rows.ravel()
         lows = side.starts[flat]
@@ -459,7 +474,9 @@ class Batch:
         if apart.any():
             allowed = ~np.logical_or.reduceat(apart, starts)
             row, node, starts, lengths = row[allowed], node[allowed], starts[allowed], lengths[allowed]
-        return _Steps(row, node, starts, lengths, place, kind, np.full(len(place), side.forward))
+        first, several = branches.first_of_equals(row, node)
+        row, node, starts, lengths = row[first], node[first], starts[first], lengths[first]
+        return _Steps(row, node, starts, lengths, place, kind, np.full(len(place), side.forward), several)
 
     def _distinct(self, sets: Integers) -> tuple[Integers, Integers]:
         """Sets of nodes without repetition, graph by graph.

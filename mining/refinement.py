@@ -80,9 +80,10 @@ class Orders(NamedTuple):
 def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
     """The orders of nodes that refinement, and telling single nodes apart where it is blind, lead to.
 
-    Every graph is refined until all its colours differ or nothing changes. In the latter case each node of its smallest
-    cell (the first of those in order of colours) is told apart in turn, and so on. Nothing depends on the order in
-    which the nodes are given: isomorphic graphs have orders that make them equal.
+    Every graph is refined until all its colours differ or nothing changes. In the latter case equal branches are told
+    apart; if that does not do, each node of its smallest cell (the first of those in order of colours) is told apart in
+    turn, and so on. Nothing depends on the order in which the nodes are given: isomorphic graphs have orders that make
+    them equal.
 
     Args:
         colours: a row per graph, a hash of its label per node.
@@ -104,6 +105,15 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
         left = np.flatnonzero(~whole)
         if not len(left):
             break
+        # Equal branches can be put in any order.
+        owner, colours, edges = owner[left], _with_equal_parts_apart(colours[left], edges.of(left)), edges.of(left)
+        cells = _cells(np.sort(colours, axis=1))
+        whole = cells == size
+        done_graphs.append(owner[whole])
+        done_orders.append(np.argsort(colours[whole], axis=1))
+        left = np.flatnonzero(~whole)
+        if not len(left):
+            break
         # Of what is stable and not decided, take the smallest cell.
         sorting = np.argsort(colours[left], axis=1, kind="stable")
         ranked = np.take_along_axis(colours[left], sorting, axis=1)
@@ -117,7 +127,7 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
         width = sizes[np.arange(len(left)), cell]
         # How many orders the graph will have at least; too many are left to the caller.
         leaves = np.bincount(owner[whole], minlength=owner.max() + 1)
-        for found in done_graphs[:-1]:
+        for found in done_graphs[:-1]:  # the last ones are counted
             leaves += np.bincount(found, minlength=len(leaves))[: len(leaves)]
         np.add.at(leaves, owner[left], width)
         hopeless = leaves[owner[left]] > MOST_LEAVES
@@ -137,6 +147,56 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
     kept = ~np.isin(graphs, rejected)
     sorting = np.argsort(graphs[kept], kind="stable")
     return Orders(graphs[kept][sorting], rows[kept][sorting], rejected)
+
+
+def _with_equal_parts_apart(colours: Hashes, edges: Edges) -> Hashes:
+    """Colours that tell equal branches apart, in any order of the branches.
+
+    Colours are stable. Take out the nodes that are alone with their colour, and look at the connected parts of the
+    rest. Where no two nodes of a part are alike, parts with a colour in common are isomorphic, by their colours, and
+    exchanging them leaves the graph as it is: a node's colour says which edges it has to each colour, so to the only
+    node of that colour in its part. So any order of such parts leads to the same form. A part takes no part in this
+    if a node elsewhere that looks like one of its own is in a part with nodes that are alike.
+    """
+    count, size = colours.shape
+    order = np.argsort(colours, axis=1, kind="stable")
+    ranked = np.take_along_axis(colours, order, axis=1)
+    start = np.ones(ranked.shape, dtype=np.bool_)
+    start[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    cell = np.empty((count, size), dtype=np.int64)
+    np.put_along_axis(cell, order, np.cumsum(start, axis=1) - 1 + np.arange(count)[:, None] * size, axis=1)
+    cell = cell.ravel()
+    alone = np.bincount(cell, minlength=count * size)[cell] == 1
+    source, target = edges.graph * size + edges.source, edges.graph * size + edges.target
+    inner = ~(alone[source] | alone[target])
+    part = _connected_parts(count * size, source[inner], target[inner])
+    # Parts with two nodes of one colour, and the parts that share a colour with those.
+    by_cell = np.lexsort((part, cell))
+    again = np.zeros(count * size, dtype=np.bool_)
+    again[1:] = (part[by_cell[1:]] == part[by_cell[:-1]]) & (cell[by_cell[1:]] == cell[by_cell[:-1]])
+    doubtful = np.zeros(count * size, dtype=np.bool_)
+    doubtful[part[by_cell[again]]] = True
+    doubtful_cell = np.zeros(count * size, dtype=np.bool_)
+    doubtful_cell[cell[doubtful[part]]] = True
+    doubtful[part[doubtful_cell[cell]]] = True
+    firsts = np.flatnonzero(np.diff(cell[by_cell], prepend=-1))
+    rank = np.empty(count * size, dtype=np.int64)
+    rank[by_cell] = np.arange(count * size) - np.repeat(firsts, np.diff(firsts, append=count * size))
+    rank[doubtful[part]] = 0
+    flat = colours.ravel() + rank.astype(np.uint64) * _TOLD_APART
+    return np.where(rank > 0, mixed(flat), colours.ravel()).reshape(count, size)
+
+
+def _connected_parts(nodes: int, source: Integers, target: Integers) -> Integers:
+    """For each node the lowest node of its connected part."""
+    lowest: Integers = np.arange(nodes)
+    while True:
+        before = lowest.copy()
+        np.minimum.at(lowest, source, before[target])
+        np.minimum.at(lowest, target, before[source])
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, before):
+            return lowest
 
 
 def _cells(ranked: Hashes) -> Integers:

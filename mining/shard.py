@@ -12,7 +12,7 @@ from graphopt.mining.canonical import Edge, Vocabulary, digest
 from graphopt.mining.closedness import Claim, Pairs
 from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.growth import Batch, Level, Patterns
-from graphopt.mining.refinement import Flags, Hashes, Integers, mixed
+from graphopt.mining.refinement import Flags, Hashes, Integers, mixed, spread_out
 from graphopt.mining.symmetry import Occurrence
 from graphopt.mining.tallies import SMALL, Counts, Tallies, by_key, located
 
@@ -150,6 +150,7 @@ class Shard:
         """
         codes = []
         vocabulary = self._vocabulary
+        names = vocabulary.label_digests
         for size, patterns in enumerate(self.patterns, start=1):
             for batch in self.batches:
                 level = batch.levels[size - 1]
@@ -161,19 +162,25 @@ class Shard:
                 nodes = (level.nodes[rows] - batch.offsets[graphs][:, None]).tolist()
                 indices = batch.indices[graphs].tolist()
                 labels = patterns.labels[numbers].tolist()
-                for place, number in enumerate(numbers.tolist()):
-                    packed = patterns.edges[patterns.starts[number] : patterns.starts[number + 1]]
-                    edges = vocabulary.edges(size, packed)
+                ids = patterns.ids[numbers].tolist()
+                lengths = np.diff(patterns.starts)[numbers]
+                packed = patterns.edges[spread_out(patterns.starts[numbers], lengths)]
+                columns = vocabulary.edges(size, packed, np.repeat(np.arange(len(numbers)), lengths)).astype("<i8")
+                content, edges = columns.tobytes(), list(map(tuple, columns.tolist()))
+                low = 0
+                for place, length in enumerate(lengths.tolist()):
+                    high = low + length
                     codes.append(
                         Code(
-                            int(patterns.ids[number]),
-                            digest([vocabulary.label_digests[label] for label in labels[place]], edges),
+                            ids[place],
+                            digest([names[label] for label in labels[place]], content[32 * low : 32 * high]),
                             tuple([vocabulary.labels[label] for label in labels[place]]),
-                            edges,
+                            tuple(edges[low:high]),
                             indices[place],
                             tuple(nodes[place]),
                         )
                     )
+                    low = high
         return codes
 
     def places(self, wanted: Integers) -> dict[int, list[Places]]:

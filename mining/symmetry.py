@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from graphopt.mining.canonical import Adjacency, Form
-from graphopt.mining.graphs import MiningGraph, bits, members
-from graphopt.mining.refinement import Integers
+from graphopt.mining.graphs import MiningGraph, members
+from graphopt.mining.refinement import Flags, Integers
 from graphopt.mining.tallies import SMALL, Counts
 
 Occurrence = tuple[int, ...]
@@ -53,20 +53,7 @@ class Symmetry:
         """All families of a graph."""
         return cls(_families(graph))
 
-    def within(self, mask: int) -> "Symmetry":
-        """The families of a set's own: its equal states, which can change places without changing the set."""
-        families = []
-        for family, states in self._states(mask).items():
-            alike: dict[int, list[int]] = {}
-            for branch, state in states.items():
-                alike.setdefault(state, []).append(branch)
-            for state, branches in alike.items():
-                if len(branches) > 1:
-                    places = list(members(state))
-                    families.append(tuple(tuple(self.families[family][b][p] for p in places) for b in sorted(branches)))
-        return Symmetry(families)
-
-    def _states(self, mask: int) -> dict[int, dict[int, int]]:
+    def states(self, mask: int) -> dict[int, dict[int, int]]:
         """For each family that the set touches, the states of the branches it touches."""
         states: dict[int, dict[int, int]] = {}
         for node in members(mask & self.moved):
@@ -80,7 +67,7 @@ class Symmetry:
         if not mask & self.moved:
             return mask, nodes
         moves: dict[int, int] = {}
-        for family, states in self._states(mask).items():
+        for family, states in self.states(mask).items():
             branches = self.families[family]
             for target, source in enumerate(sorted(states, key=lambda branch: (-states[branch], branch))):
                 if source != target:
@@ -100,20 +87,13 @@ class Symmetry:
         """Number of sets in the orbit."""
         count = 1
         if mask & self.moved:
-            for family, states in self._states(mask).items():
+            for family, states in self.states(mask).items():
                 total = len(self.families[family])
                 count *= factorial(total) // factorial(total - len(states))
                 values = list(states.values())
                 for value in set(values):
                     count //= factorial(values.count(value))
         return count
-
-    def reach(self, mask: int) -> int:
-        """Bits of all nodes that some member of the set's orbit may hold, and perhaps of some more."""
-        for family in self._states(mask):
-            for nodes in self.families[family]:
-                mask |= bits(nodes)
-        return mask
 
     def images(self, mask: int, nodes: Occurrence, blocked: int = 0) -> Iterator[Occurrence]:
         """Every set of the orbit once, the nodes in the order given.
@@ -129,7 +109,7 @@ class Symmetry:
             return
         if mask & ~self.moved & blocked:
             return
-        yield from self._images(list(self._states(mask).items()), {}, nodes, blocked)
+        yield from self._images(list(self.states(mask).items()), {}, nodes, blocked)
 
     def _images(
         self, left: list[tuple[int, dict[int, int]]], moves: dict[int, int], nodes: Occurrence, blocked: int
@@ -143,6 +123,10 @@ class Symmetry:
         for branch in sorted(states):
             by_state.setdefault(states[branch], []).append(branch)
         sources = [branch for state in sorted(by_state, reverse=True) for branch in by_state[state]]
+        free = {
+            state: [t for t, branch in enumerate(branches) if not any(blocked >> branch[p] & 1 for p in members(state))]
+            for state in by_state
+        }
 
         def place(position: int, used: frozenset[int], chosen: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             if position == len(sources):
@@ -152,8 +136,8 @@ class Symmetry:
             start = 0
             if position and states[sources[position - 1]] == state:
                 start = chosen[-1] + 1
-            for target in range(start, len(branches)):
-                if target in used or any(blocked >> branches[target][p] & 1 for p in members(state)):
+            for target in free[state]:
+                if target < start or target in used:
                     continue
                 yield from place(position + 1, used | {target}, (*chosen, target))
 
@@ -174,24 +158,24 @@ class Families:
 
     def __init__(self, symmetries: Sequence[Symmetry], offsets: Integers) -> None:
         total = int(offsets[-1])
-        self._family = np.full(total, -1, dtype=np.int64)
-        self._branch = np.zeros(total, dtype=np.int64)
+        self.family = np.full(total, -1, dtype=np.int64)
+        self.branch = np.zeros(total, dtype=np.int64)
         self._place = np.zeros(total, dtype=np.int64)
         starts, lengths, counts = [0], list[int](), list[int]()
         members: list[Integers] = []
         for symmetry, offset in zip(symmetries, offsets.tolist(), strict=False):
             for branches in symmetry.families:
                 nodes = np.array(branches, dtype=np.int64) + offset
-                self._family[nodes] = len(counts)
-                self._branch[nodes] = np.arange(nodes.shape[0])[:, None]
+                self.family[nodes] = len(counts)
+                self.branch[nodes] = np.arange(nodes.shape[0])[:, None]
                 self._place[nodes] = np.arange(nodes.shape[1])
                 counts.append(nodes.shape[0])
                 lengths.append(nodes.shape[1])
                 members.append(nodes.ravel())
                 starts.append(starts[-1] + nodes.size)
-        self._starts, self._lengths, self._counts = np.array(starts), np.array(lengths), np.array(counts)
+        self._starts, self._lengths, self.counts = np.array(starts), np.array(lengths), np.array(counts)
         self._members = np.concatenate([np.zeros(0, dtype=np.int64), *members])
-        self.moved = self._family >= 0
+        self.moved = self.family >= 0
         most = max(counts, default=0)
         self._binomials = np.array([[comb(n, k) for k in range(most + 1)] for n in range(most + 1)], dtype=object)
 
@@ -211,12 +195,22 @@ class Families:
         target = np.empty(len(order), dtype=np.int64)
         target[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
         nodes = rows[row, column]
-        family = self._family[nodes]
+        family = self.family[nodes]
         image = self._members[self._starts[family] + target[held] * self._lengths[family] + self._place[nodes]]
         rows[row, column] = image
         result = sets.copy()
         result[touched] = rows
         return result
+
+    def open_branches(self, sets: Integers) -> "OpenBranches":
+        """For representatives: which nodes lead to the same larger sets, but for exchanges of branches."""
+        touched = np.flatnonzero(self.moved[sets].any(axis=1))
+        number = state = np.zeros(0, dtype=np.int64)
+        if len(touched):
+            _, _, _, part = self._held(sets[touched])
+            number = (touched[part.row] * len(self.counts) + part.family) * int(self.counts.max()) + part.branch
+            state = part.state
+        return OpenBranches(self, number, state)
 
     def multiplicities(self, sets: Integers) -> Counts | None:
         """Number of sets in the orbit of each set; None when that is 1 for all."""
@@ -234,7 +228,7 @@ class Families:
         runs = np.flatnonzero(run_start)
         length = np.diff(runs, append=len(order))
         begin = np.maximum.accumulate(np.where(set_start, np.arange(len(order)), 0))[runs]
-        choices = self._binomials[self._counts[family[runs]] - (runs - begin), length]
+        choices = self._binomials[self.counts[family[runs]] - (runs - begin), length]
         row_start = np.ones(len(runs), dtype=np.bool_)
         row_start[1:] = row[runs][1:] != row[runs][:-1]
         product = np.multiply.reduceat(choices, np.flatnonzero(row_start))
@@ -246,13 +240,62 @@ class Families:
         """What sets hold of branches: row and column of each node in a family, which entry it belongs to; entries."""
         row, column = np.nonzero(self.moved[rows])
         nodes = rows[row, column]
-        family, branch = self._family[nodes], self._branch[nodes]
-        number = (row * len(self._counts) + family) * int(self._counts.max()) + branch
+        family, branch = self.family[nodes], self.branch[nodes]
+        number = (row * len(self.counts) + family) * int(self.counts.max()) + branch
         _, first, held = np.unique(number, return_index=True, return_inverse=True)
         held = held.ravel()
         state = np.zeros(len(first), dtype=np.int64)
         np.add.at(state, held, np.int64(1) << self._place[nodes])
         return row, column, held, _Held(row[first], family[first], branch[first], state)
+
+
+class OpenBranches:
+    """Which nodes extend representatives: of branches of which a set holds the same, only the first.
+
+    Args:
+        families: the families.
+        number: sorted numbers of (set, family, branch) that sets touch.
+        state: for each, the bits of the places held there.
+    """
+
+    def __init__(self, families: Families, number: Integers, state: Integers) -> None:
+        self._families = families
+        self._number = number
+        self._state = state
+
+    def first_of_equals(self, row: Integers, node: Integers) -> tuple[Integers, Flags]:
+        """Which of some extensions are enough.
+
+        Args:
+            row: the set of each extension.
+            node: its new node.
+
+        Returns:
+            positions of extensions; for each, whether it stands for several.
+        """
+        families = self._families
+        moved = families.moved[node]
+        if not moved.any():
+            return np.arange(len(row)), np.zeros(len(row), dtype=np.bool_)
+        at = np.flatnonzero(moved)
+        family, branch = families.family[node[at]], families.branch[node[at]]
+        most = families.counts[family]
+        number = (row[at] * len(families.counts) + family) * int(families.counts.max()) + branch
+        own = self._held(number)
+        first = (branch == 0) | (self._held(number - 1) != own)
+        again = (branch + 1 < most) & (self._held(number + 1) == own)
+        kept = np.ones(len(row), dtype=np.bool_)
+        kept[at] = first
+        several = np.zeros(len(row), dtype=np.bool_)
+        several[at] = again
+        return np.flatnonzero(kept), several[kept]
+
+    def _held(self, number: Integers) -> Integers:
+        """What sets hold of branches: 0 for nothing."""
+        if not len(self._number):
+            return np.zeros(len(number), dtype=np.int64)
+        at = np.minimum(np.searchsorted(self._number, number), len(self._number) - 1)
+        return np.where(self._number[at] == number, self._state[at], 0)
 
 
 class _Held(NamedTuple):
@@ -262,6 +305,67 @@ class _Held(NamedTuple):
     family: Integers
     branch: Integers
     state: Integers
+
+
+class Nested(NamedTuple):
+    """An occurrence and a smaller one within it.
+
+    Attributes:
+        part: bits of the smaller one.
+        whole: bits of the larger one.
+    """
+
+    part: int
+    whole: int
+
+
+def may_clash(symmetry: Symmetry, one: Nested, other: Nested) -> bool:
+    """Whether two wholes, each as given or an image of that, can overlap while their parts do not.
+
+    It is enough to move one of them. Fixed nodes stay; in each family the branches of the one that is moved are placed
+    on different branches, such that parts do not meet. If that can be done at all, and fixed nodes of the wholes meet
+    or the wholes meet on some branch of such a placement, they can clash.
+    """
+    if one.part & other.part & ~symmetry.moved:
+        return False
+    meets = bool(one.whole & other.whole & ~symmetry.moved)
+    mine, others = symmetry.states(one.whole), symmetry.states(other.whole)
+    inner, other_inner = symmetry.states(one.part), symmetry.states(other.part)
+    for family in mine.keys() & others.keys():
+        held = [(inner.get(family, {}).get(branch, 0), state) for branch, state in mine[family].items()]
+        placed = [(other_inner.get(family, {}).get(branch, 0), state) for branch, state in others[family].items()]
+        empty = len(symmetry.families[family]) - len(held)
+        if not _placeable(held, placed, empty):
+            return False
+        if not meets:
+            meets = any(
+                not part & own_part
+                and whole & own_whole
+                and _placeable(held[:at] + held[at + 1 :], placed[:number] + placed[number + 1 :], empty)
+                for number, (part, whole) in enumerate(placed)
+                if (part, whole) not in placed[:number]
+                for at, (own_part, own_whole) in enumerate(held)
+                if (own_part, own_whole) not in held[:at]
+            )
+    return meets
+
+
+def _placeable(held: Sequence[tuple[int, int]], placed: Sequence[tuple[int, int]], empty: int) -> bool:
+    """Whether branches can be placed on different branches, some of them empty, so that no parts meet."""
+    owner: dict[int, int] = {}
+
+    def settled(number: int, seen: set[int]) -> bool:
+        for at, (part, _) in enumerate(held):
+            if at in seen or part & placed[number][0]:
+                continue
+            seen.add(at)
+            if at not in owner or settled(owner[at], seen):
+                owner[at] = number
+                return True
+        return False
+
+    needed = len(placed) - empty
+    return needed <= 0 or sum(settled(number, set()) for number in range(len(placed))) >= needed
 
 
 def _families(graph: MiningGraph) -> list[tuple[tuple[int, ...], ...]]:

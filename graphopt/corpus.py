@@ -117,6 +117,19 @@ def _ranks(graph: OperatorGraph) -> tuple[int | None, ...]:
     return tuple(tensor.rank for tensor in graph.tensors.values())
 
 
+def model_file(folder: Path, name: str) -> Path:
+    """The file of a model that captures call ``name``.
+
+    Raises:
+        GraphoptError: the corpus cannot be read or has no such model.
+    """
+    folder = Path(folder)
+    found = sorted(model for model in _entries(folder)[0] if Path(model).stem == name)
+    if not found:
+        raise GraphoptError(f"{folder}: holds no model {name!r}")
+    return (folder.parent if folder.is_file() else folder) / found[0]
+
+
 def _entries(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
     """Entries by model, and remarks about files that are left out.
 

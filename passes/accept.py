@@ -157,7 +157,10 @@ class Acceptance:
         return replace(self.context, excluded=wrong, excluded_sets=slow)
 
     def _build(self, fusions: Sequence[Fusion], portable: bool = False) -> Path:
-        operators = [kernel_generator.FusedOperator(f.name, f.body, f.shapes) for f in fusions]
+        sources = self.context.sources
+        operators = [
+            kernel_generator.FusedOperator(f.name, f.body, f.shapes, sources.get(f.name, "")) for f in fusions
+        ]
         operators.sort(key=lambda operator: operator.name)
         key = (portable, *((operator.name, repr(operator.shapes)) for operator in operators))
         if key not in self.libraries:

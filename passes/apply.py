@@ -24,6 +24,7 @@ from graphopt.operators.blocked import block_size
 from graphopt.passes import measure, pipeline
 from graphopt.passes.accept import Accept, Acceptance, Lost, Progress, Verdicts
 from graphopt.passes.base import Context, Observed, Pass, WantedPattern
+from graphopt.passes.bundle import Bundle
 from graphopt.passes.candidates import Refusal
 from graphopt.passes.fuse import Fuse, Fusions, observe
 from graphopt.passes.plan import Comparison, FusedEntry, NotFusedEntry, Plan
@@ -49,6 +50,7 @@ def apply(
     output: Path,
     *,
     opportunities: Path | None = None,
+    kernels: Sequence[Bundle] = (),
     shapes: Mapping[str, Shape] | Sequence[Mapping[str, Shape]] | None = None,
     executions: Sequence[int] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
@@ -69,6 +71,7 @@ def apply(
         model_path: the ONNX model.
         output: where to write the new one; not the model itself.
         opportunities: file of ``graphopt mine`` whose patterns are fused; without it, the model itself is searched.
+        kernels: bundles whose kernels are used in place of generated ones, checked and measured like any other.
         shapes: input shapes to observe and measure at: one set or several. Inputs that are left out take the model's
             declared shape, free axes a default size.
         executions: how often each set of shapes runs, for averages; once each when left out.
@@ -107,10 +110,12 @@ def apply(
         original = fill_weights(original, seed)
         notes.append("the model came without weights: seeded random ones stand in their place, in the output too")
     observed = _observed(original, shapes, executions, ranges or {}, str(model_path))
-    work = _Work(model_path, original, observed, accept, roofline_machine, threads, seed, say)
+    sources = {bundle.name: bundle.source for bundle in kernels}
+    work = _Work(model_path, original, observed, accept, roofline_machine, threads, seed, say, sources)
 
     with staging(output) as stage:
         outcome = _run(work, steps, wanted, stage, output.stem, notes)
+        notes += [_used(outcome, bundle) for bundle in kernels]
         plan = _plan(work, steps, outcome, output, notes)
         _stage(outcome, plan, stage, output)
         publish(stage, output)
@@ -133,6 +138,7 @@ class _Work:
     threads: int
     seed: int
     say: Progress
+    sources: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,14 @@ def _run(
     notes: list[str],
 ) -> _Outcome:
     position = next((i for i, step in enumerate(steps) if isinstance(step, Fuse)), len(steps))
-    context = Context(work.observed, work.machine, wanted, keep_losing=work.accept == "all", source=work.path.name)
+    context = Context(
+        work.observed,
+        work.machine,
+        wanted,
+        sources=work.sources,
+        keep_losing=work.accept == "all",
+        source=work.path.name,
+    )
     work.say("cleaning up")
     before_view = [step for step in steps[:position] if not isinstance(step, ToView)]
     cleaned = pipeline.run(work.original, before_view, context)
@@ -338,6 +351,15 @@ def _plan(work: _Work, steps: Sequence[Pass], outcome: _Outcome, output: Path, n
         notes=tuple(notes),
         environment=environment,
     )
+
+
+def _used(outcome: _Outcome, bundle: Bundle) -> str:
+    """What became of a hand-written kernel."""
+    if any(fusion.name == bundle.name for fusion in outcome.verdicts.fusions):
+        return f"{bundle.name}: the hand-written kernel is in place of the generated one"
+    if any(lost.fusion.name == bundle.name for lost in outcome.verdicts.lost):
+        return f"{bundle.name}: the hand-written kernel was tried and did not stay"
+    return f"{bundle.name}: no place for the hand-written kernel"
 
 
 def _not_fused(outcome: _Outcome) -> tuple[NotFusedEntry, ...]:

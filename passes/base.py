@@ -41,6 +41,7 @@ class Context:
         excluded: identities of fused operators that must not be made, each with the reason.
         excluded_sets: sets of nodes of the captures' graph, ascending, that must not become one fused operator.
         captures: the operator graph of the model that fusion gets, with its shapes; left out, it is observed.
+        sources: C of hand-written kernels by the fused operator's name, in place of generated ones.
         lowerable: whether a kernel can be generated for a body; the kernel generator's answer when left out.
         keep_losing: fuse what can be fused even where no saving is predicted.
         source: name of the model, for messages.
@@ -52,6 +53,7 @@ class Context:
     excluded: Mapping[str, str] = field(default_factory=dict)
     excluded_sets: frozenset[tuple[int, ...]] = frozenset()
     captures: tuple[Capture, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
     lowerable: Callable[[OperatorGraph], str | None] | None = None
     keep_losing: bool = False
     source: str = "model"

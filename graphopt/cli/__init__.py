@@ -23,6 +23,8 @@ COMMANDS = (
     "report",
     "show",
     "diff",
+    "extract",
+    "check",
     "apply",
     "explain",
     "passes",

@@ -9,10 +9,19 @@ from graphopt.cli.environment import Environment, Exit
 from graphopt.cli.progress import steps
 
 
+def hand_written(text: str) -> tuple[str, Path]:
+    """``DIGEST=DIR``: the first digits of a pattern's digest, and the folder of its bundle."""
+    digest, equals, folder = text.partition("=")
+    if not equals or not folder or len(digest) < 4 or set(digest.lower()) - set("0123456789abcdef"):
+        raise click.BadParameter(f"{text!r} is not DIGEST=DIR, with at least four digits of the pattern's digest")
+    return digest.lower(), Path(folder)
+
+
 @options.command(
     "apply",
     "graphopt apply model.onnx -o fused.onnx",
     "graphopt apply model.onnx --opportunities opportunities.json --shape x=8x3x224x224 -o fused.onnx",
+    "graphopt apply model.onnx --kernel 83f0c73c=bag -o fused.onnx",
     "graphopt apply model.onnx --passes 'drop-initializer-inputs,to-view,fuse{top-k=3}' --accept all",
 )
 @options.input_file("model")
@@ -21,6 +30,14 @@ from graphopt.cli.progress import steps
     type=options.path_or_stdin,
     metavar="FILE",
     help="Fuse the patterns of this file, which 'graphopt mine' wrote; without it, the model itself is searched.",
+)
+@click.option(
+    "--kernel",
+    "kernels",
+    type=hand_written,
+    metavar="DIGEST=DIR",
+    multiple=True,
+    help="Use the kernel of a bundle that 'graphopt extract' wrote in place of the generated one; repeat for several.",
 )
 @options.shapes
 @options.ranges
@@ -45,6 +62,7 @@ def command(
     environment: Environment,
     model: Path,
     opportunities: Path | None,
+    kernels: tuple[tuple[str, Path], ...],
     shapes: tuple[tuple[str, options.Shape], ...],
     ranges: tuple[tuple[str, options.Range], ...],
     passes: str | None,
@@ -62,6 +80,7 @@ def command(
     what was fused, what was not and why. Without --shape, the captures.toml in the model's folder tells the shapes,
     else the model does.
     """
+    from graphopt.passes import bundle
     from graphopt.passes.apply import apply
     from graphopt.report import plan
     from graphopt.runtime import deployment
@@ -72,6 +91,7 @@ def command(
             model,
             output_file or Path(f"{model.stem}.fused.onnx"),
             opportunities=opportunities,
+            kernels=[bundle.read_kernel(folder, digest) for digest, folder in kernels],
             shapes=known.shapes,
             executions=known.executions,
             ranges=known.ranges,

@@ -26,11 +26,13 @@ class FusedOperator:
         name: operator type in domain graphopt.fused; a C identifier.
         body: its operators, with inputs and outputs in the order of the call.
         shapes: observed shapes of the body's tensors, one mapping for each occurrence and capture.
+        source: C to take in place of the generated; it defines ``<name>_kernel``.
     """
 
     name: str
     body: OperatorGraph
     shapes: tuple[Mapping[str, Shape], ...] = ()
+    source: str = ""
 
 
 def lowerable(body: OperatorGraph) -> str | None:
@@ -83,4 +85,5 @@ def build_library(
 
 
 def _source(fused: Sequence[FusedOperator], title: str) -> Source:
-    return emit_library([lower(operator.name, operator.body, operator.shapes) for operator in fused], title)
+    programs = [lower(operator.name, operator.body, operator.shapes) for operator in fused]
+    return emit_library(programs, title, {operator.name: operator.source for operator in fused})

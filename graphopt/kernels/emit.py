@@ -6,7 +6,7 @@ shapes of examples, ``make_plan`` checks that it fits the shapes at hand, and el
 kernels share stands in ``c/*.h``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,19 @@ def support(*names: str) -> str:
     return "\n".join([block, *texts] if "convolution.h" in names else texts)
 
 
-def emit_library(programs: Sequence[Program], title: str) -> Source:
+def emit_library(programs: Sequence[Program], title: str, sources: Mapping[str, str] | None = None) -> Source:
     """The C of a kernel library.
+
+    Args:
+        programs: its kernels.
+        title: what its first comment says.
+        sources: by name, C to take in place of the generated; it defines ``<name>_kernel``.
 
     Raises:
         TooLargeError: when a kernel would need too many loads or alternatives.
     """
-    kernels = tuple((program.name, emit_kernel(program)) for program in programs)
+    given = sources or {}
+    kernels = tuple((program.name, given.get(program.name) or emit_kernel(program)) for program in programs)
     return Source(title, kernels, "\n".join(convolution.tiles(programs)))
 
 

@@ -1,8 +1,8 @@
-"""A bundle: one pattern cut out for a kernel writer, with its model, inputs, expected outputs and a kernel to start from.
+"""A bundle: one pattern cut out for a kernel writer, with its model, inputs, expected outputs and a first kernel.
 
 The folder holds ``pattern.onnx`` (the pattern at real shapes, with its real constants), ``inputs.npz`` and
-``expected.npz``, ``kernel.c`` (the generated kernel; ``tiles.h`` is part of it), ``kernel.onnx`` (the pattern as one fused operator) and
-``bundle.json``. ``build`` compiles ``kernel.c`` into ``kernel.so``, whatever is written there by then.
+``expected.npz``, ``kernel.c`` (the generated kernel; ``tiles.h`` is part of it), ``kernel.onnx`` (the pattern as one
+fused operator) and ``bundle.json``. ``build`` compiles ``kernel.c`` into ``kernel.so``, whatever stands there by then.
 """
 
 import json
@@ -67,8 +67,8 @@ def write(opportunity: Opportunity, models_folder: Path, folder: Path, machine: 
         The bundle.
 
     Raises:
-        GraphoptError: the folder holds a bundle, the corpus does not hold the model, no kernel can be generated, or the pattern does not run on
-            made-up inputs.
+        GraphoptError: the folder holds a bundle, the corpus does not hold the model, no kernel can be generated, or the
+            pattern does not run on made-up inputs.
     """
     if (folder / ABOUT).exists():
         raise GraphoptError(f"{folder}: holds a bundle already, which may have been worked on; choose another folder")

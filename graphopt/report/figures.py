@@ -7,9 +7,8 @@ from typing import Any
 
 from graphopt import files
 from graphopt.errors import GraphoptError
-from graphopt.report.numbers import inputs_text
 
-MOST_CURVES = 12
+MOST_PANELS, PANELS_PER_ROW = 16, 4
 """Models in the figure of projections: those that run longest."""
 
 _MARKS = {
@@ -61,11 +60,11 @@ def write(data: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, *, share: bool = False) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
 
 
 def _operators(data: Mapping[str, Any]) -> Any:
@@ -99,9 +98,9 @@ def _shapes(data: Mapping[str, Any]) -> Any:
         if not of_kind:
             continue
         style = {"s": 14, "marker": mark, "facecolors": "none", "edgecolors": colour, "linewidths": 0.8}
-        k = [shape["k"] for shape in of_kind]
-        left.scatter([shape["m"] for shape in of_kind], k, label=kind, **style)
-        right.scatter([shape["n"] for shape in of_kind], k, label=kind, **style)
+        for axes, key in ((left, "m"), (right, "n")):
+            places = sorted({(shape[key], shape["k"]) for shape in of_kind})
+            axes.scatter([x for x, _ in places], [k for _, k in places], label=kind, **style)
     for axes, label in ((left, "m (rows of activations)"), (right, "n (columns of weights)")):
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -115,27 +114,33 @@ def _shapes(data: Mapping[str, Any]) -> Any:
 
 
 def _projection(data: Mapping[str, Any]) -> Any:
-    """Figure 3: projected performance over the capacity on the chip; full lines 1 TB/s, dashed ones 10 TB/s."""
+    """Figure 3: projected performance over the capacity on the chip, a panel for each model."""
     ranked = sorted(data["models"], key=lambda m: (-m["seconds"] * m["executions"], m["name"]))
     first = {model["name"]: model for model in reversed(ranked)}  # the capture of each that runs longest
-    models = sorted(sorted(first.values(), key=ranked.index)[:MOST_CURVES], key=lambda m: m["name"])
-    figure, ((axes,),) = _figure(7.2, 4.4)
-    for number, model in enumerate(models):
-        for style, fast in zip(
-            ("-", "--"), dict.fromkeys(p["on_chip_bandwidth"] for p in model["projection"]), strict=False
-        ):
-            points = [p for p in model["projection"] if p["on_chip_bandwidth"] == fast]
+    models = sorted(sorted(first.values(), key=ranked.index)[:MOST_PANELS], key=lambda m: m["name"])
+    rows = -(-len(models) // PANELS_PER_ROW)
+    figure, grid = _figure(8.0, 1.7 * rows + 0.6, rows, PANELS_PER_ROW, share=True)
+    panels = [axes for row in grid for axes in row]
+    for axes, model in zip(panels, models, strict=False):
+        bandwidths = dict.fromkeys(point["on_chip_bandwidth"] for point in model["projection"])
+        for style, fast in zip(("-", "--"), bandwidths, strict=False):
+            points = [point for point in model["projection"] if point["on_chip_bandwidth"] == fast]
             axes.plot(
-                [p["on_chip_bytes"] / 1e6 for p in points],
-                [p["operations_per_second"] / 1e12 for p in points],
+                [point["on_chip_bytes"] / 1e6 for point in points],
+                [point["operations_per_second"] / 1e12 for point in points],
                 style,
-                color=f"C{number % 10}",
-                linewidth=1.2 if number < 10 else 0.8,
-                label=f"{model['name']} ({inputs_text(model['inputs'], most=1)})" if style == "-" else None,
+                color="#1f5fa8" if style == "-" else "#c4511d",
+                label=f"{fast / 1e12:g} TB/s on the chip",
             )
-    axes.set_xlabel("memory on the chip (MB)")
-    axes.set_ylabel("projected TOP/s")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        batch = "" if model["batch"] is None else f", batch {model['batch']}"
+        axes.set_title(f"{model['name']}{batch}", fontsize=7)
+        axes.set_ylim(0, 105)
+        axes.set_xticks([0, 32, 64, 96, 128])
+        axes.tick_params(labelsize=6)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(models) :]:
+        axes.set_axis_off()
+    figure.supxlabel("memory on the chip (MB)")
+    figure.supylabel("projected TOP/s")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", fontsize=7, ncols=2, frameon=False)
     return figure

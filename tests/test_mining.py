@@ -1,7 +1,6 @@
-"""The miner against brute force, and the invariances of its result."""
+"""The miner's canonical form, symmetry, budget and arguments."""
 
 import doctest
-import itertools
 import random
 
 import networkx as nx
@@ -14,133 +13,8 @@ from graphopt.mining import mine, miner
 from graphopt.mining.canonical import canonical
 from graphopt.mining.engines import open_engine
 from graphopt.mining.graphs import from_any
-
-# Corpora
-
-
-@st.composite
-def graphs(draw: st.DrawFn, most: int = 7) -> nx.MultiDiGraph:
-    """A random labelled DAG: parallel edges, several outputs, equal slots, twins, parts that are not connected."""
-    count = draw(st.integers(1, most))
-    alphabet = draw(st.sampled_from(["a", "ab", "abc"]))
-    slots = draw(st.sampled_from([(0,), (0, 1)]))
-    outputs = draw(st.sampled_from([(0,), (0, 1)]))
-    graph = nx.MultiDiGraph()
-    for node in range(count):
-        twin = draw(st.one_of(st.none(), st.integers(0, node - 1))) if node else None
-        if twin is not None and draw(st.booleans()):
-            graph.add_node(node, label=graph.nodes[twin]["label"])
-            for producer, _, data in list(graph.in_edges(twin, data=True)):
-                graph.add_edge(producer, node, **data)
-            continue
-        graph.add_node(node, label=draw(st.sampled_from(alphabet)))
-        for _ in range(draw(st.integers(0, min(3, node + 1)))):
-            if node:
-                graph.add_edge(
-                    draw(st.integers(0, node - 1)),
-                    node,
-                    slot=draw(st.sampled_from(slots)),
-                    output=draw(st.sampled_from(outputs)),
-                )
-    return graph
-
-
-corpora = st.lists(st.tuples(graphs(), st.integers(1, 3)), min_size=1, max_size=3)
-
-
-def branches(count: int, length: int, weight_of_tail: int = 1) -> nx.DiGraph:
-    """Equal branches from one producer into one consumer, with a tail."""
-    graph = nx.DiGraph()
-    graph.add_node("split", label="s")
-    graph.add_node("join", label="j")
-    for branch in range(count):
-        last: object = "split"
-        for place in range(length):
-            graph.add_node((branch, place), label=f"b{place}")
-            graph.add_edge(last, (branch, place))
-            last = (branch, place)
-        graph.add_edge(last, "join")
-    last = "join"
-    for place in range(weight_of_tail):
-        graph.add_node(("tail", place), label="t")
-        graph.add_edge(last, ("tail", place))
-        last = ("tail", place)
-    return graph
-
-
-# Brute force
-
-
-def occurrences(graph: nx.MultiDiGraph, size: int) -> list[frozenset]:
-    """All connected convex sets of so many nodes."""
-    reach = {node: nx.descendants(graph, node) for node in graph}
-    found = []
-    for nodes in itertools.combinations(graph.nodes, size):
-        inside = set(nodes)
-        if not nx.is_weakly_connected(graph.subgraph(nodes)):
-            continue
-        between = (
-            outside
-            for outside in graph.nodes
-            if outside not in inside
-            and any(outside in reach[node] for node in nodes)
-            and any(node in reach[outside] for node in nodes)
-        )
-        if next(between, None) is None:
-            found.append(frozenset(nodes))
-    return found
-
-
-def same(first: nx.MultiDiGraph, second: nx.MultiDiGraph) -> bool:
-    def edges(one: dict, other: dict) -> bool:
-        def key(data: dict) -> list:
-            return sorted((e.get("slot", 0), e.get("output", 0)) for e in data.values())
-
-        return key(one) == key(other)
-
-    return nx.is_isomorphic(first, second, node_match=lambda a, b: a["label"] == b["label"], edge_match=edges)
-
-
-def brute_force(corpus: list, min_support: int, max_size: int, closed: bool) -> dict:
-    """Canonical description of each pattern to (support, occurrences)."""
-    patterns: list[tuple[nx.MultiDiGraph, list[tuple[int, frozenset]]]] = []
-    for index, (graph, _) in enumerate(corpus):
-        for size in range(1, min(max_size, len(graph)) + 1):
-            for nodes in occurrences(graph, size):
-                part = graph.subgraph(nodes)
-                for known, places in patterns:
-                    if same(known, part):
-                        places.append((index, nodes))
-                        break
-                else:
-                    patterns.append((part, [(index, nodes)]))
-
-    def support(places: list) -> int:
-        return sum(corpus[index][1] for index in {index for index, _ in places})
-
-    patterns = [(part, places) for part, places in patterns if support(places) >= min_support]
-
-    def hides(large: tuple, small: tuple) -> bool:
-        if len(large[0]) <= len(small[0]) or len(large[1]) != len(small[1]):
-            return False
-        pairs = []
-        for index, nodes in small[1]:
-            holding = [other for at, other in large[1] if at == index and nodes <= other]
-            if len(holding) != 1:
-                return False
-            pairs.append((index, nodes, holding[0]))
-        if len({(index, whole) for index, _, whole in pairs}) < len(pairs):
-            return False
-        return all(
-            i != j or bool(a & b) or not (whole_a & whole_b)
-            for (i, a, whole_a), (j, b, whole_b) in itertools.combinations(pairs, 2)
-        )
-
-    if closed:
-        patterns = [small for small in patterns if not any(hides(large, small) for large in patterns)]
-    return {
-        describe(part): (support(places), sum(corpus[index][1] for index, _ in places)) for part, places in patterns
-    }
+from tests import brute_force
+from tests.random_dags import branches, graphs
 
 
 def describe(graph: nx.MultiDiGraph) -> str:
@@ -152,79 +26,6 @@ def describe(graph: nx.MultiDiGraph) -> str:
 
 def summary(result: object) -> dict:
     return {pattern.digest: (pattern.support, pattern.occurrences) for pattern in result}
-
-
-@settings(max_examples=300, deadline=None)
-@given(corpora, st.integers(1, 4), st.integers(1, 6), st.booleans())
-def test_brute_force(corpus: list, min_support: int, max_size: int, closed: bool) -> None:
-    result = mine(corpus, min_support=min_support, max_size=max_size, closed=closed, engine="serial")
-    assert summary(result) == brute_force(corpus, min_support, max_size, closed)
-    assert not result.incomplete
-
-
-@pytest.mark.parametrize(("count", "length", "tail"), [(2, 1, 0), (3, 1, 2), (4, 1, 0), (3, 2, 1), (2, 3, 0)])
-@pytest.mark.parametrize("closed", [False, True])
-def test_brute_force_on_equal_branches(count: int, length: int, tail: int, closed: bool) -> None:
-    corpus = [(nx.MultiDiGraph(branches(count, length, tail)), 2), (nx.MultiDiGraph(branches(count + 1, length)), 1)]
-    for min_support in (1, 2, 3):
-        result = mine(corpus, min_support=min_support, max_size=6, closed=closed, engine="serial")
-        assert summary(result) == brute_force(corpus, min_support, 6, closed)
-
-
-@settings(max_examples=60, deadline=None)
-@given(corpora, st.booleans())
-def test_occurrences_on_demand(corpus: list, closed: bool) -> None:
-    result = mine(corpus, max_size=4, closed=closed, engine="serial")
-    for pattern in result:
-        found = [(index, frozenset(nodes)) for index, nodes in pattern.found()]
-        assert len(set(found)) == len(found)
-        assert sum(corpus[index][1] for index, _ in found) == pattern.occurrences
-        for index, nodes in pattern.found():
-            graph = corpus[index][0]
-            assert tuple(graph.nodes[node]["label"] for node in nodes) == pattern.labels
-            place = {node: at for at, node in enumerate(nodes)}
-            edges = sorted(
-                (place[p], d.get("output", 0), place[c], d.get("slot", 0))
-                for p, c, d in graph.subgraph(nodes).edges(data=True)
-            )
-            assert tuple(edges) == pattern.edges
-        largest = sum(corpus[index][1] for index, _ in found)
-        assert 0 < pattern.disjoint_occurrences <= largest
-
-
-@settings(max_examples=60, deadline=None)
-@given(corpora, st.randoms(use_true_random=False), st.booleans())
-def test_order_and_copies_do_not_matter(corpus: list, chance: random.Random, closed: bool) -> None:
-    expected = summary(mine(corpus, min_support=2, max_size=5, closed=closed, engine="serial"))
-    shuffled = []
-    for graph, weight in corpus:
-        names = list(graph.nodes)
-        chance.shuffle(names)
-        copy = nx.MultiDiGraph()
-        copy.add_nodes_from((f"n{name}", graph.nodes[name]) for name in names)
-        copy.add_edges_from((f"n{a}", f"n{b}", data) for a, b, data in graph.edges(data=True))
-        shuffled.extend([(copy, 1)] * weight)
-    chance.shuffle(shuffled)
-    assert summary(mine(shuffled, min_support=2, max_size=5, closed=closed, engine="serial")) == expected
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_jobs_do_not_matter(closed: bool) -> None:
-    chance = random.Random(5)
-    corpus = []
-    for _ in range(9):
-        graph = nx.gnp_random_graph(12, 0.2, seed=chance.randrange(1000), directed=True)
-        dag = nx.MultiDiGraph((a, b, {"slot": (a + b) % 2}) for a, b in graph.edges if a < b)
-        nx.set_node_attributes(dag, {node: "ab"[node % 2] for node in dag}, "label")
-        corpus.append((dag, chance.randrange(1, 4)))
-    corpus.append((nx.MultiDiGraph(branches(5, 2)), 1))
-    results = [
-        mine(corpus, min_support=2, max_size=5, closed=closed, engine="processes", jobs=jobs) for jobs in (1, 2, 5)
-    ]
-    assert len(results[0]) > 20
-    for result in results[1:]:
-        assert result.patterns == results[0].patterns
-        assert [list(p.found()) for p in result] == [list(p.found()) for p in results[0]]
 
 
 def test_a_worker_that_ends_is_noticed() -> None:
@@ -274,7 +75,8 @@ def test_canonical_form_of_isomorphic_graphs(graph: nx.MultiDiGraph, chance: ran
 @settings(max_examples=300, deadline=None)
 @given(graphs(most=5), graphs(most=5))
 def test_canonical_form_tells_graphs_apart(first: nx.MultiDiGraph, second: nx.MultiDiGraph) -> None:
-    assert (describe(first) == describe(second)) == same(first, second)
+    alike = brute_force.same(brute_force.plain(first), brute_force.plain(second))
+    assert (describe(first) == describe(second)) == alike
 
 
 def bipartite(cycles: list[int]) -> nx.MultiDiGraph:

@@ -2,12 +2,17 @@
 
 Views between the tensors and the operands are index maps: the planner finds how an operand lies in its tensor as nested
 loops. ``c/contraction.h`` packs the right operand (once where it is constant) and reads the left one where it lies. The
-*epilogue* is element-wise work on each block of products before it is stored.
+*epilogue* is element-wise work on each block of products before it is stored; a factor and a bias need none.
 """
+
+from dataclasses import dataclass
+from itertools import permutations
 
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Place
-from graphopt.kernels.program import Contraction, Program, View
+from graphopt.kernels.program import Contraction, Map, Program, View
+from graphopt.kernels.scalar import number
+from graphopt.operators.lowering import Call, Expression, Literal, Operand
 
 PRODUCT = -1
 """Stands for the tensor of the products, which an epilogue reads from scratch."""
@@ -27,6 +32,7 @@ class Product:
         tensors: dict[int, int],
         name: str,
         tensor: int,
+        linear: "Linear | None" = None,
         epilogue: Nest | None = None,
     ) -> None:
         """Write the C.
@@ -37,7 +43,8 @@ class Product:
             tensors: values that are in memory before the step, by the number of their tensor.
             name: beginning of the names of the C functions.
             tensor: where the products go.
-            epilogue: what is stored instead, computed from the products (see ``product_load``).
+            linear: what the products are scaled by, and what is added to each row of them.
+            epilogue: what is stored instead, computed from the result of that (see ``product_load``).
         """
         contraction = program.values[value]
         assert isinstance(contraction, Contraction)
@@ -47,7 +54,12 @@ class Product:
         self.name = name
         self.operands = contraction.operands
         self.lines = list(epilogue.lines) if epilogue else []
-        left, right = (self._place(operand, side) for operand, side in zip(self.operands, _SIDES, strict=True))
+        left, right = (self._place(operand, side, operand) for operand, side in zip(self.operands, _SIDES, strict=True))
+        scale, bias, place_bias = "1.0f", -1, "NULL"
+        if linear:
+            scale = number(Literal(linear.scale, "float32"))
+            if linear.bias >= 0:
+                bias, place_bias = self._place(linear.bias, "bias", linear.value), f"{name}_bias"
         table, stores, product = "NULL", "NULL", -1
         if epilogue:
             table, stores = f"{epilogue.name}_alternatives", f"&{epilogue.name}_outputs"
@@ -55,7 +67,7 @@ class Product:
         places = ", ".join(f"{name}_{side}" for side in _SIDES)
         self.lines += [
             f"static const contraction_code {name} = {{{left}, {right}, {tensor}, {places},",
-            f"    {table}, {stores}, {product}}};",
+            f"    {scale}, {bias}, {place_bias}, {table}, {stores}, {product}}};",
             "",
         ]
 
@@ -64,10 +76,10 @@ class Product:
         left, right = self.operands
         return [f"error = plan_contraction(p, &{self.name}, &f.of[{self.value}], &f.of[{left}], &f.of[{right}], &f);"]
 
-    def _place(self, operand: int, side: str) -> int:
-        """Emits the place function of an operand; the tensor that it leads to."""
+    def _place(self, operand: int, side: str, root: int) -> int:
+        """Emits the place function from an index into value ``root`` to an operand; the tensor that it leads to."""
         place = Place(self.program, self.tensors, 0)
-        state, value = place.new_map("m0"), operand
+        state, value = place.at("m0", root, operand), operand
         while value not in self.tensors:
             view = self.program.values[value]
             assert isinstance(view, View), "the operand of a contraction is in memory, or a view of what is"
@@ -88,6 +100,43 @@ class Product:
             "",
         ]
         return self.tensors[value]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """What is done to products on the way from registers to memory.
+
+    Attributes:
+        value: the value that comes of it.
+        scale: factor of the products.
+        bias: value that is added, with an element for each column; -1 for none.
+    """
+
+    value: int
+    scale: float = 1.0
+    bias: int = -1
+
+
+def linear_of(value: Map, number_: int, before: Linear) -> Linear | None:
+    """``before`` with a map of its value that scales it or adds to it; None where the map does anything else."""
+    expression = value.expression
+    if not isinstance(expression, Call) or len(expression.arguments) != 2 or before.bias >= 0:
+        return None
+    for this, other in (expression.arguments, expression.arguments[::-1]):
+        if expression.primitive == "multiply" and isinstance(other, Literal) and _is(value, this, before.value):
+            return Linear(number_, float(other.value)) if before.scale == 1.0 else None
+        if expression.primitive == "add" and isinstance(other, Operand):
+            if _is(value, this, before.value):
+                return Linear(number_, before.scale, value.operands[other.slot])
+            scaled = this.arguments if isinstance(this, Call) and this.primitive == "multiply" else ()
+            for factor, product in permutations(scaled) if before.scale == 1.0 else ():
+                if isinstance(factor, Literal) and _is(value, product, before.value):
+                    return Linear(number_, float(factor.value), value.operands[other.slot])
+    return None
+
+
+def _is(value: Map, expression: Expression, operand: int) -> bool:
+    return isinstance(expression, Operand) and value.operands[expression.slot] == operand
 
 
 def product_load(epilogue: Nest) -> int | None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Protocol
 
-from graphopt.graph import Shape
 from graphopt.kernels.columns import ColumnStep, Stack, stack_of
-from graphopt.kernels.contraction import PRODUCT, Product, product_load
+from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, product_load
 from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import TooLargeError, has_choices, is_load
@@ -357,14 +356,16 @@ class _Scheduler:
         assert isinstance(what, Contraction)
         for operand in what.operands:
             self.in_memory(self._beneath(operand))
-        last, nest = self._epilogue(value) if self.fits else (value, None)
+        linear = self._linear(value) if self.fits else Linear(value)
+        last, nest = self._epilogue(linear.value) if self.fits else (value, None)
         tensor = self._tensor(last)
-        stage = self._stage([*what.operands, *(self._sources([last]) if nest else ())])
+        stage = self._stage([*what.operands, *(self._sources([last]) if last != value else ())])
         name = self._next()
         if nest is not None:
-            nest = Nest(self.program, [(last, tensor)], {**self.tensors, value: PRODUCT}, f"{name}_epilogue")
+            nest = Nest(self.program, [(last, tensor)], {**self.tensors, linear.value: PRODUCT}, f"{name}_epilogue")
+        if last != value:
             self._guards[f"elements(&f.of[{last}]) == elements(&f.of[{value}])"] = None
-        self._add(Product(self.program, value, dict(self.tensors), name, tensor, nest), stage)
+        self._add(Product(self.program, value, dict(self.tensors), name, tensor, linear, nest), stage)
         self.tensors[last] = tensor
         self.stage_of[last] = stage + 1
         self._done.add(value)
@@ -378,6 +379,39 @@ class _Scheduler:
             value = what.operands[0]
             what = self.program.values[value]
         return value
+
+    def _linear(self, value: int) -> Linear:
+        """The maps behind a contraction that only scale it and add a bias to each row."""
+        found, readers = Linear(value), self._readers()
+        while found.value not in self._outputs and len(readers[found.value]) == 1:
+            (reader,) = readers[found.value]
+            what = self.program.values[reader]
+            longer = linear_of(what, reader, found) if isinstance(what, Map) else None
+            if longer is None or not self._same_count(reader, value):
+                break
+            if longer.bias >= 0 and not self._is_bias(longer.bias, value):
+                break
+            found = longer
+        return found
+
+    def _is_bias(self, value: int, product: int) -> bool:
+        """Whether a value is in memory below views without choices, and has an element for each column of a product."""
+        return is_load(self.program, self.tensors, value) and all(
+            (shape := example[value]) is not None
+            and (whole := example[product]) is not None
+            and len(shape) > 0
+            and shape[-1] == prod(shape) == whole[-1]
+            for example in self.program.examples
+        )
+
+    def _same_count(self, value: int, product: int) -> bool:
+        """Whether two values had as many elements in every example."""
+        return all(
+            (shape := example[value]) is not None
+            and (whole := example[product]) is not None
+            and prod(shape) == prod(whole)
+            for example in self.program.examples
+        )
 
     def _epilogue(self, value: int) -> tuple[int, Nest | None]:
         """The last value that can be computed from blocks of products alone, and its nest; the contraction itself."""
@@ -408,12 +442,8 @@ class _Scheduler:
         operands = [operand for operand in what.operands if operand >= 0]
         if not members.intersection(operands):
             return False
-        return all(operand in members or self._is_ready(operand) for operand in operands) and all(
-            example[number] is not None
-            and example[product] is not None
-            and _count(example[number]) == _count(example[product])
-            for example in self.program.examples
-        )
+        ready = all(operand in members or self._is_ready(operand) for operand in operands)
+        return ready and self._same_count(number, product)
 
     def _is_ready(self, value: int) -> bool:
         """Whether a value is computed from what is in memory by maps and views without choices."""
@@ -470,7 +500,3 @@ class _Scheduler:
         self._add(step, stage)
         for value in values[1:]:
             self._guards[f"same_shape(&f.of[{values[0]}], &f.of[{value}])"] = None
-
-
-def _count(shape: Shape | None) -> int:
-    return prod(shape or ())

@@ -9,6 +9,9 @@
 typedef struct {
     int left, right, to;
     place_function place_left, place_right;
+    float scale;                 /* of the products */
+    int bias;                    /* tensor of what is added to each row of them; -1 for none */
+    place_function place_bias;
     const alternative *epilogue; /* what is stored instead of the products; NULL: they are */
     const nest_outputs *stores;  /* of the epilogue */
     int product;                 /* load of the epilogue that is the product */
@@ -49,68 +52,94 @@ static inline sums sums_at(const float *from)
     return x;
 }
 
-/* Stores the first `columns` of a vector, added to what is there where `add` is set. */
-static inline void store_sums(float *to, sums x, int64_t columns, int add)
+/* What becomes of sums when they are stored: they are scaled, added to what is there, and a bias is added. */
+typedef struct {
+    float scale;
+    int add;
+    const float *bias; /* of the first column; NULL for none */
+} finish;
+
+/* Stores the first `columns` of a vector. */
+static inline void store_sums(float *to, sums x, int64_t columns, const float *bias, const finish *f)
 {
+    x *= SUMS_ALL(f->scale);
 #if defined(MASKED_STORES)
     __mmask16 some = (__mmask16)((1u << columns) - 1);
-    if (add)
+    if (f->add)
         x += _mm512_maskz_loadu_ps(some, to);
+    if (bias)
+        x += _mm512_maskz_loadu_ps(some, bias);
     _mm512_mask_storeu_ps(to, some, x);
 #else
+    if (columns == SUMS) {
+        if (f->add)
+            x += sums_at(to);
+        if (bias)
+            x += sums_at(bias);
+        memcpy(to, &x, sizeof x);
+        return;
+    }
     float all[SUMS];
-    if (columns == SUMS && add)
-        x += sums_at(to);
-    memcpy(columns == SUMS ? to : all, &x, sizeof x);
-    for (int64_t j = 0; j < columns && columns < SUMS; j++)
-        to[j] = add ? all[j] + to[j] : all[j];
+    memcpy(all, &x, sizeof x);
+    for (int64_t j = 0; j < columns; j++) {
+        float sum = f->add ? all[j] + to[j] : all[j];
+        to[j] = bias ? sum + bias[j] : sum;
+    }
 #endif
 }
 
-/* rows x `columns` sums over `depth` elements, in one or two vectors a row; added to what is there where `add` is set. */
+/* Adds the products of one element of each row and one row of the panel. */
+static inline __attribute__((always_inline)) void add_products(const int rows, const int vectors, sums sum[][2],
+                                                               const float *left, int64_t left_row, const float *panel)
+{
+    sums first = sums_at(panel), second = vectors > 1 ? sums_at(panel + SUMS) : first;
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; i++) {
+        sums x = SUMS_ALL(left[i * left_row]);
+        sum[i][0] = SUMS_MULTIPLY_ADD(x, first, sum[i][0]);
+        if (vectors > 1)
+            sum[i][1] = SUMS_MULTIPLY_ADD(x, second, sum[i][1]);
+    }
+}
+
+/* rows x `columns` sums over `depth` elements, in one or two vectors a row. */
 static inline __attribute__((always_inline)) void sum_block(const int rows, const int vectors, int64_t depth,
                                                             const float *left, int64_t left_row, int64_t left_step,
                                                             const float *panel, const float *ahead,
                                                             int64_t ahead_step, float *to, int64_t to_row,
-                                                            int64_t columns, int add)
+                                                            int64_t columns, const finish *f)
 {
     sums sum[MOST_ROWS][2];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++)
         sum[i][0] = sum[i][1] = SUMS_ALL(0);
     for (int64_t k = 0; k < depth; k++) {
-        sums first = sums_at(panel), second = vectors > 1 ? sums_at(panel + SUMS) : first;
-#pragma GCC unroll 14
-        for (int i = 0; i < rows; i++) {
-            sums x = SUMS_ALL(left[i * left_row]);
-            sum[i][0] = SUMS_MULTIPLY_ADD(x, first, sum[i][0]);
-            if (vectors > 1)
-                sum[i][1] = SUMS_MULTIPLY_ADD(x, second, sum[i][1]);
-        }
         __builtin_prefetch(ahead, 0, 2);
         ahead += ahead_step;
+        add_products(rows, vectors, sum, left, left_row, panel);
         panel += PANEL;
         left += left_step;
     }
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++) {
         float *row = to + i * to_row;
+        const int last = (vectors - 1) * SUMS;
         if (vectors > 1)
-            store_sums(row, sum[i][0], SUMS, add);
-        store_sums(row + (vectors - 1) * SUMS, sum[i][vectors - 1], columns - (vectors - 1) * SUMS, add);
+            store_sums(row, sum[i][0], SUMS, f->bias, f);
+        store_sums(row + last, sum[i][vectors - 1], columns - last, f->bias ? f->bias + last : NULL, f);
     }
 }
 
 typedef void (*block_function)(int64_t depth, const float *left, int64_t left_row, int64_t left_step,
                                const float *panel, const float *ahead, int64_t ahead_step, float *to, int64_t to_row,
-                               int64_t columns, int add);
+                               int64_t columns, const finish *f);
 
 #define DEFINE_BLOCK(rows, vectors)                                                                                    \
     static __attribute__((noinline, aligned(64))) void block_##rows##_##vectors(                                      \
         int64_t depth, const float *left, int64_t left_row, int64_t left_step, const float *panel,                     \
-        const float *ahead, int64_t ahead_step, float *to, int64_t to_row, int64_t columns, int add)                   \
+        const float *ahead, int64_t ahead_step, float *to, int64_t to_row, int64_t columns, const finish *f)           \
     {                                                                                                                  \
-        sum_block(rows, vectors, depth, left, left_row, left_step, panel, ahead, ahead_step, to, to_row, columns, add);\
+        sum_block(rows, vectors, depth, left, left_row, left_step, panel, ahead, ahead_step, to, to_row, columns, f);  \
     }
 
 DEFINE_BLOCK(1, 1)
@@ -162,10 +191,11 @@ static inline int64_t packed_floats(int64_t depth, int64_t columns)
     return (columns + PANEL - 1) / PANEL * PANEL * depth;
 }
 
-/* to = left * right: rows x depth times depth x columns, the right operand packed; steps in elements. While a panel is
- * used by one group of rows after the other, the panel after it is on its way into the second-level cache. */
+/* to = scale * left * right + bias: rows x depth times depth x columns, the right operand packed; bias: a value for each
+ * column, NULL for none; steps in elements. While a panel is used by one group of rows after the other, the panel after it
+ * is on its way into the second-level cache. */
 static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *left, int64_t left_row,
-                     int64_t left_step, const float *panels, float *to, int64_t to_row)
+                     int64_t left_step, const float *panels, float scale, const float *bias, float *to, int64_t to_row)
 {
     int64_t groups = (rows + MOST_ROWS - 1) / MOST_ROWS, k = 0;
     do { /* once for an empty depth, whose sums are zero */
@@ -176,11 +206,12 @@ static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *
                                  : k + run < depth        ? panels + (k + run) * PANEL
                                                           : panel;
             int64_t count = columns - column < PANEL ? columns - column : PANEL, ahead_step = PANEL / groups;
+            finish f = {scale, k > 0, bias && k + run == depth ? bias + column : NULL};
             for (int64_t group = 0, row = 0; group < groups; group++) {
                 int64_t end = rows * (group + 1) / groups;
                 SUM_BLOCK[count > SUMS ? 2 : 1][end - row](run, left + row * left_row + k * left_step, left_row,
                                                            left_step, panel, ahead + group * run * ahead_step, ahead_step,
-                                                           to + row * to_row + column, to_row, count, k > 0);
+                                                           to + row * to_row + column, to_row, count, &f);
                 row = end;
             }
         }
@@ -205,6 +236,8 @@ typedef struct {
 static inline int64_t offset_of(const extent *e, int64_t i)
 {
     int64_t offset = 0;
+    if (e->loops <= 1) /* as it mostly is: spares divisions */
+        return e->loops ? i * e->step[0] : 0;
     for (int k = e->loops - 1; k >= 0; k--) {
         offset += i % e->count[k] * e->step[k];
         i /= e->count[k];
@@ -222,7 +255,7 @@ static inline int even_step(const extent *e, int64_t *step)
 /* How many indices from i on are one step apart. */
 static inline int64_t even_run(const extent *e, int64_t i, int64_t most)
 {
-    if (!e->loops)
+    if (e->loops <= 1)
         return most;
     int64_t count = e->count[e->loops - 1], left = count - i % count;
     return left < most ? left : most;
@@ -340,14 +373,14 @@ typedef struct {
     const contraction_code *code;
     int64_t batches, rows, columns, depth;
     int64_t block_rows, row_blocks, block_columns, column_blocks;
-    matrix left, right, load[MAX_OPERANDS]; /* load: of the epilogue */
+    matrix left, right, bias, load[MAX_OPERANDS]; /* load: of the epilogue */
     const float *panels;                    /* of a constant right operand; NULL for others */
     /* bytes into the scratch: the right operand in panels, a copy of rows of the left one (-1 where they are read in
      * place), the products for an epilogue, what it packs */
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20 };
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128 };
 
 /* The right operand in panels if it is constant, made by this plan or one before it. */
 static const char *pack_constant(plan *p, const contraction_code *code, contraction *x)
@@ -409,7 +442,8 @@ static void run_epilogue(const contraction *x, int64_t batch, int64_t row, int64
     const alternative *what = x->code->epilogue;
     const nest_outputs *to = x->code->stores;
     const unsigned char *packed[MAX_OPERANDS] = {0};
-    int64_t packed_rows = 0, width = columns < TILE ? columns : TILE, height = TILE / width;
+    int64_t packed_rows = 0, width = columns < TILE ? columns : TILE;
+    int64_t height = columns < SHORT_ROW ? TILE / width : 1; /* a row at a time, most operands can be read in place */
     for (int64_t c = 0; c < columns; c += width) {
         int64_t tile_columns = columns - c < width ? columns - c : width;
         memset(packed, 0, sizeof packed);
@@ -489,12 +523,15 @@ static const char *run_contraction(const plan *p, const step *s, int64_t begin, 
         } else {
             left += row * row_step;
         }
+        const float *bias = x->code->bias < 0 ? NULL : (const float *)tensors[x->code->bias] + x->bias.base + column;
         if (!x->code->epilogue) {
             float *to = (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
-            multiply(rows, columns, x->depth, left, left_row, left_step, panels, to, x->columns);
+            multiply(rows, columns, x->depth, left, left_row, left_step, panels, x->code->scale, bias, to,
+                     x->columns);
         } else {
             float *products = (float *)(scratch + x->products_at);
-            multiply(rows, columns, x->depth, left, left_row, left_step, panels, products, columns);
+            multiply(rows, columns, x->depth, left, left_row, left_step, panels, x->code->scale, bias, products,
+                     columns);
             run_epilogue(x, batch, row, rows, column, columns, products, scratch + x->packed_at, tensors);
         }
     }
@@ -514,6 +551,13 @@ static const char *place_contraction(plan *p, contraction *x, const shape *resul
             || !place_matrices(code->place_right, frame, matrix_domain(right, result->size, batch), batch, load, 1,
                                &x->right)))
         return does_not_fit(p);
+    if (code->bias >= 0) {
+        int64_t step = 1;
+        if (!place_matrices(code->place_bias, frame, matrix_domain(result, result->size, batch), batch, load, 1, &x->bias)
+            || !is_fixed(&x->bias.batch) || !is_fixed(&x->bias.row) || !even_step(&x->bias.column, &step)
+            || (step != 1 && x->columns > 1))
+            return does_not_fit(p);
+    }
     const alternative *what = code->epilogue;
     if (what) {
         if (!place_matrices(what->place, frame, matrix_domain(result, result->size, batch), batch, load, what->loads,
@@ -540,10 +584,11 @@ static void cut_blocks(contraction *x)
     int64_t most_rows = x->panels ? BLOCK_ROWS : PACKED_BLOCK_ROWS, whole = (x->columns + PANEL - 1) / PANEL * PANEL;
     x->row_blocks = (x->rows + most_rows - 1) / most_rows;
     x->block_rows = (x->rows + x->row_blocks - 1) / x->row_blocks;
-    x->block_columns = clamp(BLOCK_FLOATS / (x->depth + 1) / PANEL * PANEL, PANEL, whole);
-    while (x->batches * x->row_blocks * ((x->columns + x->block_columns - 1) / x->block_columns) < LEAST_UNITS
-           && x->block_columns >= 4 * PANEL && x->block_rows * x->block_columns * x->depth > LEAST_SUMS)
-        x->block_columns = (x->block_columns / 2 + PANEL - 1) / PANEL * PANEL;
+    int64_t widest = clamp(BLOCK_FLOATS / (x->depth + 1), PANEL, whole);
+    x->column_blocks = (whole + widest - 1) / widest;
+    if (x->batches * x->row_blocks * x->column_blocks < LEAST_UNITS && x->block_rows * x->columns * x->depth > LEAST_SUMS)
+        x->column_blocks = LEAST_UNITS;
+    x->block_columns = ((whole + x->column_blocks - 1) / x->column_blocks + PANEL - 1) / PANEL * PANEL;
     x->column_blocks = (x->columns + x->block_columns - 1) / x->block_columns;
     int64_t even, bytes = x->panels ? 0 : packed_floats(x->depth, x->block_columns) * (int64_t)sizeof(float);
     int in_place = even_step(&x->left.row, &even) && even_step(&x->left.column, &even);

@@ -57,32 +57,38 @@ typedef struct {
     float scale;
     int add;
     const float *bias; /* of the first column; NULL for none */
-} finish;
+} sum_result;
 
-/* Stores the first `columns` of a vector. */
-static inline void store_sums(float *to, sums x, int64_t columns, const float *bias, const finish *f)
+/* Stores the first `columns` of a vector; f: NULL where they are stored as they are. */
+static inline void store_sums(float *to, sums x, int64_t columns, const float *bias, const sum_result *f)
 {
-    x *= SUMS_ALL(f->scale);
 #if defined(MASKED_STORES)
     __mmask16 some = (__mmask16)((1u << columns) - 1);
+    if (!f) {
+        _mm512_mask_storeu_ps(to, some, x);
+        return;
+    }
+    x *= SUMS_ALL(f->scale);
     if (f->add)
         x += _mm512_maskz_loadu_ps(some, to);
     if (bias)
         x += _mm512_maskz_loadu_ps(some, bias);
     _mm512_mask_storeu_ps(to, some, x);
 #else
+    float all[SUMS];
+    if (f)
+        x *= SUMS_ALL(f->scale);
     if (columns == SUMS) {
-        if (f->add)
+        if (f && f->add)
             x += sums_at(to);
         if (bias)
             x += sums_at(bias);
         memcpy(to, &x, sizeof x);
         return;
     }
-    float all[SUMS];
     memcpy(all, &x, sizeof x);
     for (int64_t j = 0; j < columns; j++) {
-        float sum = f->add ? all[j] + to[j] : all[j];
+        float sum = f && f->add ? all[j] + to[j] : all[j];
         to[j] = bias ? sum + bias[j] : sum;
     }
 #endif
@@ -103,23 +109,36 @@ static inline __attribute__((always_inline)) void add_products(const int rows, c
 }
 
 /* rows x `columns` sums over `depth` elements, in one or two vectors a row. */
-static inline __attribute__((always_inline)) void sum_block(const int rows, const int vectors, int64_t depth,
-                                                            const float *left, int64_t left_row, int64_t left_step,
+static inline __attribute__((always_inline)) void sum_block(const int rows, const int vectors, const int far,
+                                                            int64_t depth, const float *left, int64_t left_row, int64_t left_step,
                                                             const float *panel, const float *ahead,
                                                             int64_t ahead_step, float *to, int64_t to_row,
-                                                            int64_t columns, const finish *f)
+                                                            int64_t columns, const sum_result *f)
 {
     sums sum[MOST_ROWS][2];
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++)
         sum[i][0] = sum[i][1] = SUMS_ALL(0);
     for (int64_t k = 0; k < depth; k++) {
-        __builtin_prefetch(ahead, 0, 2);
-        ahead += ahead_step;
+        if (far) {
+            __builtin_prefetch(ahead, 0, 2);
+            ahead += ahead_step;
+        }
         add_products(rows, vectors, sum, left, left_row, panel);
         panel += PANEL;
         left += left_step;
     }
+    int plain = f->scale == 1.0f && !f->add && !f->bias;
+#pragma GCC unroll 14
+    for (int i = 0; i < rows && plain; i++) {
+        float *row = to + i * to_row;
+        const int last = (vectors - 1) * SUMS;
+        if (vectors > 1)
+            store_sums(row, sum[i][0], SUMS, NULL, NULL);
+        store_sums(row + last, sum[i][vectors - 1], columns - last, NULL, NULL);
+    }
+    if (plain)
+        return;
 #pragma GCC unroll 14
     for (int i = 0; i < rows; i++) {
         float *row = to + i * to_row;
@@ -132,57 +151,50 @@ static inline __attribute__((always_inline)) void sum_block(const int rows, cons
 
 typedef void (*block_function)(int64_t depth, const float *left, int64_t left_row, int64_t left_step,
                                const float *panel, const float *ahead, int64_t ahead_step, float *to, int64_t to_row,
-                               int64_t columns, const finish *f);
+                               int64_t columns, const sum_result *f);
 
-#define DEFINE_BLOCK(rows, vectors)                                                                                    \
-    static __attribute__((noinline, aligned(64))) void block_##rows##_##vectors(                                      \
+/* far: the panels come from beyond the second-level cache, so the next one is fetched while this one is used. */
+#define DEFINE_BLOCK(rows, vectors, far)                                                                               \
+    static __attribute__((noinline, aligned(64))) void block_##rows##_##vectors##_##far(                               \
         int64_t depth, const float *left, int64_t left_row, int64_t left_step, const float *panel,                     \
-        const float *ahead, int64_t ahead_step, float *to, int64_t to_row, int64_t columns, const finish *f)           \
+        const float *ahead, int64_t ahead_step, float *to, int64_t to_row, int64_t columns, const sum_result *f)           \
     {                                                                                                                  \
-        sum_block(rows, vectors, depth, left, left_row, left_step, panel, ahead, ahead_step, to, to_row, columns, f);  \
+        sum_block(rows, vectors, far, depth, left, left_row, left_step, panel, ahead, ahead_step, to, to_row, columns, \
+                  f);                                                                                                  \
     }
+#define DEFINE_BLOCKS(rows)                                                                                            \
+    DEFINE_BLOCK(rows, 1, 0)                                                                                           \
+    DEFINE_BLOCK(rows, 2, 0)                                                                                           \
+    DEFINE_BLOCK(rows, 1, 1)                                                                                           \
+    DEFINE_BLOCK(rows, 2, 1)
 
-DEFINE_BLOCK(1, 1)
-DEFINE_BLOCK(2, 1)
-DEFINE_BLOCK(3, 1)
-DEFINE_BLOCK(4, 1)
-DEFINE_BLOCK(5, 1)
-DEFINE_BLOCK(6, 1)
-DEFINE_BLOCK(1, 2)
-DEFINE_BLOCK(2, 2)
-DEFINE_BLOCK(3, 2)
-DEFINE_BLOCK(4, 2)
-DEFINE_BLOCK(5, 2)
-DEFINE_BLOCK(6, 2)
+DEFINE_BLOCKS(1)
+DEFINE_BLOCKS(2)
+DEFINE_BLOCKS(3)
+DEFINE_BLOCKS(4)
+DEFINE_BLOCKS(5)
+DEFINE_BLOCKS(6)
+#define FEW_ROWS(kind) block_1_##kind, block_2_##kind, block_3_##kind, block_4_##kind, block_5_##kind, block_6_##kind
 #if defined(__AVX512F__) /* as many as 32 registers hold */
-DEFINE_BLOCK(7, 1)
-DEFINE_BLOCK(8, 1)
-DEFINE_BLOCK(9, 1)
-DEFINE_BLOCK(10, 1)
-DEFINE_BLOCK(11, 1)
-DEFINE_BLOCK(12, 1)
-DEFINE_BLOCK(13, 1)
-DEFINE_BLOCK(14, 1)
-DEFINE_BLOCK(7, 2)
-DEFINE_BLOCK(8, 2)
-DEFINE_BLOCK(9, 2)
-DEFINE_BLOCK(10, 2)
-DEFINE_BLOCK(11, 2)
-DEFINE_BLOCK(12, 2)
-DEFINE_BLOCK(13, 2)
-DEFINE_BLOCK(14, 2)
-#define MORE_BLOCKS(vectors)                                                                                           \
-    , block_7_##vectors, block_8_##vectors, block_9_##vectors, block_10_##vectors, block_11_##vectors,                 \
-        block_12_##vectors, block_13_##vectors, block_14_##vectors
+DEFINE_BLOCKS(7)
+DEFINE_BLOCKS(8)
+DEFINE_BLOCKS(9)
+DEFINE_BLOCKS(10)
+DEFINE_BLOCKS(11)
+DEFINE_BLOCKS(12)
+DEFINE_BLOCKS(13)
+DEFINE_BLOCKS(14)
+#define MORE_ROWS(kind)                                                                                                \
+    , block_7_##kind, block_8_##kind, block_9_##kind, block_10_##kind, block_11_##kind, block_12_##kind,               \
+        block_13_##kind, block_14_##kind
 #else
-#define MORE_BLOCKS(vectors)
+#define MORE_ROWS(kind)
 #endif
 
-/* By vectors of columns (1 or 2) and rows. */
-static const block_function SUM_BLOCK[3][MOST_ROWS + 1] = {
-    {0},
-    {0, block_1_1, block_2_1, block_3_1, block_4_1, block_5_1, block_6_1 MORE_BLOCKS(1)},
-    {0, block_1_2, block_2_2, block_3_2, block_4_2, block_5_2, block_6_2 MORE_BLOCKS(2)},
+/* By whether panels are far, vectors of columns (less one) and rows (less one). */
+static const block_function SUM_BLOCK[2][2][MOST_ROWS] = {
+    {{FEW_ROWS(1_0) MORE_ROWS(1_0)}, {FEW_ROWS(2_0) MORE_ROWS(2_0)}},
+    {{FEW_ROWS(1_1) MORE_ROWS(1_1)}, {FEW_ROWS(2_1) MORE_ROWS(2_1)}},
 };
 
 /* Floats that a packed operand takes. */
@@ -192,10 +204,10 @@ static inline int64_t packed_floats(int64_t depth, int64_t columns)
 }
 
 /* to = scale * left * right + bias: rows x depth times depth x columns, the right operand packed; bias: a value for each
- * column, NULL for none; steps in elements. While a panel is used by one group of rows after the other, the panel after it
- * is on its way into the second-level cache. */
+ * column, NULL for none; steps in elements. Where panels are far, the next one is on its way into the second-level cache
+ * while one group of rows after the other uses this one. */
 static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *left, int64_t left_row,
-                     int64_t left_step, const float *panels, float scale, const float *bias, float *to, int64_t to_row)
+                     int64_t left_step, const float *panels, int far, float scale, const float *bias, float *to, int64_t to_row)
 {
     int64_t groups = (rows + MOST_ROWS - 1) / MOST_ROWS, k = 0;
     do { /* once for an empty depth, whose sums are zero */
@@ -206,12 +218,12 @@ static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *
                                  : k + run < depth        ? panels + (k + run) * PANEL
                                                           : panel;
             int64_t count = columns - column < PANEL ? columns - column : PANEL, ahead_step = PANEL / groups;
-            finish f = {scale, k > 0, bias && k + run == depth ? bias + column : NULL};
+            sum_result f = {scale, k > 0, bias && k + run == depth ? bias + column : NULL};
             for (int64_t group = 0, row = 0; group < groups; group++) {
                 int64_t end = rows * (group + 1) / groups;
-                SUM_BLOCK[count > SUMS ? 2 : 1][end - row](run, left + row * left_row + k * left_step, left_row,
-                                                           left_step, panel, ahead + group * run * ahead_step, ahead_step,
-                                                           to + row * to_row + column, to_row, count, &f);
+                SUM_BLOCK[far][count > SUMS][end - row - 1](run, left + row * left_row + k * left_step, left_row,
+                                                            left_step, panel, ahead + group * run * ahead_step,
+                                                            ahead_step, to + row * to_row + column, to_row, count, &f);
                 row = end;
             }
         }
@@ -345,6 +357,8 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
     int even = even_step(row, &row_step) && even_step(columns_extent, &column_step);
     for (int64_t first = 0; first < columns; first += PANEL) {
         int64_t count = columns - first < PANEL ? columns - first : PANEL;
+        if (count < PANEL)
+            memset(to, 0, (size_t)(depth * PANEL) * sizeof(float));
         if (even) {
             pack(sizeof(float), to, PANEL, 1, from + (column + first) * column_step, row_step, column_step, depth, count);
         } else {
@@ -352,8 +366,6 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
                 for (int64_t j = 0; j < count; j++)
                     to[k * PANEL + j] = from[offset_of(row, k) + offset_of(columns_extent, column + first + j)];
         }
-        for (int64_t k = 0; k < depth && count < PANEL; k++)
-            memset(to + k * PANEL + count, 0, (size_t)(PANEL - count) * sizeof(float));
         to += depth * PANEL;
     }
 }
@@ -380,7 +392,7 @@ typedef struct {
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128 };
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19 };
 
 /* The right operand in panels if it is constant, made by this plan or one before it. */
 static const char *pack_constant(plan *p, const contraction_code *code, contraction *x)
@@ -388,6 +400,8 @@ static const char *pack_constant(plan *p, const contraction_code *code, contract
     const float *data = p->constant && code->right < p->inputs ? p->constant[code->right] : NULL;
     if (!data || !is_fixed(&x->right.batch))
         return NULL;
+    int64_t bytes = packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
+    p->constant_bytes += bytes;
     for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k; k = k->next) {
         const packed_operand *o = (const packed_operand *)k;
         if (o->tensor == code->right && o->depth == x->depth && o->columns == x->columns
@@ -397,7 +411,7 @@ static const char *pack_constant(plan *p, const contraction_code *code, contract
         }
     }
     packed_operand *o = malloc(sizeof *o);
-    float *panels = take_aligned(packed_floats(x->depth, x->columns) * (int64_t)sizeof(float));
+    float *panels = take_aligned(bytes);
     if (!o || !panels) {
         free(o);
         free(panels);
@@ -493,10 +507,10 @@ static void run_epilogue(const contraction *x, int64_t batch, int64_t row, int64
 static const char *run_contraction(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
 {
     const contraction *x = s->state;
-    (void)p;
     unsigned char *scratch = take_scratch(x->scratch);
     if (!scratch)
         return NO_MEMORY;
+    int far = x->panels && p->constant_bytes > FAR_BYTES;
     int64_t packed_batch = -1, packed_column = -1, row_step = 0, depth_step = 0;
     even_step(&x->left.row, &row_step);
     even_step(&x->left.column, &depth_step);
@@ -526,11 +540,11 @@ static const char *run_contraction(const plan *p, const step *s, int64_t begin, 
         const float *bias = x->code->bias < 0 ? NULL : (const float *)tensors[x->code->bias] + x->bias.base + column;
         if (!x->code->epilogue) {
             float *to = (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
-            multiply(rows, columns, x->depth, left, left_row, left_step, panels, x->code->scale, bias, to,
+            multiply(rows, columns, x->depth, left, left_row, left_step, panels, far, x->code->scale, bias, to,
                      x->columns);
         } else {
             float *products = (float *)(scratch + x->products_at);
-            multiply(rows, columns, x->depth, left, left_row, left_step, panels, x->code->scale, bias, products,
+            multiply(rows, columns, x->depth, left, left_row, left_step, panels, far, x->code->scale, bias, products,
                      columns);
             run_epilogue(x, batch, row, rows, column, columns, products, scratch + x->packed_at, tensors);
         }

@@ -41,6 +41,7 @@ struct plan {
     shape *output_shape;
     unsigned char *identity; /* inputs whose every load reads just the element that is stored, in the only step */
     const void *const *constant; /* data of inputs that never change, NULL for others; NULL when all may */
+    int64_t constant_bytes;      /* that steps read of what they made */
     kept **made;                 /* what steps made of them, for all plans of a node */
     int temporaries;
     int64_t temporary_at[MAX_TEMPORARIES], temporary_bytes; /* where each lies in their memory; bytes of all */

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from onnx import NodeProto, ValueInfoProto, helper
 from onnx.reference import ReferenceEvaluator
-from scipy.special import erf
+from scipy.special import erf, log_softmax
 
 from graphopt.graph import AttributeValue, Node, OperatorGraph, Tensor
 from graphopt.kernels import FusedOperator, build_library, lowerable
@@ -353,6 +353,7 @@ NUMPY: dict[str, Callable[..., Array | None]] = {
     "Mean": lambda node, *x: _mean(x),
     "HardSwish": _wide(lambda known, x: x * np.clip(x / 6 + 0.5, 0, 1)),
     "Erf": _wide(lambda known, x: np.asarray(erf(x))),
+    "LogSoftmax": _wide(lambda known, x: np.asarray(log_softmax(x, axis=int(known.get("axis", -1))))),  # type: ignore[arg-type]
     "Gelu": _wide(_gelu),
     "Swish": _wide(_swish),
     "QuickGelu": _wide(lambda known, x: _swish(known, x, float(np.float32(1.702)))),

@@ -18,6 +18,8 @@ from tests.kernel_checks import FUSED, OPSET, Case, element_type, random_values,
 COMPILER = find_compiler()
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 ROOT = Path(__file__).parent.parent
+COMMON = 4
+"""Parts besides the kernels: what they share, the list of kernels, the blocks of matrix products, the entry point."""
 
 
 def _cases(count: int = 3) -> list[Case]:
@@ -98,7 +100,7 @@ def test_equal_kernels_are_compiled_once(cache: ObjectCache, tmp_path: Path, mon
     fused = [case.fused() for case in _cases()]
     build_library(fused, tmp_path, "first")
     compiled = sum(" -c " in line for line in ran)
-    assert compiled == len(fused) + 3  # what kernels share, the list of kernels, the entry point
+    assert compiled == len(fused) + COMMON
     ran.clear()
     library = build_library(list(reversed(fused)), tmp_path, "another")
     assert sum(" -c " in line for line in ran) == 1  # the list
@@ -109,7 +111,7 @@ def test_a_damaged_part_is_compiled_again(cache: ObjectCache, tmp_path: Path) ->
     fused = [case.fused() for case in _cases()]
     build_library(fused, tmp_path, "first")
     parts = sorted(cache.folder.glob("*.o"))
-    assert len(parts) == len(fused) + 3
+    assert len(parts) == len(fused) + COMMON
     for number, part in enumerate(parts):
         content = bytearray(part.read_bytes())
         if number % 2:

@@ -139,7 +139,7 @@ def compile_library(
     parts: list[tuple[str, list[str]]] = [(_dispatch_part(chosen), flags_of(command, PLAIN))]
     for level in chosen:
         flags = flags_of(command, level)
-        parts += [(text, flags) for text in _level_parts(source, level)]
+        parts += [(text, flags) for text in level_parts(source, level)]
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-") as name:
         folder = Path(name)
         with ThreadPoolExecutor(max_workers=_processors()) as pool:
@@ -156,23 +156,31 @@ def compile_library(
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
-def _level_parts(source: Source, level: Level) -> Iterator[str]:
-    """Everything of a library at one level: what kernels share, the list of them, and each kernel."""
+def level_parts(source: Source, level: Level, together: int = 1) -> Iterator[str]:
+    """Everything of a library at one level: what kernels share, the list of them, and the kernels.
+
+    Args:
+        source: the library's C.
+        level: where it runs.
+        together: kernels in one part. One makes the cache useful; many compile faster.
+    """
     common = support(*KERNEL_SUPPORT)
     shared = _SHARED.findall(common)
     begin = [f"#define LEVELS(X) X({level.name})", f"#define LEVEL(name) name##_{level.name}"]
     begin += ['#define SHARED __attribute__((visibility("hidden")))']
     begin += [f"#define {name} LEVEL({name})" for name in (*shared, "KERNELS", "KERNEL_COUNT", "TILE_FAMILIES")]
     whole = [INCLUDES, support("onnxruntime_abi.h", "level.h", "instructions.h"), common, support("library.h")]
-    declarations = _SHARED_BODY.sub(r"\g<1>;", common)
+    declarations = ["#define KERNELS_ONLY", _SHARED_BODY.sub(r"\g<1>;", common)]
+
+    def names(kernels: Sequence[tuple[str, str]]) -> list[str]:
+        return [f"#define {name}_kernel LEVEL({name}_kernel)" for name, _ in kernels]
+
     yield "\n".join([*begin, *whole])
-    names = [f"#define {name}_kernel LEVEL({name}_kernel)" for name, _ in source.kernels]
-    yield "\n".join([*begin, *names, "#define KERNELS_ONLY", declarations, source.table()])
-    yield "\n".join([*begin, "#define KERNELS_ONLY", declarations, source.tiles])
-    for name, text in source.kernels:
-        yield "\n".join(
-            [*begin, f"#define {name}_kernel LEVEL({name}_kernel)", "#define KERNELS_ONLY", declarations, text]
-        )
+    yield "\n".join([*begin, *names(source.kernels), *declarations, source.table()])
+    yield "\n".join([*begin, *declarations, source.tiles])
+    for start in range(0, len(source.kernels), together):
+        group = source.kernels[start : start + together]
+        yield "\n".join([*begin, *names(group), *declarations, *(text for _, text in group)])
 
 
 _SHARED = re.compile(r"^SHARED [^(;]*?(\w+)\(", re.MULTILINE)

@@ -1,0 +1,91 @@
+"""Random programs of every kind of operator: kernels against the operators one by one, plain, sanitised, in valgrind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphopt.kernels import find_compiler
+from graphopt.operators import table
+from tests import fuzzing
+
+ROOT = Path(__file__).parent.parent
+COMPILER = find_compiler()
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+
+QUICK = ["-std=gnu99", "-O0", "-fPIC", "-pthread", "-ffp-contract=off"]
+"""Compiled fast: what is tested is the program, not how the compiler vectorises it."""
+SANITIZED = ["-std=gnu99", "-O1", "-g", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-sanitize-recover=all"]
+SANITIZED += ["-fsanitize=address,undefined"]
+VALGRIND = ["-std=gnu99", "-O1", "-g", "-fPIC", "-pthread", "-ffp-contract=off"]
+"""Without AVX-512, which valgrind does not know."""
+
+
+def _check(first: int, count: int, folder: Path, flags: list[str] | None) -> None:
+    cases = fuzzing.programs(first, count)
+    assert len(cases) > 0.8 * count
+    fuzzing.check_all(fuzzing.build(cases, folder, flags), cases)
+
+
+@pytest.mark.parametrize("first", range(0, 2200, 550))
+def test_kernels_compute_what_their_operators_do(first: int, tmp_path: Path) -> None:
+    _check(first, 550, tmp_path, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [(10_000, 60), *(pytest.param(20_000 + 500 * n, 500, marks=pytest.mark.slow) for n in range(40))],
+)
+def test_kernels_as_they_are_compiled(first: int, count: int, tmp_path: Path) -> None:
+    _check(first, count, tmp_path, None)
+
+
+def test_most_operators_are_tried() -> None:
+    known = {key for key, operator in table().items() if operator.lowering is not None}
+    tried = fuzzing.operators_of(fuzzing.programs(0, 600))
+    assert len(tried) > 0.6 * len(known), sorted(known - tried)
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [(50_000, 40), *(pytest.param(51_000 + 200 * n, 200, marks=pytest.mark.slow) for n in range(10))],
+)
+def test_sanitizers_find_nothing(first: int, count: int, tmp_path: Path) -> None:
+    assert COMPILER is not None
+    found = subprocess.run([*COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False)
+    preload = found.stdout.strip()
+    if not Path(preload).is_file():
+        pytest.skip("no address sanitizer to preload")
+    library = fuzzing.build(fuzzing.programs(first, count), tmp_path, SANITIZED)
+    _alone([], library, first, count, {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
+
+
+@pytest.mark.slow
+def test_valgrind_finds_nothing(tmp_path: Path) -> None:
+    if shutil.which("valgrind") is None:
+        pytest.skip("no valgrind")
+    library = fuzzing.build(fuzzing.programs(90_000, 60), tmp_path, VALGRIND)
+    # what python and numpy do is not looked at: only errors with a frame in the library count
+    log = tmp_path / "valgrind.txt"
+    watch = ["valgrind", "--error-limit=no", f"--log-file={log}", "--num-callers=30"]
+    _alone(watch, library, 90_000, 60, {"PYTHONMALLOC": "malloc", "OPENBLAS_NUM_THREADS": "1"})
+    reports = log.read_text().split("\n==")
+    assert "ERROR SUMMARY" in reports[-1] or any("ERROR SUMMARY" in line for line in reports)
+    ours = [line for line in log.read_text().splitlines() if "fuzzing.so" in line and " at 0x" in line]
+    assert not ours, "\n".join(ours[:20])
+
+
+def _alone(watch: list[str], library: Path, first: int, count: int, environment: dict[str, str]) -> None:
+    """Run the kernels of a library in a process of its own."""
+    done = subprocess.run(
+        [*watch, sys.executable, "-m", "tests.fuzzing", str(library), str(first), str(count)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "clean", (done.stdout + done.stderr)[-6000:]

@@ -45,20 +45,14 @@ def inline_functions(model: ModelProto) -> ModelProto:
 
 
 def with_unique_names(model: ModelProto) -> ModelProto:
-    """The model, with a name of its own for every node of the main graph; the same object when they have one."""
+    """The model with its nodes named as in its operator graph; the same object when each has a name of its own."""
     names = [node.name for node in model.graph.node]
     if all(names) and len(set(names)) == len(names):
         return model
     changed = ModelProto()
     changed.CopyFrom(model)
-    taken, used = set(names), set()
-    for node in changed.graph.node:
-        name, number = node.name or node.op_type, 0
-        while name in used or (name in taken and name != node.name) or (number == 0 and not node.name):
-            number += 1
-            name = f"{node.name or node.op_type}_{number}"
+    for node, name in zip(changed.graph.node, _unique_names(model.graph.node), strict=True):
         node.name = name
-        used.add(name)
     return changed
 
 

@@ -408,6 +408,34 @@ def test_the_command_writes_tables_and_pages(graphopt: CommandLine, folder: Path
     assert "Projected" not in page
 
 
+def test_a_profile_adds_measured_times(graphopt: CommandLine, folder: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "profile.json"
+    assert graphopt("profile", folder, "--view", "raw", "--seconds", "0", "-o", profile, "-q").code == 0
+    words = ("characterize", folder, "--view", "raw", "--format", "json", "-q", "--profile")
+    outcome = graphopt(*words, profile)
+    assert outcome.code == 0, outcome.err
+    data = json.loads(outcome.out)
+    times = {
+        row["node"]: row["measured_seconds"] for row in json.loads(profile.read_text())["captures"][0]["operators"]
+    }
+    assert sum(data["models"][0]["measured"].values()) == pytest.approx(sum(times.values()))
+    assert sum(data["time"]["measured"].values()) == pytest.approx(1)
+    assert "measured" in graphopt("characterize", folder, "--view", "raw", "-q", "--profile", profile).out
+    for change, cause in (
+        ({"view": "executed"}, "it is of the executed view, not of the raw one"),
+        ({"captures": []}, "it holds none of the corpus's captures"),
+        ({"captures": [{"model": "m"}]}, "not a whole profile: 'inputs' is missing"),
+        ({"captures": 3}, "not a valid profile"),
+        ({"kind": "run"}, "holds 'run', where 'profile' is needed"),
+    ):
+        profile.write_text(json.dumps({**json.loads(profile.read_text()), **change}))
+        outcome = graphopt(*words, profile)
+        assert (outcome.code, outcome.out) == (3, "")
+        assert cause in outcome.err
+        assert str(profile) in outcome.err
+        profile.write_text(json.dumps({"schema_version": 1, "kind": "profile", "view": "raw", "captures": []}))
+
+
 def test_figures_are_drawn_and_the_same_each_time(graphopt: CommandLine, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("one", "two"):

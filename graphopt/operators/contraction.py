@@ -56,11 +56,12 @@ def gemm_gelu_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
 
 
 def packed_matmul_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
-    """2 * K operations per output element; the weights stay packed in few bits, so they are read at their stored size.
+    """2 * K operations per output element, one for a bias; the weights stay packed and are read at their stored size.
 
     Unpacking (2 operations per weight) is left to the rate. Source: onnxruntime's MatMulNBits and MatMulBnb4.
     """
-    return traffic(inputs, outputs, 2 * integer(node, "K", 0) * elements(outputs, 0))
+    each = 2 * integer(node, "K", 0) + (node.op_type == "MatMulNBits" and present(inputs, 5) is not None)
+    return traffic(inputs, outputs, each * elements(outputs, 0))
 
 
 def einsum_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -168,7 +169,14 @@ def grouped_query_attention_cost(node: Node, inputs: Operands, outputs: Operands
     if total is not None and len(total.shape) == 4:
         keys = total.shape[2]
     rotate = 3 * batch * queries * size * (heads + groups) if integer(node, "do_rotary", 0) else 0
-    return traffic(inputs, outputs, attention_flops(batch, heads, queries, keys, size, size) + rotate)
+    flops = attention_flops(batch, heads, queries, keys, size, size) + rotate
+    whole = traffic([None if slot in (7, 8) else x for slot, x in enumerate(inputs)], outputs, flops)
+    read, parameters = whole.bytes_read, whole.parameter_bytes
+    for angles in (present(inputs, 7), present(inputs, 8)):  # a row for each position
+        if angles is not None and len(angles.shape) == 2:
+            rows = angles.bytes // max(1, angles.shape[0]) * min(angles.shape[0], batch * queries)
+            read, parameters = (read, parameters + rows) if angles.tensor.constant else (read + rows, parameters)
+    return Cost(flops, read, whole.bytes_written, parameters)
 
 
 # ------------------------------------------------------------------ lowerings

@@ -45,6 +45,21 @@ def conv_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     return traffic(inputs, outputs, flops, rate_class=rate_class(node, channels, weights.shape[0]))
 
 
+def causal_conv_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """A depthwise convolution over time that hands on its last operands; Swish is 2 operations.
+
+    Source: ONNX operator CausalConvWithState: X [batch, channels, length], W [channels, 1, kernel], B, state;
+    onnxruntime's VarlenCausalConvWithState has its bias in slot 3, behind the lengths.
+    """
+    weights = present(inputs, 1)
+    if weights is None or not weights.shape:
+        return Cost(0, 0, 0, 0)
+    bias = present(inputs, 3 if node.op_type.startswith("Varlen") else 2) is not None
+    swish = 2 if text(node, "activation", "none") not in ("", "none") else 0
+    flops = (2 * prod(weights.shape[1:]) + bias + swish) * elements(outputs, 0)
+    return traffic(inputs, outputs, flops, rate_class="conv_depthwise_plain")
+
+
 def transposed_conv_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     """Each input element meets out / group * kernel weights (ONNX: ConvTranspose; W [in, out / group, kernel...]).
 
@@ -171,9 +186,16 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("NhwcConv", _CONV, conv_cost, _MS, "conv", _WINDOW),
     Operator("NhwcFusedConv", _CONV, conv_cost, _MS, "conv", (*_WINDOW, *_ACTIVATION)),
     Operator("Conv", _CONV, conv_cost, DOMAIN, "conv", (*_WINDOW, *_ACTIVATION), lowering=_CONVOLVING),
-    # A causal convolution over time that also hands on its last inputs: X, W, B, state.
-    Operator("CausalConvWithState", _CONV, conv_cost, rate_class="conv", attributes=("activation",)),
-    Operator("CausalConvWithState", _CONV, conv_cost, _MS, "conv", ("activation", "channels_last", "dilation", "ndim")),
+    Operator("CausalConvWithState", _CONV, causal_conv_cost, rate_class="conv", attributes=("activation",)),
+    Operator(
+        "CausalConvWithState",
+        _CONV,
+        causal_conv_cost,
+        _MS,
+        "conv",
+        ("activation", "channels_last", "dilation", "ndim"),
+    ),
+    Operator("VarlenCausalConvWithState", _CONV, causal_conv_cost, _MS, "conv", ("activation", "dilation")),
     Operator("ConvTranspose", _CONV, transposed_conv_cost, rate_class="conv_transpose", attributes=_TRANSPOSED),
     Operator(
         "ConvTransposeWithDynamicPads",

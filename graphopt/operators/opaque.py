@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from graphopt.graph import Node
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator, no_cost
-from graphopt.operators.formulas import elements, per_input, per_output, present, traffic
+from graphopt.operators.formulas import elements, integer, per_input, per_output, present, traffic
 
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 """Operators with bodies, whose time the operator graph cannot tell."""
@@ -19,9 +19,8 @@ def top_k_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     values, best = present(inputs, 0), present(outputs, 0)
     if values is None or best is None:
         return Cost(0, 0, 0, 0)
-    rows = max(1, values.elements // max(1, max(values.shape, default=1)))
-    kept = max(1, best.elements // rows)
-    return traffic(inputs, outputs, values.elements * max(1, (kept - 1).bit_length()), host=(1,))
+    kept = best.shape[integer(node, "axis", -1)] if best.shape else 1
+    return traffic(inputs, outputs, values.elements * max(1, (max(1, kept) - 1).bit_length()), host=(1,))
 
 
 def sort_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:

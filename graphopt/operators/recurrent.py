@@ -6,7 +6,7 @@ Convention: weights are read once per execution, as every constant, although eac
 
 from graphopt.graph import Node
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
-from graphopt.operators.formulas import elements, present, traffic
+from graphopt.operators.formulas import elements, integer, present, text, traffic
 
 _POINTWISE = {"RNN": 3, "GRU": 14, "LSTM": 17, "DynamicQuantizeLSTM": 17}
 """Operations per hidden element and step apart from the matrix products, counted from the equations of the ONNX
@@ -37,17 +37,29 @@ def attention_lstm_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost
     return traffic(inputs, outputs, 2 * samples * (elements(inputs, 1) + elements(inputs, 2)))
 
 
-def linear_attention_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
-    """One update of and one product with a [size, value size] state per step and head: 4 * size * value operations.
+_UPDATE = {"linear": 2, "gated": 3, "delta": 4, "gated_delta": 5}
+"""Operations per element of the state and step: the product of key and value is added (2), the state decays (1), the
+value that the state holds for the key is read first (2)."""
 
-    Source: the recurrence of ONNX operator LinearAttention (query, key, value, past state [batch, heads, size, value]).
+
+def linear_attention_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
+    """An update of a [size, value size] state per step and key head, and a product with it per query head.
+
+    Source: the recurrences of ONNX operator LinearAttention: query [batch, steps, heads * size], state [batch, key
+    heads, size, value size]; 2 per element of the state and a scale for each query head; 2 per value (difference,
+    update rate) with the delta rules; an ``exp`` per decay.
     """
-    query, state = present(inputs, 0), present(outputs, 1)
+    query, state, decay = present(inputs, 0), present(outputs, 1) or present(inputs, 3), present(inputs, 4)
     if query is None or state is None or len(state.shape) != 4:
         return Cost(0, 0, 0, 0)
     batch, heads, size, value = state.shape
-    steps = query.shape[2] if len(query.shape) == 4 else query.shape[1]
-    return traffic(inputs, outputs, 4 * batch * heads * steps * size * value)
+    queries = max(1, integer(node, "q_num_heads", heads))
+    steps = query.elements // max(1, batch * queries * size)
+    rule = text(node, "update_rule", "gated_delta")
+    update = _UPDATE.get(rule, 5) * size * value + (2 * value if "delta" in rule else 0)
+    read = 2 * size * value + value
+    flops = batch * steps * (heads * update + queries * read) + (decay.elements if decay is not None else 0)
+    return traffic(inputs, outputs, flops)
 
 
 _STEPS = FusionClass.SEQUENTIAL

@@ -93,7 +93,8 @@ def spectrum_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     else:
         axis = present(inputs, 2)
         given = axis.tensor.value if axis is not None else None
-        position = int(given.ravel()[0]) if given is not None and given.size else integer(node, "axis", -2)
+        default = integer(node, "axis", 1) if node.version < 20 else -2  # then it became an operand
+        position = int(given.ravel()[0]) if given is not None and given.size else default
         length = signal.shape[position]
         transforms = prod(output.shape[:-1]) // max(1, output.shape[position])
     flops = 5 * length * max(1, (max(1, length) - 1).bit_length()) * transforms

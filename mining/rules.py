@@ -97,8 +97,16 @@ def _computed_plan(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
 
 
 def _too_many_operands(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
-    slots = sum(1 for node in nodes for name in graph.nodes[node].inputs if name)
+    slots = sum(_operand_slots(graph, graph.nodes[node]) for node in nodes)
     return slots - len(_inner_edges(graph, nodes)) > MOST_OPERANDS
+
+
+def _operand_slots(graph: OperatorGraph, node: Node) -> int:
+    """Slots that a kernel reads: all but constants whose value belongs to the label."""
+    row = operators.find(node)
+    labelled = () if row is None else row.labelled
+    names = enumerate(node.inputs)
+    return sum(1 for slot, name in names if name and (slot not in labelled or graph.tensors[name].value is None))
 
 
 def _too_many_results(graph: OperatorGraph, nodes: Sequence[int]) -> bool:

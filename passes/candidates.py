@@ -146,7 +146,7 @@ def find_candidates(
     excluded: Collection[str] = (),
     excluded_sets: Collection[tuple[int, ...]] = (),
     min_size: int = 1,
-    max_size: int = 64,
+    max_size: int = 160,
     most_operands: int = MOST_OPERANDS,
 ) -> Candidates:
     """Occurrences that could be fused.

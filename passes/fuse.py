@@ -91,7 +91,7 @@ class Fuse:
 
     top_k: int | None = None
     min_size: int = 1
-    max_size: int = 64
+    max_size: int = 160
     max_operands: int = 64
     name: ClassVar[str]
 

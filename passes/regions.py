@@ -93,7 +93,7 @@ def grow(
     fusible: Fusible,
     *,
     allowed: EdgeFilter = any_edge,
-    max_size: int = 64,
+    max_size: int = 160,
 ) -> Growth:
     """Grow regions; see the module's text.
 

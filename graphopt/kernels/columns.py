@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphopt.kernels.nests import Walk
-from graphopt.kernels.places import Place
+from graphopt.kernels.places import Part, Place
 from graphopt.kernels.program import Program, Reduce, View
 from graphopt.kernels.rows import START, c_array
 from graphopt.kernels.scalar import FLOATS, PRIMITIVES, STORAGE, SUFFIX, held, loaded, stored
@@ -67,7 +67,13 @@ class ColumnStep:
     """
 
     def __init__(
-        self, program: Program, stack: Stack, stores: Sequence[tuple[int, int]], tensors: dict[int, int], name: str
+        self,
+        program: Program,
+        stack: Stack,
+        stores: Sequence[tuple[int, int]],
+        tensors: dict[int, int],
+        name: str,
+        part: Part | None = None,
     ) -> None:
         """Write the C.
 
@@ -77,8 +83,10 @@ class ColumnStep:
             stores: (reduction, number of the tensor it goes to).
             tensors: values that are in memory before the step.
             name: beginning of the names of the C functions.
+            part: where in the tensor the result goes; None where it is all of it.
         """
         self.program = program
+        self.part = part
         self.stack = stack
         self.stores = tuple(stores)
         self.name = name
@@ -106,6 +114,7 @@ class ColumnStep:
             "    map_output(d, &m0);",
             f"    *store = without_depth(d, size_of_axes({shape}, {self.stack.first}, {after}),",
             f"                           size_of_axes({shape}, {after}, MAX_RANK));",
+            *(f"    {line}" for line in (self.part.lines(self.program) if self.part else ())),
             *(f"    {line}" for line in walk.place.lines),
             "    return DONE;",
             "}",

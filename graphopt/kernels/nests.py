@@ -7,7 +7,7 @@ concat, padding or not) is an *alternative*: a place function, and a compute fun
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphopt.kernels.places import Load, Place, TooLargeError, ints, is_once
+from graphopt.kernels.places import Load, Part, Place, TooLargeError, ints, is_once
 from graphopt.kernels.program import Lookup, Map, Program, View
 from graphopt.kernels.scalar import PRIMITIVES, STORAGE, converted, held, loaded, number, stored
 from graphopt.operators.lowering import Call, Expression, Literal, Operand
@@ -91,7 +91,14 @@ class Nest:
         lines: the C of its functions and tables.
     """
 
-    def __init__(self, program: Program, stores: Sequence[tuple[int, int]], tensors: dict[int, int], name: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        stores: Sequence[tuple[int, int]],
+        tensors: dict[int, int],
+        name: str,
+        part: Part | None = None,
+    ) -> None:
         """Write the C.
 
         Args:
@@ -99,6 +106,7 @@ class Nest:
             stores: (value, number of the tensor it goes to).
             tensors: values that are in memory before the step.
             name: beginning of the names of the C functions.
+            part: where in the tensor the value goes; None where it is all of it.
 
         Raises:
             TooLargeError: when it would need too many loads or alternatives.
@@ -107,6 +115,7 @@ class Nest:
         self.stores = tuple(stores)
         self.tensors = tensors
         self.name = name
+        self.part = part
         self.lines: list[str] = []
         self.alternatives: list[_Alternative] = []
         self._compute: dict[str, str] = {}
@@ -145,6 +154,7 @@ class Nest:
             "    (void)f, (void)load;",
             "    map_output(d, &m0);",
             "    *store = m0.row[0];",
+            *(f"    {line}" for line in (self.part.lines(self.program) if self.part else ())),
             *(f"    {line}" for line in walk.place.lines),
             "    return DONE;",
             "}",

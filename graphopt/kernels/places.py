@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphopt.kernels.program import Input, Lookup, Program, View
-from graphopt.operators.lowering import Concat, Expand, Gather, Pad, PadTo, Part, Reshape, Slice, Take, Transpose
+from graphopt.operators import lowering
+from graphopt.operators.lowering import Concat, Expand, Gather, Pad, PadTo, Reshape, Slice, Take, Transpose
 
 MAX_OPERANDS = 32
 """Loads and stores of one step, as in executor.h."""
@@ -40,6 +41,34 @@ class Load:
     once: bool = False
     index: int = -1
     only_index: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a value goes that is only wanted as an operand of a concat.
+
+    Attributes:
+        concat: the value that is concatenated.
+        position: of the operand that the value is, but for reshapes.
+    """
+
+    concat: int
+    position: int
+
+    def lines(self, program: Program) -> list[str]:
+        """C statements that turn ``*store``, an index into the value, into one into the concatenated value."""
+        view = program.values[self.concat]
+        assert isinstance(view, View) and isinstance(view.index_map, Concat)
+        operand = view.operands[self.position]
+        return [
+            "index_map part;",
+            "part.rank = -1;",
+            "part.row[0] = *store;",
+            f"STEP(unflatten(d, &part, &f->of[{operand}]));",
+            f"part.row[{view.index_map.axis}].base += f->start{self.concat}[{self.position}];",
+            f"flatten(d, &part, &f->of[{self.concat}]);",
+            "*store = part.row[0];",
+        ]
 
 
 class Place:
@@ -132,7 +161,7 @@ class Place:
             call = f"map_slice(d, &{state}, {result}, f->start{value}, f->step{value})"
         elif isinstance(kind, Take):
             call = f"unflatten(d, &{state}, {result})"
-        elif isinstance(kind, Part):
+        elif isinstance(kind, lowering.Part):
             self.lines.append(f"STEP(unflatten(d, &{state}, {result}));")
             self.lines.append(f"{state}.row[{kind.axis}].base += f->start{value};")
             return operand, state

@@ -14,10 +14,10 @@ from graphopt.kernels.columns import ColumnStep, Stack, stack_of
 from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, product_load
 from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.nests import Nest
-from graphopt.kernels.places import TooLargeError, has_choices, is_load
+from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
 from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Reduce, View
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
-from graphopt.operators.lowering import Reshape, Transpose
+from graphopt.operators.lowering import Concat, Reshape, Transpose
 
 MAX_STEPS = 96
 MAX_TEMPORARIES = 64
@@ -93,6 +93,8 @@ class _Scheduler:
             self._outputs.setdefault(value, len(program.inputs) + position)
         self._guards: dict[str, None] = {}
         self._done: set[int] = set()  # reductions that a step computes
+        self._parts: dict[int, dict[int, int]] = {}  # concat to (operand that a step writes to the stage after it)
+        self._part_tensor: dict[int, int] = {}
 
     def schedule(self) -> Schedule:
         """Make it."""
@@ -154,6 +156,8 @@ class _Scheduler:
 
     def in_memory(self, value: int) -> None:
         """Have a value in memory, by a nest of its own."""
+        if value in self._parts:
+            self._finish(value)
         if value in self.tensors:
             return
         self._lookups_ready([value])
@@ -171,6 +175,9 @@ class _Scheduler:
             if value in seen or value in self.tensors:
                 return
             seen.add(value)
+            if value in self._parts:
+                self._finish(value)
+                return
             what = self.program.values[value]
             assert not isinstance(what, Input)
             if isinstance(what, Reduce | Contraction):
@@ -237,11 +244,53 @@ class _Scheduler:
         """A step for a reduction of rows on top of each other."""
         self._choices_ready(stack.value)
         stage = self._stage([stack.value])
-        tensor = self._tensor(value)
-        self._add(ColumnStep(self.program, stack, [(value, tensor)], dict(self.tensors), self._next()), stage)
+        part = self._part(value)
+        tensor = self._tensor(value) if part is None else self._tensor_of_parts(part.concat)
+        self._add(ColumnStep(self.program, stack, [(value, tensor)], dict(self.tensors), self._next(), part), stage)
         self._done.add(value)
-        self.tensors[value] = tensor
-        self.stage_of[value] = stage + 1
+        if part is None:
+            self.tensors[value] = tensor
+            self.stage_of[value] = stage + 1
+        else:
+            self._parts[part.concat][part.position] = stage + 1
+
+    def _part(self, value: int) -> Part | None:
+        """Where a value goes that is only wanted, but for reshapes, as an operand of a concat."""
+        readers = self._readers()
+        while value not in self._outputs and len(readers[value]) == 1:
+            reader = readers[value][0]
+            view = self.program.values[reader]
+            if not isinstance(view, View):
+                return None
+            if isinstance(view.index_map, Concat):
+                return None if reader in self.tensors else Part(reader, view.operands.index(value))
+            if not isinstance(view.index_map, Reshape):
+                return None
+            value = reader
+        return None
+
+    def _tensor_of_parts(self, concat: int) -> int:
+        """The tensor of a concatenated value that is written part by part."""
+        if concat not in self._parts:
+            self._parts[concat] = {}
+            self._part_tensor[concat] = self._tensor(concat)
+        return self._part_tensor[concat]
+
+    def _finish(self, concat: int) -> None:
+        """Write what is left of a concatenated value that is written part by part."""
+        view = self.program.values[concat]
+        assert isinstance(view, View)
+        tensor, written = self._part_tensor[concat], self._parts.pop(concat)
+        for position, operand in enumerate(view.operands):
+            if position not in written:
+                self._lookups_ready([operand])
+                stage = self._stage([operand])
+                part = Part(concat, position)
+                step = Nest(self.program, [(operand, tensor)], dict(self.tensors), self._next(), part)
+                self._add(step, stage)
+                written[position] = stage + 1
+        self.tensors[concat] = tensor
+        self.stage_of[concat] = max(written.values())
 
     def _row_pass(self, value: int, what: Reduce) -> bool:
         """A step for a reduction and all that fits with it; False where even its operand does not."""
@@ -470,6 +519,8 @@ class _Scheduler:
 
     def _nests(self) -> None:
         """Steps for the outputs that are not in memory yet."""
+        for concat in list(self._parts):
+            self._finish(concat)
         written = {tensor - len(self.program.inputs) for tensor in self.tensors.values()}
         for group in self.program.groups:
             left = [position for position in group if position not in written]

@@ -62,31 +62,70 @@ static inline int64_t rows_further(const column_step *x, const column_access *a,
     return from;
 }
 
-/* Addresses of the rows of load i from row `first` on; outer: index of the first row in each load. */
-static const char *find_rows(const column_step *x, int i, const int64_t *outer, int64_t first, int64_t count,
-                             int64_t width, void *const *tensors, unsigned char *room, const void **row)
+/* A block of rows of one strip of columns of one outer index, and where its operands lie. */
+typedef struct {
+    int64_t unit, first, count, width, at, outer[MAX_OPERANDS];
+    const void *rows[MAX_OPERANDS][STACKED_ROWS];
+} row_block;
+
+enum { CACHE_LINE = 64 };
+
+/* Finds the rows of load i of a block. Rows that are picked come from far: they are fetched ahead. */
+static const char *find_rows(const column_step *x, int i, row_block *b, void *const *tensors, unsigned char *room)
 {
     const column_kernel *what = x->what;
     const column_access *a = &x->load[i];
     const int j = what->index[i], bytes = what->bytes[i];
-    const unsigned char *data = (const unsigned char *)tensors[what->tensors[i]] + outer[i] * bytes;
-    for (int64_t r = 0; r < count; r++) {
-        int64_t from = rows_further(x, a, first + r);
+    const unsigned char *data = (const unsigned char *)tensors[what->tensors[i]] + b->outer[i] * bytes;
+    for (int64_t r = 0; r < b->count; r++) {
+        int64_t from = rows_further(x, a, b->first + r);
         if (j >= 0) {
-            int64_t at = outer[j] + rows_further(x, &x->load[j], first + r);
+            int64_t at = b->outer[j] + rows_further(x, &x->load[j], b->first + r);
             int64_t picked = picked_row(tensors[what->tensors[j]], what->bytes[j], at, a->size);
             if (picked < 0)
                 return OUT_OF_RANGE;
             from += picked * a->stride;
+            for (int64_t line = 0; line < b->width * bytes; line += CACHE_LINE)
+                __builtin_prefetch(data + from * bytes + line);
         }
-        row[r] = data + from * bytes;
+        b->rows[i][r] = data + from * bytes;
         if (a->packed) {
             unsigned char *to = room + r * x->strip * bytes;
-            pack(bytes, to, 0, 1, row[r], 0, a->column, 1, width);
-            row[r] = to;
+            pack(bytes, to, 0, 1, b->rows[i][r], 0, a->column, 1, b->width);
+            b->rows[i][r] = to;
         }
     }
     return NULL;
+}
+
+/* Finds all operands of the block that begins at row `first` of a unit. */
+static const char *find_block(const column_step *x, int64_t unit, int64_t first, void *const *tensors,
+                              unsigned char *room, row_block *b)
+{
+    const column_kernel *what = x->what;
+    const char *error = NULL;
+    int64_t t = unit / x->strips, c0 = unit % x->strips * x->strip;
+    b->unit = unit;
+    b->first = first;
+    b->count = x->depth - first < STACKED_ROWS ? x->depth - first : STACKED_ROWS;
+    b->width = x->width - c0 < x->strip ? x->width - c0 : x->strip;
+    b->at = x->store.base + c0 * x->store.column;
+    for (int i = 0; i < what->loads; i++)
+        b->outer[i] = x->load[i].base + c0 * x->load[i].column;
+    for (int k = x->outers - 1; k >= 0; k--) {
+        int64_t count = t % x->outer_count[k];
+        t /= x->outer_count[k];
+        b->at += count * x->store.outer[k];
+        for (int i = 0; i < what->loads; i++)
+            b->outer[i] += count * x->load[i].outer[k];
+    }
+    for (int i = 0; i < what->loads && !error; i++)
+        if (!what->only[i]) {
+            error = find_rows(x, i, b, tensors, room);
+            if (x->load[i].packed)
+                room = aligned_after(room, (size_t)(x->strip * what->bytes[i] * STACKED_ROWS));
+        }
+    return error;
 }
 
 static const char *run_columns(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
@@ -94,46 +133,27 @@ static const char *run_columns(const plan *p, const step *s, int64_t begin, int6
     const column_step *x = s->state;
     const column_kernel *what = x->what;
     (void)p;
-    int64_t packed_bytes = 0;
+    int64_t packed = ALIGNMENT, totals = (x->strip * 8 + 2 * ALIGNMENT) * what->stores + ALIGNMENT;
     for (int i = 0; i < what->loads; i++)
-        packed_bytes += x->load[i].packed ? x->strip * what->bytes[i] * STACKED_ROWS + ALIGNMENT : 0;
-    int64_t totals = (x->strip * 8 + 2 * ALIGNMENT) * what->stores + ALIGNMENT;
-    unsigned char *scratch = take_scratch(totals + packed_bytes + ALIGNMENT);
+        packed += x->load[i].packed ? x->strip * what->bytes[i] * STACKED_ROWS + ALIGNMENT : 0;
+    unsigned char *scratch = take_scratch(totals + 2 * packed);
     if (!scratch)
         return NO_MEMORY;
-    const void *rows[MAX_OPERANDS][STACKED_ROWS];
-    const char *error = NULL;
-    for (int64_t unit = begin; unit < end && !error; unit++) {
-        int64_t t = unit / x->strips, c0 = unit % x->strips * x->strip;
-        int64_t width = x->width - c0 < x->strip ? x->width - c0 : x->strip;
-        int64_t outer[MAX_OPERANDS], at = x->store.base + c0 * x->store.column;
-        for (int i = 0; i < what->loads; i++)
-            outer[i] = x->load[i].base + c0 * x->load[i].column;
-        for (int k = x->outers - 1; k >= 0; k--) {
-            int64_t count = t % x->outer_count[k];
-            t /= x->outer_count[k];
-            at += count * x->store.outer[k];
-            for (int i = 0; i < what->loads; i++)
-                outer[i] += count * x->load[i].outer[k];
-        }
+    unsigned char *room = aligned_after(scratch, (size_t)totals);
+    row_block blocks[2];
+    const char *error = begin < end ? find_block(x, begin, 0, tensors, room, &blocks[0]) : NULL;
+    for (int64_t n = 0, unit = begin; unit < end && !error; n++) {
+        const row_block *b = &blocks[n % 2];
+        int last = b->first + b->count == x->depth;
+        unit += last;
+        if (unit < end) /* the next block is found before this one is computed */
+            error = find_block(x, unit, last ? 0 : b->first + b->count, tensors, room + (n + 1) % 2 * packed,
+                               &blocks[(n + 1) % 2]);
         void *stores[MAX_OPERANDS];
         for (int i = 0; i < what->stores; i++)
-            stores[i] = (unsigned char *)tensors[what->store_tensors[i]] + at * what->store_bytes[i];
-        int64_t first = 0;
-        do {
-            int64_t count = x->depth - first < STACKED_ROWS ? x->depth - first : STACKED_ROWS;
-            unsigned char *room = (unsigned char *)aligned_after(scratch, (size_t)totals);
-            for (int i = 0; i < what->loads && !error; i++)
-                if (!what->only[i]) {
-                    error = find_rows(x, i, outer, first, count, width, tensors, room, rows[i]);
-                    if (x->load[i].packed)
-                        room = aligned_after(room, (size_t)(x->strip * what->bytes[i] * STACKED_ROWS));
-                }
-            if (!error)
-                what->compute(count, width, x->depth, (const void *const(*)[STACKED_ROWS])rows, stores, scratch, first == 0,
-                              first + count == x->depth);
-            first += count;
-        } while (first < x->depth && !error);
+            stores[i] = (unsigned char *)tensors[what->store_tensors[i]] + b->at * what->store_bytes[i];
+        what->compute(b->count, b->width, x->depth, (const void *const(*)[STACKED_ROWS])b->rows, stores, scratch,
+                      b->first == 0, last);
     }
     give_scratch(scratch);
     return error;

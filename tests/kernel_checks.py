@@ -338,12 +338,36 @@ def _rms_normalization(node: NodeProto, x: Array, scale: Array, *rest: Array) ->
     return None
 
 
+def _group_normalization(node: NodeProto, x: Array, scale: Array, bias: Array) -> Array:
+    known = attributes(node)
+    groups, wide = int(known["num_groups"]), x.astype(np.float64)  # type: ignore[arg-type]
+    flat = wide.reshape(x.shape[0], groups, -1)
+    flat = (flat - flat.mean(2, keepdims=True)) / np.sqrt(flat.var(2, keepdims=True) + 1e-5)
+    each = [np.repeat(v, x.shape[1] // len(v)).reshape(-1, *(1,) * (x.ndim - 2)) for v in (scale, bias)]
+    return np.asarray(flat.reshape(x.shape) * each[0] + each[1]).astype(x.dtype)
+
+
+def _lp_normalization(node: NodeProto, x: Array) -> Array:
+    known, wide = attributes(node), np.abs(x.astype(np.float64))
+    power, axis = int(known.get("p", 2)), int(known.get("axis", -1))  # type: ignore[arg-type]
+    return np.asarray(x / (wide**power).sum(axis, keepdims=True) ** (1 / power)).astype(x.dtype)
+
+
+def _mean_variance(node: NodeProto, x: Array) -> Array:
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean((0, 2, 3), keepdims=True)
+    return np.asarray(centred / (np.sqrt((centred**2).mean((0, 2, 3), keepdims=True)) + 1e-9)).astype(x.dtype)
+
+
 NUMPY: dict[str, Callable[..., Array | None]] = {
     "Div": _divide,
     "Mod": _modulo,
     "Pow": _power,
     "BitShift": _shifted,
     "Clip": _clip,
+    "GroupNormalization": _group_normalization,
+    "LpNormalization": _lp_normalization,
+    "MeanVarianceNormalization": _mean_variance,
     "SimplifiedLayerNormalization": _rms_normalization,
     "Pad": _pad,
     "Flatten": _flatten,

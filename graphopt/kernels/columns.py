@@ -142,6 +142,13 @@ class ColumnStep:
         sums = all(self._reduce(value).kind in ("sum", "mean") for value, _ in self.stores)
         plain = len(loads) == 1 and result == f"x{loads[0][0]}" and loads[0][1].dtype == "float32" and sums
         if plain:
+            if self._reduce(self.stores[0][0]).kind == "sum":
+                self.lines += [
+                    "    if (rows > 0 && first && last) {",
+                    f"        sum_rows_f32(rows, width, loads[{loads[0][0]}], stores[0]);",
+                    "        return;",
+                    "    }",
+                ]
             self.lines += [
                 "    if (rows > 0)",
                 f"        sum_rows_f32(rows, width, loads[{loads[0][0]}], part0);",

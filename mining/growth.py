@@ -225,6 +225,7 @@ class _Steps:
         kind: for each edge the number of its (output, slot).
         forward: for each edge whether it leads to the new node.
         several: whether equal branches give more such steps, which are not listed.
+        astray: whether the larger occurrence may not be the representative of its orbit.
     """
 
     row: Integers
@@ -235,6 +236,7 @@ class _Steps:
     kind: Integers
     forward: Flags
     several: Flags
+    astray: Flags
 
 
 class Batch:
@@ -367,7 +369,8 @@ class Batch:
         graph = level.graph[low:high].astype(np.int64)
         steps = self._steps(rows, graph)
         sets = np.concatenate([rows[steps.row], steps.node[:, None]], axis=1)
-        sets = self.families.representatives(sets)
+        astray = np.flatnonzero(steps.astray)
+        sets[astray] = self.families.representatives(sets[astray])
         first, which = self._distinct(sets)
         owners = graph[steps.row[first]]
         sizes = np.bincount(owners, minlength=len(self.graphs))
@@ -421,6 +424,7 @@ class Batch:
             np.concatenate([ahead.kind, behind.kind]),
             np.concatenate([ahead.forward, behind.forward]),
             np.concatenate([ahead.several, behind.several]),
+            np.concatenate([ahead.astray, behind.astray]),
         )
 
     def _one_way(
@@ -474,9 +478,9 @@ class Batch:
         if apart.any():
             allowed = ~np.logical_or.reduceat(apart, starts)
             row, node, starts, lengths = row[allowed], node[allowed], starts[allowed], lengths[allowed]
-        first, several = branches.first_of_equals(row, node)
+        first, several, astray = branches.first_of_equals(row, node)
         row, node, starts, lengths = row[first], node[first], starts[first], lengths[first]
-        return _Steps(row, node, starts, lengths, place, kind, np.full(len(place), side.forward), several)
+        return _Steps(row, node, starts, lengths, place, kind, np.full(len(place), side.forward), several, astray)
 
     def _distinct(self, sets: Integers) -> tuple[Integers, Integers]:
         """Sets of nodes without repetition, graph by graph.

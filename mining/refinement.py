@@ -163,9 +163,9 @@ def _with_equal_parts_apart(colours: Hashes, edges: Edges) -> Hashes:
     ranked = np.take_along_axis(colours, order, axis=1)
     start = np.ones(ranked.shape, dtype=np.bool_)
     start[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
-    cell = np.empty((count, size), dtype=np.int64)
-    np.put_along_axis(cell, order, np.cumsum(start, axis=1) - 1 + np.arange(count)[:, None] * size, axis=1)
-    cell = cell.ravel()
+    cells = np.empty((count, size), dtype=np.int64)
+    np.put_along_axis(cells, order, np.cumsum(start, axis=1) - 1 + np.arange(count)[:, None] * size, axis=1)
+    cell: Integers = cells.ravel()
     alone = np.bincount(cell, minlength=count * size)[cell] == 1
     source, target = edges.graph * size + edges.source, edges.graph * size + edges.target
     inner = ~(alone[source] | alone[target])

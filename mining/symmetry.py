@@ -160,7 +160,7 @@ class Families:
         total = int(offsets[-1])
         self.family = np.full(total, -1, dtype=np.int64)
         self.branch = np.zeros(total, dtype=np.int64)
-        self._place = np.zeros(total, dtype=np.int64)
+        self.place = np.zeros(total, dtype=np.int64)
         starts, lengths, counts = [0], list[int](), list[int]()
         members: list[Integers] = []
         for symmetry, offset in zip(symmetries, offsets.tolist(), strict=False):
@@ -168,7 +168,7 @@ class Families:
                 nodes = np.array(branches, dtype=np.int64) + offset
                 self.family[nodes] = len(counts)
                 self.branch[nodes] = np.arange(nodes.shape[0])[:, None]
-                self._place[nodes] = np.arange(nodes.shape[1])
+                self.place[nodes] = np.arange(nodes.shape[1])
                 counts.append(nodes.shape[0])
                 lengths.append(nodes.shape[1])
                 members.append(nodes.ravel())
@@ -196,7 +196,7 @@ class Families:
         target[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
         nodes = rows[row, column]
         family = self.family[nodes]
-        image = self._members[self._starts[family] + target[held] * self._lengths[family] + self._place[nodes]]
+        image = self._members[self._starts[family] + target[held] * self._lengths[family] + self.place[nodes]]
         rows[row, column] = image
         result = sets.copy()
         result[touched] = rows
@@ -245,7 +245,7 @@ class Families:
         _, first, held = np.unique(number, return_index=True, return_inverse=True)
         held = held.ravel()
         state = np.zeros(len(first), dtype=np.int64)
-        np.add.at(state, held, np.int64(1) << self._place[nodes])
+        np.add.at(state, held, np.int64(1) << self.place[nodes])
         return row, column, held, _Held(row[first], family[first], branch[first], state)
 
 
@@ -263,7 +263,7 @@ class OpenBranches:
         self._number = number
         self._state = state
 
-    def first_of_equals(self, row: Integers, node: Integers) -> tuple[Integers, Flags]:
+    def first_of_equals(self, row: Integers, node: Integers) -> tuple[Integers, Flags, Flags]:
         """Which of some extensions are enough.
 
         Args:
@@ -271,24 +271,29 @@ class OpenBranches:
             node: its new node.
 
         Returns:
-            positions of extensions; for each, whether it stands for several.
+            positions of extensions; for each, whether it stands for several, and whether it leads to a set that may
+            not be a representative.
         """
         families = self._families
         moved = families.moved[node]
         if not moved.any():
-            return np.arange(len(row)), np.zeros(len(row), dtype=np.bool_)
+            none = np.zeros(len(row), dtype=np.bool_)
+            return np.arange(len(row)), none, none
         at = np.flatnonzero(moved)
         family, branch = families.family[node[at]], families.branch[node[at]]
         most = families.counts[family]
         number = (row[at] * len(families.counts) + family) * int(families.counts.max()) + branch
         own = self._held(number)
-        first = (branch == 0) | (self._held(number - 1) != own)
+        before = np.where(branch == 0, np.iinfo(np.int64).max, self._held(number - 1))
+        first = before != own
         again = (branch + 1 < most) & (self._held(number + 1) == own)
         kept = np.ones(len(row), dtype=np.bool_)
         kept[at] = first
         several = np.zeros(len(row), dtype=np.bool_)
         several[at] = again
-        return np.flatnonzero(kept), several[kept]
+        astray = np.zeros(len(row), dtype=np.bool_)
+        astray[at] = (own | np.int64(1) << families.place[node[at]]) > before
+        return np.flatnonzero(kept), several[kept], astray[kept]
 
     def _held(self, number: Integers) -> Integers:
         """What sets hold of branches: 0 for nothing."""

@@ -99,6 +99,19 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     return together(compute, memory) + machine.kernel_seconds
 
 
+def operator_gains(capture: Capture, machine: Machine) -> list[float]:
+    """The most that each operator can add to what a fusion saves: its time beyond its arithmetic in a kernel.
+
+    A kernel takes at least the arithmetic of its operators, so no set of operators saves more than their gains together
+    (see fused_seconds). 0 where the time is unknown: a set with such an operator has no known saving.
+    """
+    rates = _profile(capture).on(machine)
+    return [
+        0.0 if own is None or fused is None else max(0.0, own - fused)
+        for own, fused in zip(rates.times, rates.fused_compute, strict=True)
+    ]
+
+
 def rate_keys(operator: str, cost: Cost, row: Operator, *, single: bool) -> list[str]:
     """Names that an operator's rate may have on a machine, the most special one first.
 

@@ -1,8 +1,11 @@
 """The whole of ``graphopt mine``: from captures and a machine to a report of opportunities."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import fsum
+
+import numpy as np
 
 from graphopt import operators
 from graphopt.errors import GraphoptError
@@ -11,10 +14,16 @@ from graphopt.machine import Machine
 from graphopt.mining.graphs import MiningGraph, from_operator_graph, merged
 from graphopt.mining.miner import DEFAULT_BUDGET, Pattern, Progress, mine
 from graphopt.mining.opportunities import ClassShare, Report, Stopped
-from graphopt.mining.ranking import Ranking
+from graphopt.mining.ranking import SLACK, Ranking
 from graphopt.mining.rules import OPERATOR_RULES, Rule, stopped_operator, stopped_pattern
 from graphopt.mining.shard import Code
 from graphopt.operators import FusionClass
+
+GAIN_UNITS = 2.0**40
+"""The gains of all operators together, in the units that the miner adds them up in."""
+
+SHARES = (0.1, 0.01)
+"""What the best k opportunities are first expected to save at least, each, as shares of an equal part of all gains."""
 
 Refusal = Callable[[OperatorGraph, Sequence[int]], str | None]
 """(graph, nodes of an occurrence) to the reason why its pattern is not wanted; None when it is."""
@@ -80,20 +89,29 @@ def find_opportunities(
     distinct, index = merged(graphs)
     first = {graph: capture for capture, graph in reversed(list(zip(captures, index, strict=True)))}
     judge = _Judge([first[graph].graph for graph in range(len(distinct))], rules, refuse)
-    result = mine(
-        graphs,
-        min_support=min_support,
-        max_size=max_size,
-        min_size=2,
-        engine=engine or ("processes" if _pays(distinct) else "serial"),
-        jobs=jobs,
-        scheduler=scheduler,
-        budget=budget,
-        group=judge.groups,
-        progress=progress,
-    )
     ranking = Ranking(captures, index, machine)
-    allowed = [pattern for pattern in result if judge.rule(pattern) is None]
+    gains, unit = _whole_gains(ranking)
+    for graph, position in {graph: place for place, graph in reversed(list(enumerate(index)))}.items():
+        graphs[position] = replace(graphs[position], gains=gains[graph])
+    for least_saving in _thresholds(sum(map(sum, gains.values())), None if ruled_out else k):
+        result = mine(
+            graphs,
+            min_support=min_support,
+            max_size=max_size,
+            min_size=2,
+            engine=engine or ("processes" if _pays(distinct) else "serial"),
+            jobs=jobs,
+            scheduler=scheduler,
+            budget=budget,
+            group=judge.groups,
+            least_saving=least_saving,
+            progress=progress,
+        )
+        allowed = [pattern for pattern in result if judge.rule(pattern) is None]
+        best = ranking.best(allowed, k)
+        enough = least_saving * unit * (1 + SLACK)
+        if len(best) == k and all(found.saving_seconds >= enough for found in best):
+            break  # nothing that was left out could have been among them
     stopped = [pattern for pattern in result if judge.rule(pattern) is not None] if ruled_out else []
     return Report(
         machine=machine.name,
@@ -115,9 +133,24 @@ def find_opportunities(
         incomplete=tuple(sorted({captures[position].graph.name for position, _ in result.truncated})),
         classes=_classes(ranking, first),
         stopped=_stopped(ranking, first, rules),
-        opportunities=tuple(ranking.best(allowed, k)),
+        opportunities=tuple(best),
         ruled_out=tuple(ranking.best(stopped, k, judge.rule)),
     )
+
+
+def _whole_gains(ranking: Ranking) -> tuple[dict[int, tuple[float, ...]], float]:
+    """Gains of each distinct graph's nodes in whole numbers, rounded up, so that sums are exact; seconds of a unit."""
+    total = fsum(float(gains.sum()) for gains in ranking.gains.values())
+    unit = total / GAIN_UNITS or 1.0
+    return {graph: tuple(np.ceil(gains / unit).tolist()) for graph, gains in ranking.gains.items()}, unit
+
+
+def _thresholds(total: float, k: int | None) -> Iterator[float]:
+    """Savings to mine for, one after the other, until k opportunities save as much; in the end, everything."""
+    if k is not None:
+        for share in SHARES:
+            yield total * share / k
+    yield 0.0
 
 
 def _pays(graphs: Sequence[MiningGraph]) -> bool:
@@ -203,6 +236,7 @@ class _Judge:
         self._stopping = stopping
         self._refuse = refuse
         self._rules: dict[str, Rule | None] = {}
+        self._groups: dict[str, Hashable] = {}
 
     def rule(self, pattern: Pattern) -> Rule | None:
         """The rule that stops a pattern; None when it is fusible."""
@@ -211,8 +245,10 @@ class _Judge:
     def groups(self, codes: Sequence[Code]) -> dict[str, Hashable]:
         """For the miner: what patterns have in common that may give way to each other. Fills in all verdicts."""
         light = (FusionClass.ELEMENTWISE, FusionClass.LAYOUT)
-        found: dict[str, Hashable] = {}
+        found = self._groups
         for code in codes:
+            if code.digest in found:
+                continue
             graph = self._graphs[code.graph]
             rule = self._rules[code.digest] = self._verdict(graph, code.nodes)
             kinds = {row.fusion_class for node in code.nodes if (row := operators.find(graph.nodes[node])) is not None}

@@ -6,6 +6,7 @@ Any dataflow graph can be mined: an operator graph, a capture, or a networkx gra
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ class MiningGraph:
         eligible: bits of the nodes that patterns may hold. Paths through all other nodes count for convexity.
         single: sets of nodes (bits) of which an occurrence may hold one at most, such as contractions.
         apart: edges (producer, consumer) that may not lie within an occurrence.
+        gains: the most that each node can add to what a pattern saves, in whole numbers; empty where that does not
+            matter.
         identities: what the nodes are called in the graph that was given: its index in an operator graph, or
             networkx's node.
     """
@@ -54,11 +57,14 @@ class MiningGraph:
     eligible: int = -1
     single: tuple[int, ...] = ()
     apart: tuple[tuple[int, int], ...] = ()
+    gains: tuple[float, ...] = field(default=(), compare=False)
     identities: tuple[Hashable, ...] = field(default=(), compare=False)
 
     def weighted(self, weight: int) -> "MiningGraph":
-        """The same graph with another weight."""
-        return replace(self, weight=weight)
+        """The same graph with another weight; it shares what has been computed of this one."""
+        found = copy(self)
+        object.__setattr__(found, "weight", weight)
+        return found
 
     @cached_property
     def fingerprint(self) -> str:
@@ -222,14 +228,20 @@ def from_networkx(graph: NetworkxGraph, weight: int = 1) -> MiningGraph:
     return flat
 
 
-def from_any(item: Weighted | MiningGraph) -> MiningGraph:
+def from_any(item: Weighted | MiningGraph, known: dict[int, MiningGraph] | None = None) -> MiningGraph:
     """Whatever can be mined, for the miner.
+
+    Args:
+        item: the graph, or the graph and its weight.
+        known: graphs by identity that have been converted; the same object is converted once. The caller keeps them
+            alive.
 
     Raises:
         GraphoptError: it cannot be mined, or its weight is no whole number above zero.
     """
     if isinstance(item, MiningGraph):
         return item
+    known = {} if known is None else known
     weight: int | None = None
     if isinstance(item, tuple):
         item, weight = item
@@ -240,11 +252,16 @@ def from_any(item: Weighted | MiningGraph) -> MiningGraph:
     whole: object = weight
     if isinstance(whole, bool) or not isinstance(whole, int) or whole < 1:
         raise GraphoptError(f"the weight of a graph must be a whole number above zero, not {weight!r}")
-    if isinstance(item, OperatorGraph):
-        return from_operator_graph(item, weight)
-    if isinstance(item, nx.Graph):  # undirected ones included: from_networkx says what is wrong
-        return from_networkx(item, weight)
-    raise GraphoptError(f"cannot mine a {type(item).__name__}")
+    if id(item) not in known:
+        if isinstance(item, OperatorGraph):
+            found = from_operator_graph(item)
+        elif isinstance(item, nx.Graph):  # undirected ones included: from_networkx says what is wrong
+            found = from_networkx(item)
+        else:
+            raise GraphoptError(f"cannot mine a {type(item).__name__}")
+        _ = found.fingerprint  # its copies share it
+        known[id(item)] = found
+    return known[id(item)].weighted(weight)
 
 
 def merged(graphs: Sequence[MiningGraph]) -> tuple[list[MiningGraph], list[int]]:
@@ -255,6 +272,7 @@ def merged(graphs: Sequence[MiningGraph]) -> tuple[list[MiningGraph], list[int]]
     """
     first: dict[str, int] = {}
     weights: list[int] = []
+    gains: list[tuple[float, ...]] = []
     distinct: list[MiningGraph] = []
     index = []
     for graph in graphs:
@@ -262,6 +280,11 @@ def merged(graphs: Sequence[MiningGraph]) -> tuple[list[MiningGraph], list[int]]
         if position == len(distinct):
             distinct.append(graph)
             weights.append(0)
+            gains.append(())
         weights[position] += graph.weight
+        if graph.gains:
+            known = gains[position] or (0.0,) * len(graph.gains)
+            gains[position] = tuple(map(sum, zip(known, graph.gains, strict=True)))
         index.append(position)
-    return [graph.weighted(weight) for graph, weight in zip(distinct, weights, strict=True)], index
+    found = zip(distinct, weights, gains, strict=True)
+    return [replace(graph, weight=weight, gains=gain) for graph, weight, gain in found], index

@@ -273,8 +273,30 @@ class Batch:
         ]
         self._sides = self._tables()
         self.families = Families(self.symmetries, self.offsets)
+        self._add_gains()
         self.levels: list[Level] = []
         self.truncated: dict[int, int] = {}
+
+    def _add_gains(self) -> None:
+        """Gains of nodes, the greatest of those that can change places, and the sum of each graph's."""
+        own = [graph.gains or (0.0,) * len(graph.labels) for graph in self.graphs]
+        self.total_gains = np.array([sum(gains) for gains in own])
+        self.gains = self.families.greatest(np.array([gain for gains in own for gain in gains], dtype=np.float64))
+        self._gains_within = [np.where(self._eligible, self.gains, 0.0)]
+
+    def gains_within(self, steps: int) -> npt.NDArray[np.float64]:
+        """For each node the greatest gain among the nodes within so many steps that patterns may hold."""
+        ahead = self._sides[0]
+        source = np.repeat(np.arange(len(self._local)), np.diff(ahead.starts))
+        inner = self._eligible[source] & self._eligible[ahead.other]
+        source, target = source[inner], ahead.other[inner]
+        while len(self._gains_within) <= steps:
+            before = self._gains_within[-1]
+            after = before.copy()
+            np.maximum.at(after, source, before[target])
+            np.maximum.at(after, target, before[source])
+            self._gains_within.append(after)
+        return self._gains_within[steps]
 
     def _flags(self, masks: Sequence[int]) -> Flags:
         """Sets of each graph's nodes as a flag per node of the batch."""

@@ -169,6 +169,7 @@ class MiningResult:
         weight: sum of all weights.
         min_support: the threshold that was applied, as a weight.
         index: for each graph given, the index of its distinct graph, as places of patterns name it.
+        visited: number of frequent patterns that were grown or could have been, closed or not.
         truncated: graphs (by position among those given) that exceeded the work budget, with the size from which on
             patterns or occurrences of theirs are missing.
     """
@@ -179,6 +180,7 @@ class MiningResult:
     weight: int
     min_support: int
     index: tuple[int, ...] = ()
+    visited: int = 0
     truncated: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -213,6 +215,7 @@ def mine(
     scheduler: "str | Client | None" = None,
     budget: int = DEFAULT_BUDGET,
     group: Callable[[Sequence[Code]], Mapping[str, Hashable]] | None = None,
+    least_saving: float = 0.0,
     progress: Progress | None = None,
 ) -> MiningResult:
     """Find every frequent pattern.
@@ -246,6 +249,8 @@ def mine(
         budget: most (representative) occurrences of one graph and size; see MiningResult.truncated.
         group: called once with all frequent patterns; returns a group for each digest. A pattern then only gives way to
             larger ones of its own group.
+        least_saving: leave out what can neither save so much nor be part of anything that does, by the gains of the
+            graphs' nodes (see bounds.py). Whatever saves so much is found, and whether it is closed.
         progress: called after each level.
 
     Returns:
@@ -267,7 +272,9 @@ def mine(
         ...     print(pattern.labels, pattern.edges, pattern.support, pattern.occurrences)
         ('a', 'b') ((0, 0, 1, 0),) 4 4
     """
-    given = tuple(from_any(item) for item in graphs)
+    items = list(graphs)  # which keeps them alive, as what is known by identity must be
+    known: dict[int, MiningGraph] = {}
+    given = tuple(from_any(item, known) for item in items)
     if max_size < 1 or min_size < 1:
         raise GraphoptError("patterns have at least one node: max_size and min_size must be 1 or more")
     distinct, index = merged(given)
@@ -278,9 +285,10 @@ def mine(
         return MiningResult((), 0, 0, 0, threshold)
     levels: list[Tallies] = []
     with open_engine(engine, distinct, jobs=jobs, budget=budget, scheduler=scheduler) as running:
-        level = combined(running.call("start"))
+        level = combined(running.call("start", max_size if least_saving else 0))
         while True:
-            frequent = level.of((level.support >= threshold).astype(np.bool_))
+            promising = (level.support >= threshold).astype(np.bool_) & (level.bound >= least_saving)
+            frequent = level.of(promising)
             levels.append(frequent)
             if progress is not None:
                 progress(len(levels), len(frequent.keys), int(frequent.occurrences.sum()))
@@ -338,6 +346,7 @@ def mine(
         weight=weight,
         min_support=threshold,
         index=tuple(index),
+        visited=len(tallies.keys),
         truncated=tuple((position, cut[graph]) for position, graph in enumerate(index) if graph in cut),
     )
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import fsum
 
+import numpy as np
+import numpy.typing as npt
+
 from graphopt import operators, roofline
 from graphopt.graph import Capture
 from graphopt.machine import Machine
@@ -34,6 +37,11 @@ MOST_IMAGES = 256
 
 MOST_OVERLAPPING_IMAGES = 16
 """The same where they all share a node, so that one of them at most is chosen."""
+
+SLACK = 1e-9
+"""Rounding that bounds on savings allow for, as a share of them."""
+
+Gains = npt.NDArray[np.float64]
 
 Verdict = Callable[[Pattern], Rule | None]
 
@@ -65,12 +73,32 @@ class Ranking:
             self.by_graph.setdefault(graph, []).append(capture)
         self._numbers: dict[int, list[int]] = {}
         self.times = {id(capture): roofline.operator_times(capture, machine) for capture in captures}
+        self.gains = {graph: self._gains(graph) for graph in self.by_graph}
         self.seconds = fsum(
             seconds * capture.executions
             for capture in captures
             for seconds in self.times[id(capture)]
             if seconds is not None
         )
+
+    def _gains(self, graph: int) -> Gains:
+        """The most seconds that each node of a distinct graph can add to savings, over all executions."""
+        return sum(
+            (np.array(roofline.operator_gains(one, self.machine)) * one.executions for one in self.by_graph[graph]),
+            np.zeros(len(self.by_graph[graph][0].graph.nodes)),
+        )
+
+    def _most(self, pattern: Pattern) -> float:
+        """No less than what a pattern saves, found without valuing its occurrences."""
+        found = 0.0
+        for places in pattern.places:
+            gains = self.gains[places.graph]
+            whole = float(gains.sum())
+            if max(places.multiplicities) > 1:  # images hold other nodes
+                found += whole
+            else:
+                found += min(whole, float(gains[places.nodes].sum()))
+        return found * (1 + SLACK)
 
     def best(self, patterns: Iterable[Pattern], k: int | None, verdict: Verdict = lambda _: None) -> list[Opportunity]:
         """The patterns that save most, in marginal order.
@@ -80,32 +108,31 @@ class Ranking:
             k: how many at most; all that save anything when None.
             verdict: the rule that stops a pattern, for the opportunity's verdict.
         """
+        known = {pattern.digest: pattern for pattern in patterns}
+        # Patterns that have not been valued yet, the most promising last: most of them never need to be.
+        waiting = sorted(((self._most(pattern), name) for name, pattern in known.items()), key=lambda p: (p[0], p[1]))
         candidates: dict[str, list[_Candidate]] = {}
         touched: dict[str, dict[int, int]] = {}
-        known: dict[str, Pattern] = {}
-        for pattern in patterns:
-            found = self._candidates(pattern)
-            if not found:
-                continue
-            known[pattern.digest] = pattern
-            candidates[pattern.digest] = found
-            union: dict[int, int] = {}
-            for candidate in found:
-                union[candidate.graph] = union.get(candidate.graph, 0) | candidate.mask
-            touched[pattern.digest] = union
+        values: dict[str, float] = {}
         covered: dict[int, int] = {}
-        values = {digest: _value(_packed(found, covered)) for digest, found in candidates.items()}
         chosen: list[Opportunity] = []
-        while values and (k is None or len(chosen) < k):
-            digest = min(values, key=lambda name: (-values[name], name))
-            if values.pop(digest) <= 0:
+        while k is None or len(chosen) < k:
+            greatest = max(values.values(), default=0.0)
+            while waiting and waiting[-1][0] >= greatest and waiting[-1][0] > 0:
+                _, name = waiting.pop()
+                found = self._candidates(known[name])
+                if found:
+                    candidates[name] = found
+                    touched[name] = _union(found)
+                    values[name] = _value(_packed(found, covered))
+                    greatest = max(greatest, values[name])
+            if greatest <= 0:
                 break
+            digest = min((name for name, value in values.items() if value == greatest))
+            del values[digest]
             taken = _packed(candidates[digest], covered)
-            pattern = known[digest]
-            chosen.append(self._opportunity(pattern, taken, verdict(pattern)))
-            fresh: dict[int, int] = {}
-            for candidate in taken:
-                fresh[candidate.graph] = fresh.get(candidate.graph, 0) | candidate.mask
+            chosen.append(self._opportunity(known[digest], taken, verdict(known[digest])))
+            fresh = _union(taken)
             for graph, mask in fresh.items():
                 covered[graph] = covered.get(graph, 0) | mask
             for name in values:
@@ -251,6 +278,14 @@ def _packed(candidates: Sequence[_Candidate], covered: Mapping[int, int]) -> lis
             taken[candidate.graph] = taken.get(candidate.graph, 0) | candidate.mask
             chosen.append(candidate)
     return chosen
+
+
+def _union(candidates: Iterable[_Candidate]) -> dict[int, int]:
+    """For each graph the bits of all nodes of candidates."""
+    found: dict[int, int] = {}
+    for candidate in candidates:
+        found[candidate.graph] = found.get(candidate.graph, 0) | candidate.mask
+    return found
 
 
 def _value(taken: Iterable[_Candidate]) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.mining import closedness
+from graphopt.mining.bounds import bounds
 from graphopt.mining.canonical import Edge, Vocabulary, digest
 from graphopt.mining.closedness import Claim, Pairs
 from graphopt.mining.graphs import MiningGraph
@@ -74,15 +75,21 @@ class Shard:
         self.patterns: list[Patterns] = []
         self._weight = sum(graph.weight for _, graph in graphs)
         self._next_id = 0
+        self._largest = 0
 
     @property
     def truncated(self) -> dict[int, int]:
         """Index of each graph that exceeded the budget, to the size from which on its occurrences are missing."""
         return {graph: size for batch in self.batches for graph, size in batch.truncated.items()}
 
-    def start(self) -> Tallies:
-        """The level of single nodes."""
+    def start(self, largest: int = 0) -> Tallies:
+        """The level of single nodes.
+
+        Args:
+            largest: for bounds on savings, the most nodes that a pattern may have; 0 for none.
+        """
         patterns = Patterns(1)
+        self._largest = largest
         for batch in self.batches:
             batch.start(patterns)
         self.patterns = [patterns]
@@ -120,6 +127,7 @@ class Shard:
         count = len(patterns)
         spread = np.zeros(count, dtype=np.uint64)
         first = np.full(count, np.iinfo(np.int64).max)
+        bound = np.zeros(count)
         columns: list[tuple[Integers, Counts, Sequence[int], Integers]] = []
         most = 1
         for batch in self.batches:
@@ -129,6 +137,8 @@ class Shard:
             np.add.at(spread, pattern, _spread(index, counts))
             np.minimum.at(first, pattern, index)
             columns.append((pattern, counts, batch.weights, position))
+            if self._largest:
+                np.add.at(bound, pattern, bounds(batch, batch.levels[-1], self._largest))
         kind = np.int64 if self._weight * most < SMALL else object
         support: Counts = np.zeros(count, dtype=kind)
         occurrences: Counts = np.zeros(count, dtype=kind)
@@ -136,7 +146,7 @@ class Shard:
             weight = np.array(weights, dtype=kind)[position]
             np.add.at(support, pattern, weight)
             np.add.at(occurrences, pattern, weight * counts)
-        found = Tallies(patterns.keys, support, occurrences, spread, first, np.ones(count, dtype=np.int64))
+        found = Tallies(patterns.keys, support, occurrences, spread, first, np.ones(count, dtype=np.int64), bound)
         return found.of(by_key(patterns.keys))
 
     # Results

@@ -17,6 +17,7 @@ from math import comb, factorial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from graphopt.mining.canonical import Adjacency, Form
 from graphopt.mining.graphs import MiningGraph, members
@@ -201,6 +202,16 @@ class Families:
         result = sets.copy()
         result[touched] = rows
         return result
+
+    def greatest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """For each node the greatest value among the nodes that it can change places with."""
+        found = values.copy()
+        for start, length, count in zip(
+            self._starts.tolist(), self._lengths.tolist(), self.counts.tolist(), strict=False
+        ):
+            nodes = self._members[start : start + length * count].reshape(count, length)
+            found[nodes] = values[nodes].max(axis=0)
+        return found
 
     def open_branches(self, sets: Integers) -> "OpenBranches":
         """For representatives: which nodes lead to the same larger sets, but for exchanges of branches."""

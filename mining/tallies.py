@@ -25,6 +25,7 @@ class Tallies(NamedTuple):
         spread: a hash of how many occurrences each graph has: equal for patterns with equal counts in every graph.
         first: the lowest index of a graph that contains it.
         shards: number of shards whose graphs contain it.
+        bound: the most that it, or any pattern of the allowed size that contains it, can save; 0 where not asked.
     """
 
     keys: Hashes
@@ -33,6 +34,7 @@ class Tallies(NamedTuple):
     spread: Hashes
     first: Integers
     shards: Integers
+    bound: npt.NDArray[np.float64]
 
     def of(self, rows: Integers | Flags) -> "Tallies":
         """Some of the rows."""
@@ -63,6 +65,7 @@ def combined(shards: Sequence[Tallies]) -> Tallies:
         spread=np.add.reduceat(joined.spread, starts),
         first=np.minimum.reduceat(joined.first, starts),
         shards=np.add.reduceat(joined.shards, starts),
+        bound=np.add.reduceat(joined.bound, starts),
     )
 
 

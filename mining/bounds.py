@@ -44,8 +44,8 @@ def bounds(batch: Batch, level: Level, largest: int) -> Sums:
     total = len(batch.graph_of)
     held = np.unique((which[:, None] * total + rows).ravel())
     union, nodes = np.divmod(held, total)
-    covered = np.bincount(union, weights=batch.gains[nodes], minlength=len(pairs))
-    covered += np.bincount(union, minlength=len(pairs)) // size * greatest
+    disjoint = np.bincount(union, minlength=len(pairs)) // size
+    covered = np.bincount(union, weights=batch.gains[nodes], minlength=len(pairs)) + disjoint * greatest
     moved = np.zeros(len(pairs), dtype=np.bool_)
     moved[which[batch.families.moved[rows].any(axis=1)]] = True  # images hold other nodes
     covered[moved] = np.inf

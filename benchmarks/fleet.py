@@ -126,7 +126,7 @@ def base(graph: MiningGraph) -> Base:
 
 
 def blocks(nodes: Sequence[Node]) -> Iterator[Block]:
-    """Places where a block is followed by its like: labels and inner edges are the same.
+    """Places where a block is followed by its like, which goes on from it: labels and inner edges are the same.
 
     Of all places of one length in one run of equal labels, the first.
     """
@@ -138,9 +138,17 @@ def blocks(nodes: Sequence[Node]) -> Iterator[Block]:
                 continue
             run += 1
             start = at + 1 - length
-            if run >= length and inner(nodes, start, length) == inner(nodes, start + length, length):
+            if run < length or not goes_on(nodes, start, length):
+                continue
+            if inner(nodes, start, length) == inner(nodes, start + length, length):
                 yield Block(start, length)
                 run = -len(nodes)  # no more of this run
+
+
+def goes_on(nodes: Sequence[Node], start: int, length: int) -> bool:
+    """Whether the block behind reads what this one gives: blocks side by side are no depth."""
+    behind = nodes[start + length : start + 2 * length]
+    return any(start <= o.producer < start + length for node in behind for o in node.operands)
 
 
 def inner(nodes: Sequence[Node], start: int, length: int) -> list[list[Operand]]:

@@ -158,9 +158,7 @@ class Acceptance:
 
     def _build(self, fusions: Sequence[Fusion], portable: bool = False) -> Path:
         sources = self.context.sources
-        operators = [
-            kernel_generator.FusedOperator(f.name, f.body, f.shapes, sources.get(f.name, "")) for f in fusions
-        ]
+        operators = [kernel_generator.FusedOperator(f.name, f.body, f.shapes, sources.get(f.name, "")) for f in fusions]
         operators.sort(key=lambda operator: operator.name)
         key = (portable, *((operator.name, repr(operator.shapes)) for operator in operators))
         if key not in self.libraries:

@@ -6,6 +6,7 @@ import pytest
 
 from graphopt.cli import progress
 from graphopt.cli.environment import Environment
+from graphopt.cli.mining_progress import Levels
 
 
 def world(stderr: io.StringIO, watched: bool) -> Environment:
@@ -45,3 +46,27 @@ def test_steps_say_what_is_done_now(monkeypatch: pytest.MonkeyPatch) -> None:
         assert say is not None
         say("measuring")
     assert "measuring" in stderr.getvalue()
+
+
+def test_levels_of_mining_say_what_they_hold_and_what_is_left() -> None:
+    said: list[tuple[int, int, str]] = []
+    moments = iter([0.0, 1.0, 3.0, 7.0])
+    levels = Levels(lambda *words: said.append(words), 4, clock=lambda: next(moments))
+    levels(1, 20, 1234)
+    levels(2, 1500, 5_600_000)
+    levels(4, 999_600, 26 * 10**40)
+    assert said == [
+        (1, 4, "20 patterns, 1.23k occurrences, ~3 s left"),
+        (2, 4, "1.5k patterns, 5.6M occurrences, ~12 s left"),  # 4 s and 8 s: each takes twice as long as the last
+        (4, 4, "1M patterns, 2.6e41 occurrences, which are closed?"),
+    ]
+
+
+def test_levels_of_mining_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    stderr = io.StringIO()
+    with progress.progress(world(stderr, True), "mining", even=False) as report:
+        assert report is not None
+        Levels(report, 8)(5, 1500, 5_600_000)
+    assert "5/8" in stderr.getvalue()
+    assert "1.5k patterns, 5.6M occurrences" in stderr.getvalue()

@@ -8,6 +8,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.mining_progress import Levels
 from graphopt.cli.progress import progress
 
 MOST_PROBLEMS = 5
@@ -108,7 +109,7 @@ def command(
     with progress(environment, "loading") as loading:
         loaded = store.load(corpus, view=view, jobs=workers, progress=loading)
     warn(loaded.problems)
-    with progress(environment, "mining") as mining:
+    with progress(environment, "mining", even=False) as mining:
         report = find_opportunities(
             loaded.captures,
             roofline,
@@ -119,7 +120,7 @@ def command(
             engine=engine,
             scheduler=scheduler,
             ruled_out=ruled_out,
-            progress=mining and (lambda size, patterns, places: mining(size, max_size, f"{patterns} patterns")),
+            progress=mining and Levels(mining, max_size),
         )
     if output_file is not None:
         opportunities.write(report, output_file)

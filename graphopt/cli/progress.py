@@ -14,18 +14,24 @@ if TYPE_CHECKING:
 PATIENCE = 2.0
 """Seconds without a word."""
 
+WIDEST = 45
+"""Characters of what is being done that are shown: the last ones."""
+
 Report = Callable[[int, int, str], None]
 """Called with how many are done, how many there are (0 when not known), and what is being done."""
 
 
 @contextmanager
-def progress(environment: Environment, work: str, *, counted: bool = True) -> Iterator[Report | None]:
+def progress(
+    environment: Environment, work: str, *, counted: bool = True, even: bool = True
+) -> Iterator[Report | None]:
     """A function that work reports its progress to; None where nobody is watching.
 
     Args:
         environment: the world that is drawn in.
         work: what is being done, in a word or two.
         counted: whether it is known how much there is to do.
+        even: whether its parts take about as long as each other, so that the time that is left can be told from them.
 
     Yields:
         the function. What it draws is gone when the block ends.
@@ -33,7 +39,7 @@ def progress(environment: Environment, work: str, *, counted: bool = True) -> It
     if not environment.progress or quiet():
         yield None
         return
-    bars = _Bars(environment, work, counted)
+    bars = _Bars(environment, work, counted, even)
     try:
         yield bars.report
     finally:
@@ -43,10 +49,11 @@ def progress(environment: Environment, work: str, *, counted: bool = True) -> It
 class _Bars:
     """A bar that is drawn once the patience is over."""
 
-    def __init__(self, environment: Environment, work: str, counted: bool) -> None:
+    def __init__(self, environment: Environment, work: str, counted: bool, even: bool) -> None:
         self._environment = environment
         self._work = work
         self._counted = counted
+        self._even = even
         self._start = time.monotonic()
         self._drawn: Progress | None = None
         self._task: TaskID | None = None
@@ -58,7 +65,9 @@ class _Bars:
             self._drawn = self._open()
         if self._task is None:
             self._task = self._drawn.add_task(self._work, total=None, text="")
-        self._drawn.update(self._task, completed=done, total=total or None, text=text[-30:], refresh=not self._counted)
+        self._drawn.update(
+            self._task, completed=done, total=total or None, text=text[-WIDEST:], refresh=not self._counted
+        )
 
     def _open(self) -> "Progress":
         from rich.console import Console
@@ -75,7 +84,8 @@ class _Bars:
         columns: tuple[ProgressColumn, ...] = (text,)
         if self._counted:
             work = TextColumn("{task.description}", markup=False)
-            columns = (work, BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
+            remaining = (TimeRemainingColumn(),) if self._even else ()
+            columns = (work, BarColumn(bar_width=20), MofNCompleteColumn(), *remaining, text)
         console = Console(file=self._environment.stderr, force_terminal=True)
         # What is not counted may be measuring times: nothing draws in the background then.
         drawn = Progress(*columns, console=console, transient=True, auto_refresh=self._counted)

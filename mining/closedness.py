@@ -40,11 +40,13 @@ class Claim(NamedTuple):
     Attributes:
         small: id of the smaller pattern.
         large: id of the larger pattern.
+        size: nodes of the larger pattern.
         places: which places of the larger pattern, in its canonical order, are the smaller one.
     """
 
     small: int
     large: int
+    size: int
     places: tuple[int, ...]
 
 
@@ -363,7 +365,7 @@ class _Climb:
                 places = self._places(tuple((level.nodes[current[at]] - offset).tolist()), smaller, position)
                 if places is None:
                     continue
-                claim = Claim(small, int(ids[at]), places)
+                claim = Claim(small, int(ids[at]), size, places)
                 if corresponds(self._batches, self._patterns, claim):
                     if overlaps_alike(self._batches, self._patterns, claim):
                         yield claim
@@ -404,7 +406,8 @@ def holds(batches: Sequence[Batch], patterns: Sequence[Patterns], claim: Claim) 
 def corresponds(batches: Sequence[Batch], patterns: Sequence[Patterns], claim: Claim) -> bool:
     """Whether the occurrences of two patterns correspond one to one, if larger ones hold one smaller each."""
     for batch in batches:
-        inner, outer = _rows(batch, patterns, claim.small), _rows(batch, patterns, claim.large)
+        inner = _rows(batch, patterns, len(claim.places), claim.small)
+        outer = _rows(batch, patterns, claim.size, claim.large)
         if inner.keys() != outer.keys():
             return False
         for position, larger in outer.items():
@@ -427,19 +430,19 @@ def overlaps_alike(batches: Sequence[Batch], patterns: Sequence[Patterns], claim
     return all(
         _overlap_alike(batch.symmetries[position], [tuple(row[at] for at in claim.places) for row in rows], rows)
         for batch in batches
-        for position, rows in _rows(batch, patterns, claim.large).items()
+        for position, rows in _rows(batch, patterns, claim.size, claim.large).items()
     )
 
 
-def _rows(batch: Batch, patterns: Sequence[Patterns], pattern: int) -> dict[int, list[Occurrence]]:
+def _rows(batch: Batch, patterns: Sequence[Patterns], size: int, pattern: int) -> dict[int, list[Occurrence]]:
     """Representatives of a pattern by the position of their graph, nodes numbered within the graph."""
     found: dict[int, list[Occurrence]] = {}
-    for known, level in zip(patterns, batch.levels, strict=True):
-        number = known.number(pattern)
-        if number is not None:
-            rows = level.rows_of(number)
-            graphs = level.graph[rows]
-            nodes = level.nodes[rows] - batch.offsets[graphs][:, None]
-            for position, row in zip(graphs.tolist(), nodes.tolist(), strict=True):
-                found.setdefault(position, []).append(tuple(row))
+    number = patterns[size - 1].number(pattern) if size <= len(patterns) else None
+    if number is not None:
+        level = batch.levels[size - 1]
+        rows = level.rows_of(number)
+        graphs = level.graph[rows]
+        nodes = level.nodes[rows] - batch.offsets[graphs][:, None]
+        for position, row in zip(graphs.tolist(), nodes.tolist(), strict=True):
+            found.setdefault(position, []).append(tuple(row))
     return found

@@ -165,16 +165,17 @@ class Level:
         return order[low:high]
 
     @cached_property
-    def _by_parent(self) -> tuple[Numbers, Numbers]:
+    def _by_parent(self) -> tuple[Numbers, Integers]:
         order = np.argsort(self.parents, kind="stable")
-        return self.children[order], self.parents[order]
+        last = int(self.parents.max(initial=-1))
+        return self.children[order], np.searchsorted(self.parents[order], np.arange(last + 2))
 
     def children_of(self, rows: Integers) -> Integers:
         """Rows, each once, that steps lead to from rows of the level before."""
-        children, parents = self._by_parent
-        lows = np.searchsorted(parents, rows)
-        lengths = np.searchsorted(parents, rows, side="right") - lows
-        return np.unique(children[spread_out(lows, lengths)]).astype(np.int64)
+        children, starts = self._by_parent
+        rows = rows[rows < len(starts) - 1]
+        found = np.sort(children[spread_out(starts[rows], starts[rows + 1] - starts[rows])]).astype(np.int64)
+        return found[np.diff(found, prepend=-1) > 0]
 
     def kept(self, rows: Flags, numbers: Integers) -> "Level":
         """Some of the rows, with new numbers for their patterns."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, int], None]
 """Called after each level with its size, its number of frequent patterns, and their occurrences."""
 
-DEFAULT_BUDGET = 100_000
+DEFAULT_BUDGET = 20_000
 """Representative occurrences that one graph may have on one level before the miner gives up on it."""
 
 

@@ -43,6 +43,7 @@ class Symmetry:
         self.families = tuple(families)
         self.moved = 0
         self._place: dict[int, tuple[int, int, int]] = {}
+        self._held: dict[tuple[int, int], list[int]] = {}
         for family, branches in enumerate(self.families):
             for branch, nodes in enumerate(branches):
                 for place, node in enumerate(nodes):
@@ -96,6 +97,14 @@ class Symmetry:
                     count //= factorial(values.count(value))
         return count
 
+    def _masks(self, family: int, state: int) -> list[int]:
+        """For each branch of a family, bits of the nodes at the places of a state."""
+        if (family, state) not in self._held:
+            places = list(members(state))
+            branches = self.families[family]
+            self._held[family, state] = [sum(1 << branch[place] for place in places) for branch in branches]
+        return self._held[family, state]
+
     def images(self, mask: int, nodes: Occurrence, blocked: int = 0) -> Iterator[Occurrence]:
         """Every set of the orbit once, the nodes in the order given.
 
@@ -125,7 +134,7 @@ class Symmetry:
             by_state.setdefault(states[branch], []).append(branch)
         sources = [branch for state in sorted(by_state, reverse=True) for branch in by_state[state]]
         free = {
-            state: [t for t, branch in enumerate(branches) if not any(blocked >> branch[p] & 1 for p in members(state))]
+            state: [target for target, held in enumerate(self._masks(family, state)) if not held & blocked]
             for state in by_state
         }
 

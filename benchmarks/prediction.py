@@ -45,7 +45,7 @@ from graphopt.passes.rewrite import function
 
 LEAST_SECONDS = 10e-6
 PER_MODEL, PER_PATTERN = 6, 2
-SECONDS, PASSES = 0.05, 2
+SECONDS, PASSES = 0.03, 2
 COPIES_UNTIL = 60e-6
 """A pattern that takes less than this stands several times in its model, so that the price of a call matters less."""
 MOST_COPIES = 8

@@ -26,6 +26,12 @@ OVERLAP = 3.0
 apart, up to a quarter more where they are alike, for then neither hides behind the other all the time (measured:
 docs/roofline.md)."""
 
+SPECIAL = "_"
+"""Stands between a class and its special case in the name of a rate."""
+
+BROADCAST = "broadcast"
+"""Key of the kernel rate at which operands that repeat are copied out, in elements of the result."""
+
 _Turn = tuple[str, tuple[int, ...]]
 """An operator that changes the order of elements: its name and, for a transpose, its permutation."""
 
@@ -112,20 +118,19 @@ def operator_gains(capture: Capture, machine: Machine) -> list[float]:
     ]
 
 
-def rate_keys(operator: str, cost: Cost, row: Operator, *, single: bool) -> list[str]:
+def rate_keys(operator: str, cost: Cost, row: Operator, *, kind: str = "") -> list[str]:
     """Names that an operator's rate may have on a machine, the most special one first.
 
     Args:
         operator: its full name.
         cost: of this execution.
         row: its row in the table.
-        single: whether it moves single elements, none of them beside the one before. A layout operator that does has a
-            class of its own (``transpose_elements``, ``Slice_elements``), and else that of its kind.
+        kind: a special case with a class of its own where the machine has one: ``elements`` for a layout operator or a
+            lookup that moves single elements (``transpose_elements``), ``row`` for a matrix product of one row
+            (``gemm_row``). Such a class pays no price for pieces but its own.
     """
     names = [name for name in (operator, cost.rate_class, row.rate_class) if name]
-    if single and row.fusion_class is FusionClass.LAYOUT:
-        return [f"{name}_elements" for name in names] + names
-    return names
+    return [f"{name}{SPECIAL}{kind}" for name in names] + names if kind else names
 
 
 def together(arithmetic: float, traffic: float) -> float:
@@ -254,15 +259,23 @@ class _Profile:
         return seconds
 
     def compute(self, index: int, machine: Machine, *, fused: bool) -> float | None:
-        """Seconds of arithmetic. In a kernel, layout operators are index maps: see seconds_of_strided_reads."""
+        """Seconds of arithmetic.
+
+        In a kernel, layout operators are index maps: what does not keep the order is in seconds_of_strided_reads, and
+        the others cost what the machine says that kernels take for copies.
+        """
         cost, row = self.costs[index], self.rows[index]
         if cost is None or row is None:
             return None
         if row.fusion_class is FusionClass.METADATA or not (cost.flops or cost.bytes_written):
             return 0.0
-        if fused and row.fusion_class is FusionClass.LAYOUT:
-            return 0.0
         keys = self.keys(index)
+        if (
+            fused
+            and row.fusion_class is FusionClass.LAYOUT
+            and (index in self._turns or not any(key in machine.kernel_rates for key in keys))
+        ):
+            return 0.0
         rate = machine.kernel_rate(keys, self.graph.nodes[index].operator) if fused else machine.rate(keys)
         if rate is None:
             seconds = cost.flops / machine.peak_of(self._dtype(index))
@@ -270,18 +283,39 @@ class _Profile:
             seconds = cost.flops / rate.value
         else:
             seconds = self._results_of(index) / rate.value
-        per_second = machine.pieces_per_second(keys, fused=fused)
+        table = machine.kernel_rates if fused else machine.rates
+        known = next((key for key in keys if key in table), "")
+        special = known.endswith((f"{SPECIAL}elements", f"{SPECIAL}row"))
+        per_second = machine.pieces_per_second([known] if special else keys, fused=fused)
         if per_second is not None:
             seconds += self._pieces(index) / per_second
-        return seconds
+        return seconds + (self._seconds_of_broadcasts(index, machine) if fused else 0.0)
+
+    def _seconds_of_broadcasts(self, index: int, machine: Machine) -> float:
+        """Seconds that a kernel needs to copy out operands that repeat along a result; single values are free."""
+        row, rate = self.rows[index], machine.kernel_rates.get(BROADCAST)
+        if rate is None or row is None or row.fusion_class is not FusionClass.ELEMENTWISE:
+            return 0.0
+        elements = self._results_of(index)
+        shapes = (self.shape(name) for name in dict.fromkeys(self.graph.nodes[index].inputs) if name)
+        return sum(elements for shape in shapes if shape is not None and 1 < prod(shape) < elements) / rate.value
 
     def keys(self, index: int) -> list[str]:
         """Names that an operator's rate may have; see rate_keys."""
         cost, row = self.costs[index], self.rows[index]
         if cost is None or row is None:
             return []
-        single = self._pieces(index) >= self._results_of(index) > 1
-        return rate_keys(self.graph.nodes[index].operator, cost, row, single=single)
+        operator = self.graph.nodes[index].operator
+        if row.fusion_class is FusionClass.CONTRACTION:
+            return rate_keys(operator, cost, row, kind="row" if self._rows_of(index) == 1 else "")
+        moves = row.fusion_class in (FusionClass.LAYOUT, FusionClass.LOOKUP)
+        single = moves and self._pieces(index) >= self._results_of(index) > 1
+        return rate_keys(operator, cost, row, kind="elements" if single else "")
+
+    def _rows_of(self, index: int) -> int:
+        """Rows of a matrix product: elements of its result but for the last axis."""
+        shape = self.shape(self.graph.nodes[index].outputs[0])
+        return prod(shape[:-1]) if shape else 0
 
     def _results_of(self, index: int) -> int:
         """Elements of an operator's results."""

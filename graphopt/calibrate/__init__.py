@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from onnx import helper
 
-from graphopt import files, kernels, operators, prediction_log
+from graphopt import files, kernels, operators, prediction_log, roofline
 from graphopt.calibrate import chains, kernel_cases, system
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, fit
@@ -215,7 +215,8 @@ def _described(case: Case, results: Sequence[np.ndarray]) -> _Timed:
     names = tuple("" if value is None else f"x{slot}" for slot, value in enumerate(case.inputs))
     outputs = tuple(f"y{i}" for i in range(case.outputs))
     version = case.opset if not case.domain else 1
-    node = Node("case", case.domain, case.op_type, version, names, outputs, dict(case.attributes))
+    attributes = {key: tuple(value) if isinstance(value, list) else value for key, value in case.attributes.items()}
+    node = Node("case", case.domain, case.op_type, version, names, outputs, attributes)
     values = {name: np.asarray(value) for name, value in zip(names, case.inputs, strict=True) if name}
     made = dict(zip(outputs, results, strict=True))
     fixed = {names[slot] for slot in case.constants}
@@ -247,8 +248,7 @@ def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Timed], threads: i
         name = f"kernel {number} {case.key}"
         probes[name] = _Probe(f"{case.key} in a kernel", _kernel_opener(case, threads, library))
         graph = case.capture.graph
-        outside = [*graph.inputs, "y"]
-        moved = 4.0 * sum(float(np.prod(case.shapes[tensor])) for tensor in outside)
+        moved = float(roofline.external_bytes(case.capture, range(len(graph.nodes))) or 0)
         unit = "element/s" if case.elements else "flop/s"
         cases[name] = _Timed(case.key, True, case.work, unit, case.pieces, moved)
 
@@ -256,8 +256,17 @@ def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Timed], threads: i
 def _kernel_opener(case: kernel_cases.KernelCase, threads: int, library: Path) -> Callable[[], Callable[[], object]]:
     inputs = case.capture.graph.inputs
     node = helper.make_node(case.fused.name, list(inputs), ["y"], domain="graphopt.fused")
-    feeds = {name: f32(*case.shapes[name]) for name in inputs if name not in case.constants}
-    constants = {name: f32(*case.shapes[name]) for name in inputs if name in case.constants}
+    rng = np.random.default_rng(0)
+    feeds = {
+        name: rng.integers(0, 512, case.shapes[name]) if name in case.indices else f32(*case.shapes[name])
+        for name in inputs
+        if name not in case.constants
+    }
+    constants = {
+        name: rng.integers(0, 250, case.shapes[name]) if name in case.indices else f32(*case.shapes[name])
+        for name in inputs
+        if name in case.constants
+    }
     blob = model_of([node], feeds, constants, ["y"])
     return lambda: bound(session(blob, threads, library), feeds)
 

@@ -5,7 +5,7 @@ with long rows and one with short rows. Operands take about 256 KiB each: the da
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def _ints(*values: int) -> Array:
 
 
 X, Y = f32(256, 256), f32(256, 256)
-_IMAGE = f32(1, 64, 32, 32)
+_IMAGE = f32(1, 64, 28, 28)
 _TRUTH = X > 1
 _STEP = np.asarray(np.float32(0.02)), np.asarray(np.uint8(128))
 _ZERO = np.uint8(128)
@@ -148,7 +148,8 @@ ARITHMETIC: tuple[Case, ...] = (
 LAYOUT: tuple[Case, ...] = (
     Case("transpose", "Transpose", [f32(4, 128, 2, 64)], (), {"perm": [0, 2, 1, 3]}),
     Case("transpose", "Transpose", [f32(4, 64, 16, 16)], (), {"perm": [0, 2, 1, 3]}),
-    Case("transpose_elements", "Transpose", [f32(1, 256, 256)], (), {"perm": [0, 2, 1]}),
+    Case("transpose", "Transpose", [f32(1, 2, 64, 512)], (), {"perm": [0, 2, 1, 3]}),
+    Case("transpose_elements", "Transpose", [f32(1, 240, 264)], (), {"perm": [0, 2, 1]}),
     Case("Concat", "Concat", [f32(64, 512), f32(64, 512)], (), {"axis": 1}),
     Case("Concat", "Concat", [f32(1024, 32), f32(1024, 32)], (), {"axis": 1}),
     Case("Split", "Split", [f32(64, 1024)], (), {"axis": 1}, outputs=2, opset=13),
@@ -158,12 +159,16 @@ LAYOUT: tuple[Case, ...] = (
     Case("Slice_elements", "Slice", [f32(256, 512), _ints(0), _ints(512), _ints(1), _ints(2)], (1, 2, 3, 4)),
     Case("Expand", "Expand", [f32(256, 1), _ints(256, 256)], (1,)),
     Case("Tile", "Tile", [f32(64, 64), _ints(4, 4)], (1,)),
+    Case("Pad", "Pad", [f32(128, 500), _ints(0, 6, 0, 6)], (1,)),
     Case("Pad", "Pad", [f32(1, 64, 30, 30), _ints(0, 0, 1, 1, 0, 0, 1, 1)], (1,)),
     Case(f"{BLOCKED}.ReorderInput", "ReorderInput", [_IMAGE], (), {}, BLOCKED),
     Case(f"{BLOCKED}.ReorderOutput", "ReorderOutput", [_IMAGE], (), {"channels": 64}, BLOCKED),
+    Case(f"{BLOCKED}.ReorderOutput", "ReorderOutput", [f32(1, 64, 29, 29)], (), {"channels": 64}, BLOCKED),
+    Case(f"{BLOCKED}.ReorderOutput", "ReorderOutput", [f32(1, 32, 40, 60)], (), {"channels": 24}, BLOCKED),
     Case("fill", "ConstantOfShape", [_ints(256, 256)]),
     Case("gather", "Gather", [f32(512, 64), _indices(512, 1024)], (0,), {"axis": 0}),
     Case("gather", "Gather", [f32(4096, 8), _indices(4096, 4096)], (0,), {"axis": 0}),
+    Case("gather_elements", "Gather", [f32(256, 300), _indices(300, 250)], (1,), {"axis": 1}),
     Case("gather_element", "GatherElements", [X, _indices(256, 256, 256)], (), {"axis": 1}),
     Case("scatter", "ScatterElements", [X, _indices(256, 256, 256), Y], (), {"axis": 1}, opset=16),
     Case("OneHot", "OneHot", [_indices(256, 256), _ints(256)[0], np.asarray([0, 1], np.float32)], (1, 2), {"axis": -1}),
@@ -208,6 +213,7 @@ CONTRACTIONS: tuple[Case, ...] = (
     _matmul(256, 256, 256),
     _matmul(128, 32, 256),
     _matmul(64, 512, 128),
+    replace(_matmul(1, 256, 512), key="gemm_row"),
     conv("conv_plain", 64, 64, 28, 3),
     conv("conv_depthwise_plain", 64, 64, 28, 3, 64),
     conv("conv", 64, 64, 28, 3, domain=BLOCKED),

@@ -26,6 +26,7 @@ class KernelCase:
         constants: names of operands that are initializers.
         counted: nodes whose work the rate divides.
         elements: whether the rate counts elements of the result in place of operations.
+        indices: names of operands that are indices, of 64 bits.
     """
 
     key: str
@@ -34,13 +35,19 @@ class KernelCase:
     constants: tuple[str, ...] = ()
     counted: tuple[int, ...] = (0,)
     elements: bool = False
+    indices: tuple[str, ...] = ()
 
     @cached_property
     def capture(self) -> Capture:
         """The case as a graph with shapes."""
         tensors = {
             name: Tensor(
-                name, "float32", len(shape), name in self.constants, None, shape if name in self.constants else None
+                name,
+                "int64" if name in self.indices else "float32",
+                len(shape),
+                name in self.constants,
+                None,
+                shape if name in self.constants else None,
             )
             for name, shape in self.shapes.items()
         }
@@ -73,7 +80,8 @@ class KernelCase:
     @property
     def fused(self) -> kernels.FusedOperator:
         """What the kernel generator makes a kernel of; the name says which case it is."""
-        name = "".join(c if c.isalnum() else "_" for c in f"{self.key}_{'_'.join(map(str, self.shapes['x']))}")
+        text = "_".join(map(str, (self.key, self.nodes[0].op_type, *self.shapes["x"])))
+        name = "".join(c if c.isalnum() else "_" for c in text)
         return kernels.FusedOperator(name, self.capture.graph, (self.shapes,))
 
 
@@ -104,14 +112,40 @@ def _function(operator: str, key: str, operands: int = 1) -> KernelCase:
 
 
 def _broadcast(operator: str, key: str, shape: Shape, other: Shape) -> KernelCase:
-    """An operand that repeats: the price of its short stretches."""
-    return KernelCase(key, (_node(0, operator, ("x", "z"), "y"),), {"x": shape, "z": other, "y": shape})
+    """An operand that repeats, so that a kernel copies it out before it computes."""
+    return KernelCase(key, (_node(0, operator, ("x", "z"), "y"),), {"x": shape, "z": other, "y": shape}, elements=True)
+
+
+def _copies(rows: int, size: int) -> tuple[KernelCase, ...]:
+    """Stretches of so many elements that are put together, or cut out, before something computes."""
+    joined: Shape = (rows, 2 * size)
+    single: Shape = (rows, size)
+    concat = (_node(0, "Concat", ("x", "z"), "t", axis=1), _node(1, "Neg", ("t",), "y"))
+    cut = (_node(0, "Slice", ("x",), "t", starts=(0,), ends=(size,), axes=(1,)), _node(1, "Neg", ("t",), "y"))
+    return (
+        KernelCase("copy", concat, {"x": single, "z": single, "t": joined, "y": joined}, elements=True),
+        KernelCase("copy", cut, {"x": joined, "t": single, "y": single}, elements=True),
+    )
+
+
+def _picked(rows: int, size: int) -> KernelCase:
+    """Rows of a table that a kernel picks before it computes."""
+    nodes = (_node(0, "Gather", ("w", "x"), "t", axis=0), _node(1, "Neg", ("t",), "y"))
+    shapes = {"w": (512, size), "x": (rows,), "t": (rows, size), "y": (rows, size)}
+    return KernelCase("gather", nodes, shapes, ("w",), elements=True, indices=("x",))
 
 
 def _turn(operator: str, key: str, before: Shape, after: Shape, **attributes: AttributeValue) -> KernelCase:
     """A change of order before something that computes."""
     nodes = (_node(0, operator, ("x",), "t", **attributes), _node(1, "Neg", ("t",), "y"))
     return KernelCase(key, nodes, {"x": before, "t": after, "y": after}, elements=True)
+
+
+def _picked_columns() -> KernelCase:
+    """Single elements of each row, picked by constant indices."""
+    nodes = (_node(0, "Gather", ("x", "i"), "t", axis=1), _node(1, "Neg", ("t",), "y"))
+    shapes = {"x": (256, 300), "i": (250,), "t": (256, 250), "y": (256, 250)}
+    return KernelCase("gather_elements", nodes, shapes, ("i",), elements=True, indices=("i",))
 
 
 def _rows(operator: str, key: str, vectors: int = 0, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
@@ -130,7 +164,7 @@ def _product(rows: int, depth: int, columns: int) -> KernelCase:
     """A matrix product by constant weights, and an activation."""
     nodes = (_node(0, "MatMul", ("x", "w"), "t"), _node(1, "Relu", ("t",), "y"))
     shapes = {"x": (rows, depth), "w": (depth, columns), "t": (rows, columns), "y": (rows, columns)}
-    return KernelCase("gemm", nodes, shapes, ("w",))
+    return KernelCase("gemm" if rows > 1 else "gemm_row", nodes, shapes, ("w",))
 
 
 FUNCTIONS: tuple[tuple[str, str, int], ...] = (
@@ -154,17 +188,22 @@ FUNCTIONS: tuple[tuple[str, str, int], ...] = (
 )
 """Operator, rate, operands."""
 
-_IMAGE: Shape = (1, 64, 32, 32)
+_IMAGE: Shape = (1, 64, 28, 28)
 
 CASES: tuple[KernelCase, ...] = (
     _chain("Add", "add"),
-    _broadcast("Add", "add", (2048, 32), (32,)),
+    _broadcast("Add", "broadcast", (2048, 32), (32,)),
     _chain("Mul", "mul"),
-    _broadcast("Mul", "mul", (1, 1024, 8, 8), (1, 1024, 1, 1)),
+    _broadcast("Mul", "broadcast", (1, 1024, 8, 8), (1, 1024, 1, 1)),
+    *_copies(64, 512),
+    *_copies(1024, 32),
+    _picked(1024, 64),
+    _picked(4096, 8),
+    _picked_columns(),
     *(_function(operator, key, operands) for operator, key, operands in FUNCTIONS),
     _turn("Transpose", "transpose", (4, 128, 2, 64), (4, 2, 128, 64), perm=(0, 2, 1, 3)),
     _turn("Transpose", "transpose", (4, 64, 16, 16), (4, 16, 64, 16), perm=(0, 2, 1, 3)),
-    _turn("Transpose", "transpose_elements", (1, 256, 256), (1, 256, 256), perm=(0, 2, 1)),
+    _turn("Transpose", "transpose_elements", (1, 240, 264), (1, 264, 240), perm=(0, 2, 1)),
     _turn(f"{BLOCKED}.ReorderOutput", f"{BLOCKED}.ReorderOutput", _IMAGE, _IMAGE, channels=64),
     _turn(f"{BLOCKED}.ReorderInput", f"{BLOCKED}.ReorderInput", _IMAGE, _IMAGE),
     *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),
@@ -173,6 +212,7 @@ CASES: tuple[KernelCase, ...] = (
     _product(256, 256, 256),
     _product(128, 32, 256),
     _product(64, 512, 128),
+    _product(1, 256, 512),
 )
 """What is timed, as far as a kernel can be generated for it."""
 

@@ -70,6 +70,8 @@ def _stretches(graph: OperatorGraph, node: Node, inputs: Shapes, results: Sequen
     first = next((shape for shape in inputs if shape is not None), None)
     if first is None:
         return 0
+    if node.op_type.startswith("Reorder"):
+        return 0  # blocks of 8 or 16 elements everywhere: a rate per element says it all
     if node.op_type == "Transpose":
         perm = node.attributes.get("perm")
         order = tuple(p for p in perm if isinstance(p, int)) if isinstance(perm, tuple) else ()

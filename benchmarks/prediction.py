@@ -44,7 +44,7 @@ from graphopt.passes.extract import Extraction
 from graphopt.passes.rewrite import function
 
 LEAST_SECONDS = 10e-6
-PER_MODEL, PER_PATTERN = 6, 2
+PER_MODEL, PER_PATTERN = 4, 2
 SECONDS, PASSES = 0.03, 2
 COPIES_UNTIL = 60e-6
 """A pattern that takes less than this stands several times in its model, so that the price of a call matters less."""
@@ -145,13 +145,20 @@ def prepare(folder: Path, listing: Path | None, half: int | None, hardware: Mach
     bodies: dict[str, list[Pair]] = {}
     for pair in pairs:
         bodies.setdefault(pair.extraction.name, []).append(pair)
-    fused = [
-        kernels.FusedOperator(name, group[0].extraction.body, tuple(pair.capture.shapes for pair in group))
-        for name, group in sorted(bodies.items())
-    ]
+    fused = []
+    for name, group in sorted(bodies.items()):
+        made = kernels.FusedOperator(name, group[0].extraction.body, tuple(pair.capture.shapes for pair in group))
+        try:
+            kernels.write_source([made], target / "one.c", name)
+        except Exception as error:  # a kernel that cannot be generated after all is one pair less, and is said
+            print(f"{name}: no kernel: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        fused.append(made)
     kernels.build_library(fused, target, "pairs")
+    known = {made.name for made in fused}
+    pairs = [pair for pair in pairs if pair.extraction.name in known]
     (target / "pairs.pickle").write_bytes(pickle.dumps(pairs))
-    print(f"{len(pairs)} pairs of {len(bodies)} patterns", file=sys.stderr)
+    print(f"{len(pairs)} pairs of {len(fused)} patterns", file=sys.stderr)
 
 
 def found_in(capture: Capture, hardware: Machine, seen: set[object], per_pattern: dict[str, int]) -> Iterator[Pair]:

@@ -72,14 +72,17 @@ def touches(graph: OperatorGraph, size: Bytes, in_place: Sequence[bool], views: 
             memory.touch(name)
         if views[index] and operands and results and operands[0] == node.inputs[0]:
             memory.share(results[0], operands[0], uses.get(results[0], 0))
-        freed = [block for name in (*operands, *node.captured) if (block := memory.release(name)) is not None]
+        read = (*operands, *node.captured)
+        freed = [memory.release(name) for name in read] if in_place[index] else []
         writes = []
         for name in results:
             if not memory.knows(name):
-                block = memory.take(size(name), freed if in_place[index] else ())
-                memory.place(name, block, uses.get(name, 0))
+                memory.place(name, memory.take(size(name), freed), uses.get(name, 0))
             writes.append(Touch(name, size(name), memory.distance(name)))
             memory.touch(name)
+        if not in_place[index]:
+            for name in read:
+                memory.release(name)
         for name in results:
             memory.drop(name)
         found.append(Touches(reads, tuple(writes)))
@@ -159,10 +162,10 @@ class _Memory:
         if not self.users[block] and block not in self.free:
             self.free.append(block)
 
-    def take(self, size: int, preferred: Sequence[int]) -> int:
+    def take(self, size: int, preferred: Sequence[int | None]) -> int:
         """A block for a result: a preferred one of that very size, else the last freed that is large enough."""
         for block in preferred:
-            if self.sizes[block] == size and block in self.free:
+            if block is not None and self.sizes[block] == size and block in self.free:
                 self.free.remove(block)
                 return block
         for block in reversed(self.free):

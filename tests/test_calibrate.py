@@ -1,0 +1,132 @@
+"""Calibration: fits that are right by construction, files that say what was measured, a busy machine noticed."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graphopt import calibrate, machine, roofline
+from graphopt.calibrate import kernel_cases
+from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
+from graphopt.calibrate.fitting import Measurement, arithmetic, fit
+from graphopt.calibrate.machine_text import machine_text
+from graphopt.calibrate.timing import bound, case_model, fastest, session
+from graphopt.cli.environment import Exit
+from graphopt.errors import GraphoptError
+from graphopt.machine import Machine
+from graphopt.operators import find, table
+from tests.command_line import CommandLine
+
+
+@given(st.floats(1e-8, 1e-2), st.floats(1e8, 1e11), st.floats(1e3, 1e8))
+def test_taking_traffic_out_and_putting_it_back_gives_the_measured_time(
+    seconds: float, rate: float, moved: float
+) -> None:
+    xeon = machine.load()
+    left = arithmetic(Measurement("k", seconds, seconds * rate, "flop/s", 0, moved), xeon)
+    traffic = xeon.seconds_to_move(moved)
+    assert left >= 0.3 * seconds * (1 - 1e-9)
+    if traffic < 0.9 * seconds:
+        assert roofline.together(left, traffic) == pytest.approx(seconds, rel=1e-6)
+
+
+def test_work_and_pieces_are_told_apart() -> None:
+    """1e10 operations and 1e8 pieces per second, from rows of two lengths."""
+    rows = [(1 << 16, 128), (1 << 16, 2048), (1 << 15, 4096)]
+    cases = [Measurement("softmax", w / 1e10 + p / 1e8, w, "flop/s", p, 1.0) for w, p in rows]
+    found = fit(cases, machine.load())
+    assert found.work == pytest.approx(1e10, rel=0.02)
+    assert found.pieces == pytest.approx(1e8, rel=0.02)
+    alone = fit(cases[:1], machine.load())
+    assert alone.pieces is None
+    assert alone.work == pytest.approx(rows[0][0] / cases[0].seconds, rel=0.02)
+
+
+def test_a_machine_is_written_as_it_is_read() -> None:
+    for name in machine.names():
+        original = machine.load(name)
+        again = machine.parse(tomllib.loads(machine_text(original, head="again")), "again.toml")
+        assert (again.name, again.description, again.scope) == (original.name, original.description, original.scope)
+        for name_of_table in ("peak", "rates", "kernel_rates", "piece_rates", "kernel_piece_rates"):
+            written, read = getattr(original, name_of_table), getattr(again, name_of_table)
+            assert written.keys() == read.keys()
+            for key in written:
+                assert read[key].value == pytest.approx(written[key].value, rel=1e-3)
+                assert (read[key].unit, read[key].source) == (written[key].unit, written[key].source)
+        assert [level.bytes for level in again.memory] == pytest.approx([level.bytes for level in original.memory])
+        assert (again.per_node is None) == (original.per_node is None)
+
+
+def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
+    known = set()
+    for name in ("", "_elements", "_row"):
+        known |= {f"{key}{name}" for row in _rows() for key in row}
+    for case in (*CASES, *peak_cases().values(), TINY):
+        runner = session(case_model(case), 1)
+        runner.run(None, dict(case.feeds))
+    assert {case.key for case in CASES} <= known
+    assert {case.key for case in kernel_cases.CASES} <= known | {roofline.BROADCAST}
+
+
+def _rows() -> list[tuple[str, str]]:
+    special = [(name, name) for name in ("conv_plain", "conv_depthwise_plain", "conv_depthwise", "conv_transpose")]
+    special += [(f"resize_{mode}", f"resize_{mode}") for mode in ("nearest", "linear", "cubic")]
+    return [(name, row.rate_class) for name, row in table().items()] + special
+
+
+def test_kernel_cases_count_their_work() -> None:
+    sums = {case.key: case for case in kernel_cases.CASES}
+    assert sums["exp"].work == 256 * 256
+    assert sums["exp"].pieces == 1
+    assert sums["transpose"].work == 4 * 64 * 16 * 16
+    assert sums["transpose"].pieces == 4 * 64 * 16
+    assert all(find(node) is not None for case in kernel_cases.CASES for node in case.nodes)
+
+
+def test_an_operator_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(GraphoptError, match="onnxruntime rejects it") as caught:
+        session(case_model(Case("none", "NoSuchOperator", [f32(2)])), 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_timing_counts_calls() -> None:
+    calls = []
+    assert fastest(lambda: calls.append(1), 0.0) < 1.0
+    assert len(calls) == 4  # one to warm up, three at least
+    assert callable(bound(session(case_model(TINY), 1), TINY.feeds))
+
+
+def _described(spread: float) -> calibrate.Calibration:
+    described: Machine = machine.load()
+    return calibrate.Calibration(described, spread)
+
+
+def test_a_busy_machine_writes_nothing(graphopt: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "mine.toml"
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: _described(calibrate.BUSY * 2))
+    busy = graphopt("calibrate", "-o", target, "--threads", "1")
+    assert busy.code == Exit.NEGATIVE
+    assert "busy" in busy.err
+    assert not target.exists()
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: _described(0.001))
+    quiet = graphopt("calibrate", "-o", target, "--threads", "1", "--threads", "2")
+    assert quiet.code == Exit.DONE
+    assert machine.load(target).rates.keys() == machine.load().rates.keys()
+    assert (tmp_path / "mine-2-threads.toml").is_file()
+    assert graphopt("calibrate", "-o", target, "--from-log", "--threads", "1").code == Exit.USAGE
+    assert graphopt("calibrate").code == Exit.USAGE
+
+
+@pytest.mark.slow
+def test_this_machine_can_be_calibrated() -> None:
+    found = calibrate.calibrate("This machine!", threads=1)
+    assert found.machine.name == "this-machine"
+    assert found.machine.scope == "core"
+    speeds = [level.bandwidth.value for level in found.machine.memory]
+    assert speeds == sorted(speeds, reverse=True)
+    assert {"add", "exp", "gemm", "transpose"} <= found.machine.rates.keys()
+    assert found.machine.per_node is not None
+    assert 1e-8 < found.machine.per_node.value < 1e-4
+    assert machine.parse(tomllib.loads(machine_text(found.machine)), "again.toml").name == "this-machine"

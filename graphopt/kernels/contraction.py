@@ -129,7 +129,7 @@ def linear_of(value: Map, number_: int, before: Linear) -> Linear | None:
             if _is(value, this, before.value):
                 return Linear(number_, before.scale, value.operands[other.slot])
             scaled = this.arguments if isinstance(this, Call) and this.primitive == "multiply" else ()
-            for factor, product in permutations(scaled) if before.scale == 1.0 else ():
+            for factor, product in permutations(scaled, 2) if before.scale == 1.0 else ():
                 if isinstance(factor, Literal) and _is(value, product, before.value):
                     return Linear(number_, float(factor.value), value.operands[other.slot])
     return None

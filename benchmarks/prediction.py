@@ -155,8 +155,8 @@ def prepare(folder: Path, listing: Path | None, half: int | None, hardware: Mach
             continue
         fused.append(made)
     kernels.build_library(fused, target, "pairs")
-    known = {made.name for made in fused}
-    pairs = [pair for pair in pairs if pair.extraction.name in known]
+    generated = {made.name for made in fused}
+    pairs = [pair for pair in pairs if pair.extraction.name in generated]
     (target / "pairs.pickle").write_bytes(pickle.dumps(pairs))
     print(f"{len(pairs)} pairs of {len(fused)} patterns", file=sys.stderr)
 

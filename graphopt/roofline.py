@@ -276,6 +276,8 @@ class _Profile:
             and (index in self._turns or not any(key in machine.kernel_rates for key in keys))
         ):
             return 0.0
+        if fused and row.fusion_class is FusionClass.LOOKUP and self._is_summed(index):
+            return 0.0  # an embedding bag adds up rows where they lie
         rate = machine.kernel_rate(keys, self.graph.nodes[index].operator) if fused else machine.rate(keys)
         if rate is None:
             seconds = cost.flops / machine.peak_of(self._dtype(index))
@@ -299,6 +301,12 @@ class _Profile:
         elements = self._results_of(index)
         shapes = (self.shape(name) for name in dict.fromkeys(self.graph.nodes[index].inputs) if name)
         return sum(elements for shape in shapes if shape is not None and 1 < prod(shape) < elements) / rate.value
+
+    def _is_summed(self, index: int) -> bool:
+        """Whether nothing but reductions reads an operator's result."""
+        users = [user for name in self.graph.nodes[index].outputs for user, _ in self.graph.consumers.get(name, ())]
+        rows = [self.rows[user] for user in users]
+        return bool(rows) and all(row is not None and row.fusion_class is FusionClass.REDUCTION for row in rows)
 
     def keys(self, index: int) -> list[str]:
         """Names that an operator's rate may have; see rate_keys."""

@@ -347,6 +347,17 @@ def _group_normalization(node: NodeProto, x: Array, scale: Array, bias: Array) -
     return np.asarray(flat.reshape(x.shape) * each[0] + each[1]).astype(x.dtype)
 
 
+def _local_response(node: NodeProto, x: Array) -> Array:
+    """Of all channels; the reference evaluator stops at as many as there are batches."""
+    known = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0, **attributes(node)}
+    size, alpha, beta, bias = (float(known[n]) for n in ("size", "alpha", "beta", "bias"))  # type: ignore[arg-type]
+    wide, sums = x.astype(np.float64), np.zeros(x.shape)
+    for c in range(x.shape[1]):
+        first, last = c - int((size - 1) // 2), c + int(-(-(size - 1) // 2))
+        sums[:, c] = (wide[:, max(0, first) : last + 1] ** 2).sum(1)
+    return np.asarray(wide / (bias + alpha / size * sums) ** beta).astype(x.dtype)
+
+
 def _lp_normalization(node: NodeProto, x: Array) -> Array:
     known, wide = attributes(node), np.abs(x.astype(np.float64))
     power, axis = int(known.get("p", 2)), int(known.get("axis", -1))  # type: ignore[arg-type]
@@ -366,6 +377,7 @@ NUMPY: dict[str, Callable[..., Array | None]] = {
     "BitShift": _shifted,
     "Clip": _clip,
     "GroupNormalization": _group_normalization,
+    "LRN": _local_response,
     "LpNormalization": _lp_normalization,
     "MeanVarianceNormalization": _mean_variance,
     "SimplifiedLayerNormalization": _rms_normalization,

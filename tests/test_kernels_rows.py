@@ -258,6 +258,10 @@ LOOKUPS = [
     ),
 ]
 
+ROWS += [
+    Case("local", (_node("LRN", "x", size=5, alpha=0.02, beta=0.75, bias=1.5),), {"x": _IMAGE["x"]}, ("y",)),
+    Case("local_even", (_node("LRN", "x", size=4, alpha=0.02, beta=0.5),), {"x": _IMAGE["x"]}, ("y",)),
+]
 OLD = Case("softmax_old", (_node("Softmax", "x", axis=1),), {"x": _real(3, 4, 24)}, ("y",), opset=11)
 CASES = {case.name: case for case in (*REDUCTIONS, *ROWS, *FUSED, *LOOKUPS)}
 TOLERANCE = {"float32": 3e-5, "float64": 1e-12, "float16": 4e-3}

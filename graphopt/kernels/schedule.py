@@ -533,6 +533,28 @@ class _Scheduler:
         """Outputs that one nest computes: all of them only where the schedule knows that they have one shape."""
         return [[position] for position in positions] if not self.fits and len(positions) > 1 else [list(positions)]
 
+    def _choices_in_memory(self, value: int) -> bool:
+        """Have concats and pads that are read several times in memory; false where there are none."""
+        readers = self._readers()
+        before = len(self.tensors)
+        for source in sorted(self._cone(value)):
+            what = self.program.values[source]
+            if isinstance(what, View) and has_choices(what) and len(readers[source]) > 1:
+                self.in_memory(source)
+        return len(self.tensors) > before
+
+    def _cone(self, value: int) -> set[int]:
+        """Values that one is computed from and that are not in memory."""
+        found: set[int] = set()
+        pending = [value]
+        while pending:
+            number = pending.pop()
+            what = self.program.values[number]
+            if number not in found and number not in self.tensors and not isinstance(what, Input):
+                found.add(number)
+                pending += [operand for operand in what.operands if operand >= 0]
+        return found
+
     def _nest(self, positions: Sequence[int]) -> None:
         values = [self.program.outputs[position] for position in positions]
         stores = [
@@ -543,7 +565,10 @@ class _Scheduler:
             step = Nest(self.program, stores, dict(self.tensors), self._next())
         except TooLargeError:
             if len(positions) == 1:
-                raise
+                if not self._choices_in_memory(values[0]):
+                    raise
+                self._nest(positions)
+                return
             half = len(positions) // 2
             self._nest(positions[:half])
             self._nest(positions[half:])

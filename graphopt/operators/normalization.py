@@ -149,6 +149,7 @@ OPERATORS: tuple[Operator, ...] = (
         local_response_cost,
         rate_class="lrn",
         attributes=("size", "alpha", "beta", "bias"),
+        lowering=Rowwise(rowwise.local_response, 2),
     ),
     # At inference every element depends on itself and on numbers of its channel only.
     Operator(

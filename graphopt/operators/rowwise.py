@@ -300,7 +300,7 @@ def lp_normalization(graph: OperatorGraph, node: Node, x: Operands) -> Results:
 
 
 def local_response(graph: OperatorGraph, node: Node, x: Operands) -> Results:
-    """ONNX LRN: x / (bias + alpha / size * sum of squares of the channels around)^beta; no channels around are zeros."""
+    """ONNX LRN: x / (bias + alpha / size * sum of squares of the channels around)^beta; beyond the ends are zeros."""
     value, rank, size = required(x, 0), rank_of(graph, node), integer(node, "size", 1)
     before = (size - 1) // 2
     sides = [0] * (2 * rank)

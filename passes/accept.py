@@ -94,6 +94,7 @@ class Acceptance:
         folder: where builds go, each into a folder of its own: a library that is loaded must not change.
         stem: name of source and library.
         say: told what is going on.
+        cache: use compiled kernels that are kept, and keep these.
         lost: what was taken out again so far.
         times: measured seconds by the nodes that a call replaces.
         libraries: builds so far, by whether they are portable and the names and shapes of their fused operators.
@@ -109,6 +110,7 @@ class Acceptance:
     folder: Path
     stem: str
     say: Progress
+    cache: bool = True
     lost: list[Lost] = field(default_factory=list)
     times: dict[Nodes, Seconds] = field(default_factory=dict)
     libraries: dict[tuple[object, ...], Path] = field(default_factory=dict)
@@ -164,7 +166,9 @@ class Acceptance:
         if key not in self.libraries:
             self.say(f"building {len(fusions)} kernels")
             folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="build-"))
-            self.libraries[key] = kernel_generator.build_library(operators, folder, self.stem, portable=portable)
+            self.libraries[key] = kernel_generator.build_library(
+                operators, folder, self.stem, portable=portable, cache=self.cache
+            )
         return self.libraries[key]
 
     def _rewritten(self, fusions: Sequence[Fusion]) -> tuple[onnx.ModelProto, dict[Nodes, str]]:

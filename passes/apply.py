@@ -60,6 +60,7 @@ def apply(
     view: str | None = None,
     threads: int = 1,
     seed: int = 0,
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> Plan:
     """Make a model faster and write it, with its kernels and its plan.
@@ -83,6 +84,7 @@ def apply(
         view: overrides the view of the pipeline's ``to-view``.
         threads: threads of onnxruntime while measuring.
         seed: of inputs, and of weights that the model came without.
+        cache: keep compiled kernels for other models, and use those that are kept.
         progress: called with a short text at every step.
 
     Returns:
@@ -111,7 +113,7 @@ def apply(
         notes.append("the model came without weights: seeded random ones stand in their place, in the output too")
     observed = _observed(original, shapes, executions, ranges or {}, str(model_path))
     sources = {bundle.name: bundle.source for bundle in kernels}
-    work = _Work(model_path, original, observed, accept, roofline_machine, threads, seed, say, sources)
+    work = _Work(model_path, original, observed, accept, roofline_machine, threads, seed, cache, say, sources)
 
     with staging(output) as stage:
         outcome = _run(work, steps, wanted, stage, output.stem, notes)
@@ -137,6 +139,7 @@ class _Work:
     machine: Machine
     threads: int
     seed: int
+    cache: bool
     say: Progress
     sources: Mapping[str, str]
 
@@ -254,6 +257,7 @@ def _fused(
         stage,
         stem,
         work.say,
+        work.cache,
     )
     return replace(outcome, verdicts=acceptance.run(fuse))
 

@@ -24,10 +24,10 @@ Feeds = Mapping[str, NDArray[np.generic]]
 REPEATS = 3
 PROFILE_RUNS = 8
 """Runs per turn."""
-MOST_PROFILE_SECONDS = 4.0
+MOST_PROFILE_SECONDS = 2.5
 """Rough limit on the profiled time of one model; slow ones are profiled with fewer runs."""
 
-BENCH_SECONDS = 0.5
+BENCH_SECONDS = 0.4
 """Time to spend on one comparison within one block, all sessions together."""
 MOST_BENCH_SECONDS = 3.0
 FEWEST_BLOCKS, MOST_BLOCKS = 4, 8

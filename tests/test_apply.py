@@ -105,7 +105,7 @@ def test_fused_model_gives_the_same_numbers_with_and_without_kernels(model: Path
     assert plan.nodes_after < plan.nodes_unfused
     assert plan.verdict in ("equal", "close")
     document = written(plan, output)
-    assert sum(len(entry["occurrences"]) for entry in document["fused"]) == 3
+    assert sum(len(entry["occurrences"]) for entry in document["fused"] if len(entry["operators"]) > 1) == 3
     stored = onnx.load(output)
     metadata = {entry.key: entry.value for entry in stored.metadata_props}
     assert metadata["graphopt.kernels"] == "fused.so" and metadata["graphopt.view"] == "executed"
@@ -197,8 +197,8 @@ def test_a_kernel_that_crashes_is_dropped_and_named(
 ) -> None:
     original = kernels.emit_library
 
-    def crashing(programs: Any, title: str) -> Any:
-        source = original(programs, title)
+    def crashing(*arguments: Any) -> Any:
+        source = original(*arguments)
         crash = "    *(volatile int *)0 = 1;\n    VECTORISED\n"
         texts = [(n, t.replace("    VECTORISED\n", crash) if "Clip" in n else t) for n, t in source.kernels]
         return replace(source, kernels=tuple(texts))

@@ -53,6 +53,7 @@ def hand_written(text: str) -> tuple[str, Path]:
 @click.option(
     "--view", type=click.Choice(options.VIEWS), help="View of the model that is written.  [default: executed]"
 )
+@click.option("--no-cache", is_flag=True, help="Compile every kernel, and keep none for other models.")
 @options.threads
 @options.seed
 @options.output("The model to write; kernels and plan go beside it.  [default: MODEL's name with .fused.onnx]")
@@ -69,6 +70,7 @@ def command(
     accept: options.Accept,
     machine: str | None,
     view: options.View | None,
+    no_cache: bool,
     threads: int,
     seed: int,
     output_file: Path | None,
@@ -101,6 +103,7 @@ def command(
             view=view,
             threads=threads,
             seed=seed,
+            cache=not no_cache,
             progress=say,
         )
     output.result(environment, made.to_dict(), plan.document, as_json=as_json)

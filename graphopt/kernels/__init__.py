@@ -60,6 +60,7 @@ def build_library(
     *,
     compiler: list[str] | None = None,
     portable: bool = False,
+    cache: bool = True,
 ) -> Path:
     """Generate ``<folder>/<name>.c`` and compile it into ``<folder>/<name>.so``.
 
@@ -69,6 +70,7 @@ def build_library(
         name: their name without ending.
         compiler: its command; one is looked for when left out.
         portable: for every level of instruction sets, chosen at load time; else for this processor's best alone.
+        cache: use compiled kernels that are kept, and keep these (see ``object_cache``).
 
     Returns:
         path of the library.
@@ -80,7 +82,7 @@ def build_library(
     library = folder / f"{name}.so"
     source = _source(fused, name)
     (folder / f"{name}.c").write_text(source.whole())
-    compile_library(source, library, compiler, portable=portable, objects=open_cache())
+    compile_library(source, library, compiler, portable=portable, objects=open_cache() if cache else None)
     return library
 
 

@@ -30,6 +30,8 @@ class Levels:
 
     def __call__(self, size: int, patterns: int, occurrences: int) -> None:
         """Draw."""
+        if size == 1:  # from the start, with a lower bound on what is worth growing
+            self._seconds = []
         now = self._clock()
         self._seconds.append(now - self._last)
         self._last = now

@@ -86,7 +86,8 @@ def collect(path: Path, shapes: dict[str, object], alone: bool, found: dict[obje
     capture = capture_model(models.load(path), path.stem, shapes.get("shapes", {}), ranges=shapes.get("ranges"))  # type: ignore[arg-type]
     graph = capture.graph
     sets = [] if alone else regions.grow(graph, [capture], fusible(capture), allowed=regions.epilogue).regions
-    following = {index: nodes for nodes in sets for index in nodes}
+    trimmed = [regions.without_last_reorders(graph, nodes) for nodes in sets]
+    following = {index: nodes for nodes in trimmed for index in nodes}
     for index, node in enumerate(graph.nodes):
         operator = operators.find(node)
         if operator is None or not isinstance(operator.lowering, Convolving):

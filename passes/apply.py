@@ -212,6 +212,7 @@ def _run(
         wanted,
         sources=work.sources,
         keep_losing=work.accept == "all",
+        measured=work.accept == "measured",
         source=work.path.name,
     )
     work.say("cleaning up")

@@ -44,6 +44,7 @@ class Context:
         sources: C of hand-written kernels by the fused operator's name, in place of generated ones.
         lowerable: whether a kernel can be generated for a body; the kernel generator's answer when left out.
         keep_losing: fuse what can be fused even where no saving is predicted.
+        measured: what is fused is going to be measured, so that convolutions can be tried whatever is predicted.
         source: name of the model, for messages.
     """
 
@@ -56,6 +57,7 @@ class Context:
     sources: Mapping[str, str] = field(default_factory=dict)
     lowerable: Callable[[OperatorGraph], str | None] | None = None
     keep_losing: bool = False
+    measured: bool = False
     source: str = "model"
 
 

@@ -36,11 +36,13 @@ class Occurrence:
         extraction: its body, and how the body is called.
         before: predicted seconds of its operators, one by one; per execution, averaged over the captures.
         after: predicted seconds as one kernel; likewise.
+        convolves: whether it holds a convolution: how fast a kernel for it is, no rate says well for all its sizes.
     """
 
     extraction: Extraction
     before: float
     after: float
+    convolves: bool = False
 
     @property
     def saving(self) -> float:
@@ -189,9 +191,10 @@ def find_candidates(
         if times is None:
             refusals.append(Refusal(nodes, "cost unknown"))
             continue
-        if len(nodes) == 1 and not _pays_alone(*times, machine):
+        convolves = any(regions.convolves(graph, index) for index in nodes)
+        if len(nodes) == 1 and not convolves and not _pays_alone(*times, machine):
             continue
-        found.append(Occurrence(extraction, *times))
+        found.append(Occurrence(extraction, *times, convolves))
     refusals += _alone(graph, fusibility, {index for nodes in sets for index in nodes})
     return Candidates(tuple(found), tuple(refusals))
 
@@ -203,7 +206,8 @@ def _regions(
     refusals: list[Refusal] = []
     for position, allowed in enumerate(regions.FILTERS):
         growth = regions.grow(graph, captures, fusibility.reason, allowed=allowed, max_size=max_size)
-        sets.update(dict.fromkeys(growth.regions))
+        found = (regions.without_last_reorders(graph, nodes) for nodes in growth.regions)
+        sets.update(dict.fromkeys(nodes for nodes in found if len(nodes) > 1))
         if position == 0:
             refusals += [Refusal(nodes, reason) for nodes, reason in growth.stopped]
     sets.update({(index,): None for index in range(len(graph.nodes)) if fusibility.reason((index,)) is None})

@@ -115,7 +115,7 @@ class Fuse:
             max_size=self.max_size,
             most_operands=self.max_operands,
         )
-        chosen = _choose(graph, found.occurrences, self.top_k, context.keep_losing)
+        chosen = _choose(graph, found.occurrences, self.top_k, context)
         refused = [*found.refusals, *_left_over(found.occurrences, chosen)]
         if not chosen:
             return PassResult(model, False, (), Fusions(graph, captures, (), tuple(refused)))
@@ -146,13 +146,14 @@ def _kernel_generator() -> Lowerable:
 
 
 def _choose(
-    graph: OperatorGraph, occurrences: Sequence[Occurrence], top_k: int | None, keep_losing: bool
+    graph: OperatorGraph, occurrences: Sequence[Occurrence], top_k: int | None, context: Context
 ) -> list[Occurrence]:
     """Disjoint occurrences with the greatest saving, of at most so many identities."""
 
     def candidate(occurrence: Occurrence) -> Candidate:
         # Where losing ones are kept too, the number of operators decides among them.
-        least = LEAST_WORTH * len(occurrence.extraction.nodes) if keep_losing else occurrence.saving
+        tried = context.keep_losing or (context.measured and occurrence.convolves)
+        least = LEAST_WORTH * len(occurrence.extraction.nodes) if tried else occurrence.saving
         return Candidate(tuple(sorted(occurrence.extraction.nodes)), max(occurrence.saving, least))
 
     chosen = [occurrences[index] for index in select(graph, [candidate(o) for o in occurrences])]

@@ -35,7 +35,7 @@ class Growth:
 
 def any_edge(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
     """Every edge may join regions, but for those of convolutions: what reads one ends its kernel."""
-    return not any(_convolves(graph, end) for end in (edge[0], edge[2]))
+    return not any(convolves(graph, end) for end in (edge[0], edge[2]))
 
 
 def same_size(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
@@ -66,7 +66,7 @@ def _reads_alone(graph: OperatorGraph, edge: tuple[int, int, int, int]) -> bool:
 def epilogue(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
     """Edges from a convolution on: element-wise work on its result, which nobody else reads, in either layout."""
     producer, consumer = find(graph.nodes[edge[0]]), find(graph.nodes[edge[2]])
-    if producer is None or consumer is None or _convolves(graph, edge[2]):
+    if producer is None or consumer is None or convolves(graph, edge[2]):
         return False
     moves = {FusionClass.ELEMENTWISE, FusionClass.LAYOUT}
     if any(
@@ -74,11 +74,29 @@ def epilogue(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int,
         for operator in (producer, consumer)
     ):
         return False
-    begins = _convolves(graph, edge[0]) or producer.fusion_class in moves
+    begins = convolves(graph, edge[0]) or producer.fusion_class in moves
     return begins and consumer.fusion_class in moves and _reads_alone(graph, edge)
 
 
-def _convolves(graph: OperatorGraph, index: int) -> bool:
+def without_last_reorders(graph: OperatorGraph, nodes: tuple[int, ...]) -> tuple[int, ...]:
+    """A region with a convolution less what leaves the blocked layout at its end: that takes a pass of its own."""
+    if not any(convolves(graph, index) for index in nodes):
+        return nodes
+    kept = set(nodes)
+    while True:
+        last = [
+            index
+            for index in kept
+            if graph.nodes[index].op_type == "ReorderOutput"
+            and not any(user in kept for user, _ in graph.consumers.get(graph.nodes[index].outputs[0], ()))
+        ]
+        if not last:
+            return tuple(sorted(kept))
+        kept -= set(last)
+
+
+def convolves(graph: OperatorGraph, index: int) -> bool:
+    """Whether an operator is a convolution that a kernel can compute."""
     operator = find(graph.nodes[index])
     return operator is not None and isinstance(operator.lowering, Convolving)
 

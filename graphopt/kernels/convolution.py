@@ -10,7 +10,7 @@ from graphopt.kernels.scalar import number
 from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import Literal
 
-MOST_BLOCKS, NARROW = 4, 12
+MOST_BLOCKS = 4
 LARGEST_TILE = {0: 12, 1: 16, 2: 12, 3: 8, 4: 6}
 """Most pixels of a tile by output blocks (0: depthwise): what 32 vector registers hold."""
 LARGEST_SMALL_TILE = {0: 4, 1: 4, 2: 3}
@@ -52,7 +52,7 @@ def dense_tile(family: Family, pixels: int, blocks: int) -> Iterable[str]:
     yield f"static void {family.name}_{pixels}_{blocks}(const tile *t, int64_t at, int64_t place)"
     yield "{"
     yield f"    const int64_t pixel = {family.pixel}, step = {step}, weights_output = t->weights_output;"
-    yield from (f"    channels sum{p}_{f} = {{0}};" for p, f in cells)
+    yield from _starts(cells)
     yield "    (void)pixel, (void)weights_output;"
     yield "    for (int64_t b = 0; b < t->blocks; b++)"
     yield "        for (int64_t y = 0; y < t->taps_y; y++) {"
@@ -76,7 +76,7 @@ def depthwise_tile(family: Family, pixels: int) -> Iterable[str]:
     yield f"static void {family.name}_{pixels}_0(const tile *t, int64_t at, int64_t place)"
     yield "{"
     yield f"    const int64_t pixel = {family.pixel};"
-    yield from (f"    channels sum{p}_0 = {{0}};" for p in range(pixels))
+    yield from _starts(cells)
     yield "    (void)pixel;"
     yield "    for (int64_t y = 0; y < t->taps_y; y++) {"
     yield "        const float *w = t->weights + y * t->weights_row, *x = t->input + at + y * t->tap_y;"
@@ -88,14 +88,18 @@ def depthwise_tile(family: Family, pixels: int) -> Iterable[str]:
     yield from ("}", "")
 
 
+def _starts(cells: Sequence[tuple[int, int]]) -> Iterable[str]:
+    """The beginning of a tile function: the bias, where all is summed in one run."""
+    yield "    const float *start = t->first && t->last && !t->sum ? t->start : NO_BIAS;"
+    yield from (f"    channels sum{p}_{f} = load(start + {f} * BLOCK);" for p, f in cells)
+
+
 def _finish(cells: Sequence[tuple[int, int]]) -> Iterable[str]:
     """The end of a tile function: bias, an added tensor, bounds, stores."""
     blocks = 1 + max(f for _, f in cells)
-    yield "    if (t->first && t->last && !t->sum && t->start) {"
+    yield "    if (t->first && t->last && !t->sum) {"
     for f in range(blocks):
-        yield f"        const channels start{f} = load(t->start + {f} * BLOCK);"
         yield f"        float *to{f} = t->result + {f} * t->result_block + place;"
-    yield from (f"        sum{p}_{f} += start{f};" for p, f in cells)
     yield "        if (t->bounded) {"
     yield from (f"            sum{p}_{f} = bounded(sum{p}_{f}, t->low, t->high);" for p, f in cells)
     yield "        }"
@@ -244,15 +248,8 @@ def _tiles(
     row = width == image[-1] == kernel == 1 and not window.before[1]
     if row:
         width, stride, kernel = result[2], window.strides[0], weights[2]
-    pads = window.before[1 - row] or window.after[1 - row] or window.same
     if prod(weights[2:]) == 1 and prod(window.strides) == 1 and not any((*window.before, *window.after)):
         width = prod(result[2:])
-    elif width > NARROW and pads:
-        width -= -(-window.before[1 - row] // stride)
-        width = min(
-            width,
-            (image[2 if row else -1] + window.before[1 - row] - (kernel - 1) * window.dilations[1 - row]) // stride,
-        )
     family = Family(depthwise, plain, stride)
     if depthwise:
         kinds = {0}
@@ -265,14 +262,14 @@ def _tiles(
                 kinds.add(kind)
                 left -= kind
     for kind in kinds:
-        for pixels in _sizes(width, LARGEST_TILE[kind]):
+        border = width - (width - (kernel - 1) * window.dilations[1 - row] // stride)
+        for pixels in _sizes(width, LARGEST_TILE[kind]) | _sizes(max(1, width - border), LARGEST_TILE[kind]):
             yield family, pixels, kind
-        yield family, 1, kind
 
 
 def _sizes(width: int, most: int) -> set[int]:
-    """Sizes of tiles that cover a row well: an even one, or the even share of as few tiles as there can be."""
+    """Sizes of tiles that cover a row well: the largest, an even one or the even share of few tiles, and the rest."""
     tiles = -(-width // most)
     even = next((size for size in range(min(most, width), most // 2, -1) if width % size == 0), 0)
     size = even or -(-width // tiles)
-    return {size} | ({width % size} if width % size else set())
+    return {size for at_once in (size, min(most, width)) for size in (at_once, width % at_once) if size} | {1}

@@ -48,6 +48,7 @@ from graphopt.operators.lowering import (
     Tile,
     Transpose,
     Values,
+    Window,
 )
 
 COSTLY = frozenset({"exp", "exp_down", "log", "erf", "tanh", "sigmoid", "power"})
@@ -320,8 +321,10 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 def _computed_shape(
     value: Map | View | Reduce | Lookup | Contraction | Convolution, operands: Sequence[Shape]
 ) -> Shape | None:
-    if isinstance(value, Convolution | Input):
+    if isinstance(value, Input):
         return None
+    if isinstance(value, Convolution):
+        return _convolved_shape(value.window, operands[0], operands[1])
     if isinstance(value, Map):
         return _broadcast(operands)
     first = operands[0]
@@ -358,6 +361,19 @@ def is_costly(value: Map) -> bool:
         return expression.primitive in COSTLY or any(costly(argument) for argument in expression.arguments)
 
     return costly(value.expression)
+
+
+def _convolved_shape(window: Window, image: Shape, weights: Shape) -> Shape:
+    sizes = []
+    for axis in range(2 - window.dimensions, 2):
+        at = axis - 2
+        span = (weights[at] - 1) * window.dilations[axis] + 1
+        padded = image[at] + window.before[axis] + window.after[axis]
+        positions = (
+            -(-image[at] // window.strides[axis]) if window.same else (padded - span) // window.strides[axis] + 1
+        )
+        sizes.append(max(positions, 0))
+    return (image[0], weights[0], *sizes)
 
 
 def plan_values(index_map: IndexMap) -> tuple[Values, ...]:

@@ -12,7 +12,11 @@
  */
 #include <math.h>
 
-enum { MOST_BLOCKS = 4, SUM_RUN = 192, CHUNK_FLOATS = 40960, NARROW = 12, MOST_PIXELS = 16 };
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+enum { MOST_BLOCKS = 4, SUM_RUN = 160, CHUNK_FLOATS = 40960, MOST_PIXELS = 16 };
 
 /* Vectors may be wider than the processor's: such functions are all inline, so no calling convention is at stake. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -36,7 +40,6 @@ typedef struct {
 
 typedef struct {
     const float *input;
-    int64_t at;             /* of the first value that meets a weight, in the input */
     int64_t input_block;    /* floats from block to block of input channels */
     int64_t pixel;          /* floats from pixel to pixel of the result, in the input */
     int64_t tap_y, tap_x;   /* floats from tap to tap, in the input */
@@ -72,7 +75,7 @@ static inline void store(float *to, channels x)
 
 typedef int32_t channel_bits __attribute__((vector_size(4 * BLOCK), aligned(4), may_alias));
 
-static inline __attribute__((always_inline)) channels chosen(channel_bits condition, channels yes, channels no)
+static inline __attribute__((always_inline, unused)) channels chosen(channel_bits condition, channels yes, channels no)
 {
     return (channels)((condition & (channel_bits)yes) | (~condition & (channel_bits)no));
 }
@@ -81,9 +84,17 @@ static inline __attribute__((always_inline)) channels chosen(channel_bits condit
 static inline __attribute__((always_inline)) channels bounded(channels x, float low, float high)
 {
     const channels bottom = all(low), top = all(high);
+#if defined(__AVX512F__) && BLOCK == 16
+    return (channels)_mm512_min_ps((__m512)top, _mm512_max_ps((__m512)bottom, (__m512)x));
+#elif defined(__AVX__) && BLOCK == 8
+    return (channels)_mm256_min_ps((__m256)top, _mm256_max_ps((__m256)bottom, (__m256)x));
+#else
     x = chosen(x < bottom, bottom, x);
     return chosen(x > top, top, x);
+#endif
 }
+
+static const float NO_BIAS[MOST_BLOCKS * BLOCK] __attribute__((unused));
 
 /* Adds what came before to a run of sums and stores it. */
 static inline __attribute__((always_inline, unused)) void finish(const tile *t, int64_t block, int64_t place, channels x)
@@ -234,7 +245,10 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
     p->inner_begin = least(p->left > 0 ? quotient_up(p->left, p->stride_x) : 0, p->width);
     int64_t room = p->input_width + p->left - (p->kernel_width - 1) * p->dilation_x;
     p->inner_end = clamp(room > 0 ? quotient_up(room, p->stride_x) : 0, p->inner_begin, p->width);
-    p->copies = p->bordered && p->width <= NARROW;
+    /* pixels at a border are computed one by one: where they are many, it is faster to copy */
+    int64_t border = p->width - (p->inner_end - p->inner_begin);
+    int64_t taps = p->kernel_height * p->kernel_width;
+    p->copies = p->bordered && border * (p->depthwise ? taps * 4 / 3 : 16) >= p->width;
     if (!p->bordered && p->top == 0 && p->left == 0 && p->kernel_height * p->kernel_width == 1
         && p->stride_y * p->stride_x == 1 && p->input_height == p->height && p->input_width == p->width) {
         p->input_width = p->width = p->inner_end = p->height * p->width;
@@ -244,8 +258,8 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
         if ((*f)->depthwise == p->depthwise
             && ((*f)->pixel == 0 || ((*f)->pixel == p->stride_x * p->pitch && (*f)->plain == p->plain_input)))
             p->tiles = *f;
-    int64_t taps = p->kernel_height * p->kernel_width;
-    p->blocks_at_once = p->depthwise ? 1 : clamp(SUM_RUN / (taps * p->pitch), 1, p->input_blocks);
+    int64_t most_blocks = clamp(SUM_RUN / (taps * p->pitch), 1, p->input_blocks);
+    p->blocks_at_once = p->depthwise ? 1 : quotient_up(p->input_blocks, quotient_up(p->input_blocks, most_blocks));
     int64_t work = p->batch * p->groups * p->output_blocks * p->height * p->width * taps
                    * (p->depthwise ? 1 : p->input_channels);
     p->parts = p->depthwise ? p->output_blocks : work > 1 << 16 ? clamp(p->output_blocks / 8, 1, 8) : 1;
@@ -264,6 +278,8 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
             break;
         if (p->chunk_height > 1)
             p->chunk_height = quotient_up(p->chunk_height, 2);
+        else if (p->chunk_width > 96)
+            p->chunk_width = quotient_up(p->chunk_width, 96) * 48; /* whole tiles of any size */
         else
             p->chunk_width = quotient_up(p->chunk_width, 2);
     }
@@ -427,43 +443,40 @@ SHARED int64_t best_tile(const tile_function *tile, int64_t count)
     return best;
 }
 
-/* Computes `count` neighbouring pixels from column x of the row on. */
-SHARED void run_pixels(const tile *row, const tile_function *tile, int64_t at_once, int64_t x, int64_t count)
+/* Computes `count` neighbouring pixels; `at` and `place`: the first one's, in input and result. */
+SHARED void run_pixels(const tile *t, const tile_function *functions, int64_t at_once, int64_t at, int64_t place,
+                       int64_t count)
 {
-    for (int64_t at = row->at + x * row->pixel; count > 0;) {
-        while (at_once > count || !tile[at_once])
+    while (count > 0) {
+        while (at_once > count || !functions[at_once])
             at_once--;
-        for (; count >= at_once; count -= at_once, x += at_once, at += at_once * row->pixel)
-            tile[at_once](row, at, x * BLOCK);
+        for (; count >= at_once; count -= at_once, at += at_once * t->pixel, place += at_once * BLOCK)
+            functions[at_once](t, at, place);
     }
 }
 
 /* The pixels of one row of a chunk, which begins at column x0: at a border one by one, else many at once. */
 SHARED void run_row(const convolution_plan *p, const tile *row, const tile_function *functions, int64_t at_once,
-                    int64_t x0, int64_t columns)
+                    int64_t at, int64_t place, int64_t x0, int64_t columns)
 {
-    int64_t begin = p->copies ? 0 : clamp(p->inner_begin - x0, 0, columns);
-    int64_t end = p->copies ? columns : clamp(p->inner_end - x0, begin, columns);
+    int64_t begin = clamp(p->inner_begin - x0, 0, columns), end = clamp(p->inner_end - x0, begin, columns);
     for (int64_t x = 0; x < columns; x++) {
         if (x == begin && end > begin) {
-            run_pixels(row, functions, at_once, begin, end - begin);
+            run_pixels(row, functions, at_once, at + x * row->pixel, place + x * BLOCK, end - begin);
             x = end - 1;
             continue;
         }
         int64_t first, beyond;
         tile t = *row;
         taps_inside((x0 + x) * p->stride_x - p->left, p->input_width, p->kernel_width, p->dilation_x, &first, &beyond);
-        t.at += first * p->dilation_x * p->pitch;
         t.weights += first * t.weights_tap;
         if (t.merged)
             t.length = (beyond - first) * p->pitch;
         else
             t.taps_x = beyond - first;
-        functions[1](&t, t.at + x * t.pixel, x * BLOCK);
+        functions[1](&t, at + x * t.pixel + first * p->dilation_x * p->pitch, place + x * BLOCK);
     }
 }
-
-static const float NO_BIAS[MOST_BLOCKS * BLOCK];
 
 /* One task: a chunk of the result, for a part of the output blocks of a group. */
 SHARED int run_convolution(const convolution_call *call, int64_t task)
@@ -557,19 +570,26 @@ SHARED int run_convolution(const convolution_call *call, int64_t task)
             t.start = call->bias ? call->bias + (group * p->output_blocks + ob) * BLOCK : NO_BIAS;
             int64_t inner = p->copies ? columns : least(p->inner_end, x0 + columns) - (p->inner_begin > x0 ? p->inner_begin : x0);
             int64_t at_once = inner > 0 ? best_tile(p->tiles->tile[kind], inner) : 1;
+            const tile_function *functions = p->tiles->tile[kind];
+            t.result = result + (ob - first) * t.result_block;
+            t.sum = sum ? sum + (ob - first) * t.result_block : NULL;
+            t.weights = weights;
+            t.taps_y = p->kernel_height;
             for (int64_t y = 0; y < rows; y++) {
-                int64_t offset = (ob - first) * t.result_block + y * result_row;
-                int64_t first_tap = 0, end_tap = p->kernel_height;
-                if (!p->copies)
-                    taps_inside(top + y * p->stride_y, p->input_height, p->kernel_height, p->dilation_y, &first_tap,
-                                &end_tap);
-                tile row = t;
-                row.taps_y = end_tap - first_tap;
-                row.at = corner + y * p->stride_y * input_row + first_tap * t.tap_y;
-                row.weights = weights + first_tap * t.weights_row;
-                row.result = result + offset;
-                row.sum = sum ? sum + offset : NULL;
-                run_row(p, &row, p->tiles->tile[kind], at_once, x0, columns);
+                int64_t at = corner + y * p->stride_y * input_row, place = y * result_row;
+                if (p->copies) {
+                    run_pixels(&t, functions, at_once, at, place, columns);
+                    continue;
+                }
+                int64_t first_tap, end_tap;
+                taps_inside(top + y * p->stride_y, p->input_height, p->kernel_height, p->dilation_y, &first_tap, &end_tap);
+                t.taps_y = end_tap - first_tap;
+                t.weights = weights + first_tap * t.weights_row;
+                at += first_tap * t.tap_y;
+                if (p->bordered)
+                    run_row(p, &t, functions, at_once, at, place, x0, columns);
+                else
+                    run_pixels(&t, functions, at_once, at, place, columns);
             }
         }
     }

@@ -321,8 +321,6 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 def _computed_shape(
     value: Map | View | Reduce | Lookup | Contraction | Convolution, operands: Sequence[Shape]
 ) -> Shape | None:
-    if isinstance(value, Input):
-        return None
     if isinstance(value, Convolution):
         return _convolved_shape(value.window, operands[0], operands[1])
     if isinstance(value, Map):

@@ -482,7 +482,6 @@ SHARED void run_row(const convolution_plan *p, const tile *row, const tile_funct
 SHARED int run_convolution(const convolution_call *call, int64_t task)
 {
     const convolution_plan *p = call->p;
-    float buffer[CHUNK_FLOATS];
     int64_t part = task % p->parts, rest = task / p->parts;
     int64_t column_chunk = rest % p->chunk_columns;
     rest /= p->chunk_columns;
@@ -497,8 +496,7 @@ SHARED int run_convolution(const convolution_call *call, int64_t task)
     int64_t window_block = p->window_height * p->window_width * p->pitch;
     int64_t window_floats = p->copies ? window_block * p->blocks_at_once : 0;
     int64_t chunk_floats = p->plain_output ? p->chunk_height * p->chunk_width * part_blocks * BLOCK : 0;
-    float *window = window_floats + chunk_floats > CHUNK_FLOATS
-                        ? malloc((size_t)(window_floats + chunk_floats) * sizeof *window) : buffer;
+    float *window = take_scratch((window_floats + chunk_floats) * (int64_t)sizeof *window);
     if (!window)
         return 0;
     float *chunk = window + window_floats;
@@ -601,8 +599,7 @@ SHARED int run_convolution(const convolution_call *call, int64_t task)
     else if (call->epilogue)
         run_chunk_epilogue(call, (n * p->groups + group) * p->output_blocks + first, BLOCK, last - first, y0, x0, rows,
                            columns);
-    if (window != buffer)
-        free(window);
+    give_scratch(window);
     return 1;
 }
 

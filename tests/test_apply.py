@@ -105,7 +105,7 @@ def test_fused_model_gives_the_same_numbers_with_and_without_kernels(model: Path
     assert plan.nodes_after < plan.nodes_unfused
     assert plan.verdict in ("equal", "close")
     document = written(plan, output)
-    assert sum(len(entry["occurrences"]) for entry in document["fused"] if len(entry["operators"]) > 1) == 3
+    assert sum(len(entry["occurrences"]) for entry in document["fused"] if len(entry["operators"]) > 1) >= 3
     stored = onnx.load(output)
     metadata = {entry.key: entry.value for entry in stored.metadata_props}
     assert metadata["graphopt.kernels"] == "fused.so" and metadata["graphopt.view"] == "executed"

@@ -58,9 +58,10 @@ class Row:
 def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None) -> list[Row]:
     """The patterns that are fused in one model, timed."""
     from graphopt import kernels, machine, models, operators, roofline
+    from graphopt.model_graphs import with_unique_names
     from graphopt.passes import measure, pipeline
     from graphopt.passes.base import Context, Observed
-    from graphopt.passes.fuse import Fuse, Fusions, observe, with_unique_names
+    from graphopt.passes.fuse import Fuse, Fusions, observe
     from graphopt.passes.rewrite import rewrite
     from graphopt.weights import fill_weights
 

@@ -152,9 +152,10 @@ def _is_float(x: Known) -> bool:
 
 
 SMOOTH = (
-    "Exp Log Sqrt Tanh Sigmoid Erf Softplus Softsign Sin Cos Atan Sinh Asinh Reciprocal Elu Selu Celu Mish Gelu HardSwish "
-    "HardSigmoid LeakyRelu Swish Neg Relu Abs com.microsoft.Gelu com.microsoft.FastGelu com.microsoft.QuickGelu"
-).split()
+    *("Exp", "Log", "Sqrt", "Tanh", "Sigmoid", "Erf", "Softplus", "Softsign", "Sin", "Cos", "Atan", "Sinh", "Asinh"),
+    *("Reciprocal", "Elu", "Selu", "Celu", "Mish", "Gelu", "HardSwish", "HardSigmoid", "LeakyRelu", "Swish", "Neg"),
+    *("Relu", "Abs", "com.microsoft.Gelu", "com.microsoft.FastGelu", "com.microsoft.QuickGelu"),
+)
 EXACT = {"Neg", "Relu", "Abs", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Sign"}
 STEPWISE = ("Floor", "Ceil", "Round", "Sign", "IsNaN", "Not", "BitwiseNot")
 
@@ -278,10 +279,7 @@ def reduced(builder: Builder, x: Known) -> None:
     kinds = "Sum Mean Max Min L1 L2 SumSquare LogSumExp"
     op_type = f"Reduce{builder.pick(kinds.split())}"
     axes = _axes(builder, x)
-    if builder.chance(0.9):
-        operands = [x.name, builder.inner(np.array(axes, np.int64))]
-    else:
-        operands = [x.name]
+    operands = [x.name, builder.inner(np.array(axes, np.int64))] if builder.chance(0.9) else [x.name]
     exact = x.exact and op_type in ("ReduceMax", "ReduceMin")
     builder.add(op_type, operands, exact=exact, keepdims=int(builder.chance(0.7)))
 

@@ -1,4 +1,4 @@
-"""Random programs of every kind of operator: kernels against the operators one by one, plain, sanitised, in valgrind."""
+"""Random programs of every kind of operator: kernels against operators one by one, plain, sanitised, in valgrind."""
 
 import os
 import shutil

@@ -259,6 +259,18 @@ LOOKUPS = [
 ]
 
 ROWS += [
+    Case(
+        "batch",
+        (_node("BatchNormalization", "x s b m v", epsilon=1e-3),),
+        {**_IMAGE, "m": _real(6, seed=3), "v": _positive(6)},
+        ("y",),
+    ),
+    Case(
+        "batch_matrix",
+        (_node("BatchNormalization", "x s b m v", "n"), _node("Relu", "n")),
+        {"x": _real(5, 24), **{n: _real(24, seed=k) for k, n in enumerate("sbm")}, "v": _positive(24)},
+        ("y",),
+    ),
     Case("local", (_node("LRN", "x", size=5, alpha=0.02, beta=0.75, bias=1.5),), {"x": _IMAGE["x"]}, ("y",)),
     Case("local_even", (_node("LRN", "x", size=4, alpha=0.02, beta=0.5),), {"x": _IMAGE["x"]}, ("y",)),
 ]

@@ -84,6 +84,7 @@ class _Scheduler:
         self.fits = fits
         self.name = f"{program.name}_{'fitted' if fits else 'general'}"
         self.result = Schedule()
+        self._inputs = len(program.inputs)
         self.tensors: dict[int, int] = {
             index: value.position for index, value in enumerate(program.values) if isinstance(value, Input)
         }
@@ -122,7 +123,7 @@ class _Scheduler:
         if value in self._outputs:
             return self._outputs[value]
         self.result.temporaries.append(value)
-        count = len(self.program.inputs) + len(self.program.outputs)
+        count = self._inputs + len(self.program.outputs)
         return count + len(self.result.temporaries) - 1
 
     def _stage(self, values: Sequence[int]) -> int:
@@ -521,7 +522,7 @@ class _Scheduler:
         """Steps for the outputs that are not in memory yet."""
         for concat in list(self._parts):
             self._finish(concat)
-        written = {tensor - len(self.program.inputs) for tensor in self.tensors.values()}
+        written = {tensor - self._inputs for tensor in self.tensors.values()}
         for group in self.program.groups:
             left = [position for position in group if position not in written]
             if left:
@@ -557,9 +558,7 @@ class _Scheduler:
 
     def _nest(self, positions: Sequence[int]) -> None:
         values = [self.program.outputs[position] for position in positions]
-        stores = [
-            (value, len(self.program.inputs) + position) for value, position in zip(values, positions, strict=True)
-        ]
+        stores = [(value, self._inputs + position) for value, position in zip(values, positions, strict=True)]
         stage = self._stage([operand for value in values for operand in self._sources([value])])
         try:
             step = Nest(self.program, stores, dict(self.tensors), self._next())

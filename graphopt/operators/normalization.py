@@ -158,5 +158,6 @@ OPERATORS: tuple[Operator, ...] = (
         batch_normalization_cost,
         rate_class="mul",
         attributes=("epsilon", "training_mode", "spatial"),
+        lowering=Rowwise(rowwise.batch_normalization, 2),
     ),
 )

@@ -260,6 +260,19 @@ def instance_normalization(graph: OperatorGraph, node: Node, x: Operands) -> Res
     return (normalised(required(x, 0), axes, number(node, "epsilon", 1e-5), scale, bias)[0],)
 
 
+def batch_normalization(graph: OperatorGraph, node: Node, x: Operands) -> Results:
+    """ONNX BatchNormalization (X, scale, bias, mean, variance per channel) at inference."""
+    if len([name for name in node.outputs if name]) > 1 or integer(node, "training_mode", 0):
+        raise CannotLowerError("batch normalisation in training")
+    positions = rank_of(graph, node) - 2
+    scale, bias, mean, variance = (_per_channel(required(x, slot), positions) for slot in range(1, 5))
+    if any(v is None or v.dtype != required(x, 0).dtype for v in (scale, bias, mean, variance)):
+        raise CannotLowerError("statistics of another element type")
+    assert mean is not None and variance is not None
+    inverse = inverse_root(variance, number(node, "epsilon", 1e-5))
+    return (scaled(call("multiply", call("subtract", required(x, 0), mean), inverse), scale, bias),)
+
+
 def group_normalization(graph: OperatorGraph, node: Node, x: Operands) -> Results:
     """ONNX GroupNormalization: the channels of a group are normalised together."""
     value, rank, groups = required(x, 0), rank_of(graph, node), integer(node, "num_groups", 1)

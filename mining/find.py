@@ -1,6 +1,6 @@
 """The whole of ``graphopt mine``: from captures and a machine to a report of opportunities."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import fsum
@@ -22,8 +22,14 @@ from graphopt.operators import FusionClass
 GAIN_UNITS = 2.0**40
 """The gains of all operators together, in the units that the miner adds them up in."""
 
-SHARES = (0.1, 0.01)
-"""What the best k opportunities are first expected to save at least, each, as shares of an equal part of all gains."""
+FIRST_SHARE = 0.1
+"""What each of the best k opportunities is first expected to save at least: this share of a k-th of all gains."""
+
+NEXT_SHARE = 0.9
+"""What they are expected to save after that: this share of what the least of those found saves."""
+
+MOST_ATTEMPTS = 3
+"""Times that a corpus is mined for the best k at most; the last time, for everything."""
 
 Refusal = Callable[[OperatorGraph, Sequence[int]], str | None]
 """(graph, nodes of an occurrence) to the reason why its pattern is not wanted; None when it is."""
@@ -93,7 +99,10 @@ def find_opportunities(
     gains, unit = _whole_gains(ranking)
     for graph, position in {graph: place for place, graph in reversed(list(enumerate(index)))}.items():
         graphs[position] = replace(graphs[position], gains=gains[graph])
-    for least_saving in _thresholds(sum(map(sum, gains.values())), None if ruled_out else k):
+    least_saving = 0.0 if k is None or ruled_out else FIRST_SHARE * sum(map(sum, gains.values())) / k
+    for attempt in range(MOST_ATTEMPTS):
+        if attempt == MOST_ATTEMPTS - 1:
+            least_saving = 0.0
         result = mine(
             graphs,
             min_support=min_support,
@@ -109,9 +118,10 @@ def find_opportunities(
         )
         allowed = [pattern for pattern in result if judge.rule(pattern) is None]
         best = ranking.best(allowed, k)
-        enough = least_saving * unit * (1 + SLACK)
-        if len(best) == k and all(found.saving_seconds >= enough for found in best):
+        weakest = min((found.saving_seconds / unit for found in best), default=0.0) if len(best) == k else 0.0
+        if weakest >= least_saving * (1 + SLACK):
             break  # nothing that was left out could have been among them
+        least_saving = weakest * NEXT_SHARE
     stopped = [pattern for pattern in result if judge.rule(pattern) is not None] if ruled_out else []
     return Report(
         machine=machine.name,
@@ -143,14 +153,6 @@ def _whole_gains(ranking: Ranking) -> tuple[dict[int, tuple[float, ...]], float]
     total = fsum(float(gains.sum()) for gains in ranking.gains.values())
     unit = total / GAIN_UNITS or 1.0
     return {graph: tuple(np.ceil(gains / unit).tolist()) for graph, gains in ranking.gains.items()}, unit
-
-
-def _thresholds(total: float, k: int | None) -> Iterator[float]:
-    """Savings to mine for, one after the other, until k opportunities save as much; in the end, everything."""
-    if k is not None:
-        for share in SHARES:
-            yield total * share / k
-    yield 0.0
 
 
 def _pays(graphs: Sequence[MiningGraph]) -> bool:

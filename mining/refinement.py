@@ -215,13 +215,7 @@ def _refined(colours: Hashes, cells: Integers, edges: Edges, into: Hashes, out: 
     if len(active) < len(colours):
         edges = edges.of(active)
     while len(active):
-        flat = current.ravel()
-        base = edges.graph * size
-        source, target = base + edges.source, base + edges.target
-        seen = mixed(flat)
-        np.add.at(seen, target, mixed(flat[source] ^ into[edges.kind]))
-        np.add.at(seen, source, mixed(flat[target] ^ out[edges.kind]))
-        current = mixed(seen).reshape(current.shape)
+        current = refined_once(current, edges, into, out)
         now = _cells(np.sort(current, axis=1))
         result[active] = current
         counts[active] = now
@@ -231,3 +225,14 @@ def _refined(colours: Hashes, cells: Integers, edges: Edges, into: Hashes, out: 
             current, now, active = current[going], now[going], active[going]
         known = now
     return result, counts
+
+
+def refined_once(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Hashes:
+    """Colours after one round: hashes of each node's colour and of the colours along its edges; see orders."""
+    flat = colours.ravel()
+    base = edges.graph * colours.shape[1]
+    source, target = base + edges.source, base + edges.target
+    seen = mixed(flat)
+    np.add.at(seen, target, mixed(flat[source] ^ into[edges.kind]))
+    np.add.at(seen, source, mixed(flat[target] ^ out[edges.kind]))
+    return mixed(seen).reshape(colours.shape)

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Measurements behind two choices of the miner: arrays instead of compiled loops, and bounds for the best k.
+
+    python benchmarks/mining_choices.py [CORPUS] [--size 8]
+
+Prints what numba would cost and give on the innermost work of canonical forms, one round of refinement: seconds to
+import it, to compile (or to load from its cache), and to run, beside numpy. Then, for a corpus (the sample graphs when
+not given), how many patterns the best 10 opportunities need to be visited, beside all of them.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from graphopt import corpus, machine
+from graphopt.mining import MiningResult, find, mine
+from graphopt.mining.refinement import Edges, Hashes, Integers, refined_once
+
+ROOT = Path(__file__).resolve().parent.parent
+
+COMPILED = """
+import numba
+import numpy as np
+
+@numba.njit("u8(u8)")
+def mixed(value):
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xFF51AFD7ED558CCD)
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xC4CEB9FE1A85EC53)
+    return value ^ (value >> np.uint64(33))
+
+@numba.njit("u8[:,:](u8[:,:], i8[:], i8[:], i8[:], i8[:], u8[:], u8[:])", cache=True)
+def refined_once(colours, graph, source, target, kind, into, out):
+    seen = np.empty_like(colours)
+    for row in range(colours.shape[0]):
+        for node in range(colours.shape[1]):
+            seen[row, node] = mixed(colours[row, node])
+    for edge in range(len(graph)):
+        row, p, c = graph[edge], source[edge], target[edge]
+        seen[row, c] += mixed(colours[row, p] ^ into[kind[edge]])
+        seen[row, p] += mixed(colours[row, c] ^ out[kind[edge]])
+    for row in range(colours.shape[0]):
+        for node in range(colours.shape[1]):
+            seen[row, node] = mixed(seen[row, node])
+    return seen
+"""
+
+
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """The least time of some runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def some_patterns(count: int, size: int) -> tuple[Hashes, Edges, Hashes, Hashes]:
+    """Colours and edges of random trees."""
+    chance = np.random.default_rng(0)
+    colours = chance.integers(0, 2**63, (count, size), dtype=np.uint64)
+    target: Integers = np.tile(np.arange(1, size), count)
+    source: Integers = (chance.random(len(target)) * target).astype(np.int64)
+    graph: Integers = np.repeat(np.arange(count), size - 1)
+    kinds = chance.integers(0, 2**63, (2, 3), dtype=np.uint64)
+    return colours, Edges(graph, source, target, chance.integers(0, 3, len(target))), kinds[0], kinds[1]
+
+
+def compare_numba() -> None:
+    """Print what numba costs and gives."""
+    colours, edges, into, out = some_patterns(20_000, 16)
+    print("| one round of refinement of 20,000 patterns of 16 nodes | seconds |\n|---|---:|")
+    print(f"| numpy | {seconds(lambda: refined_once(colours, edges, into, out), 5):.4f} |")
+    print(f"| numba: import | {seconds(lambda: __import__('numba')):.4f} |")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "compiled.py").write_text(COMPILED, encoding="utf-8")
+        sys.path.insert(0, folder)
+        print(f"| numba: compile this round, the first time | {seconds(lambda: __import__('compiled')):.4f} |")
+        del sys.modules["compiled"]
+        print(f"| numba: load it from its cache | {seconds(lambda: __import__('compiled')):.4f} |")
+        compiled = sys.modules["compiled"]
+        run = seconds(lambda: compiled.refined_once(colours, *edges, into, out), 5)
+    assert np.array_equal(compiled.refined_once(colours, *edges, into, out), refined_once(colours, edges, into, out))
+    print(f"| numba: run | {run:.4f} |\n")
+
+
+def compare_bounds(folder: Path, size: int) -> None:
+    """Print how many patterns are visited with and without k."""
+    captures = corpus.load(folder).captures
+    roofline = machine.load(machine.DEFAULT)
+    visited: list[int] = []
+
+    def counted(*arguments: object, **settings: object) -> MiningResult:
+        result = mine(*arguments, **settings)  # type: ignore[arg-type]
+        visited.append(result.visited)
+        return result
+
+    find.mine = counted  # type: ignore[attr-defined]
+    print(f"| {len(captures)} captures to size {size} | patterns visited | seconds |\n|---|---:|---:|")
+    for k in (10, None):
+        visited.clear()
+
+        def search(k: int | None = k) -> None:
+            find.find_opportunities(captures, roofline, k=k, max_size=size, engine="serial")
+
+        taken = seconds(search)
+        print(f"| {'all' if k is None else f'the best {k}'} | {sum(visited):,} | {taken:.2f} |")
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", nargs="?", type=Path, default=ROOT / "sample_graphs", help="folder of models")
+    parser.add_argument("--size", type=int, default=8, help="greatest size of a pattern")
+    options = parser.parse_args()
+    compare_numba()
+    compare_bounds(options.corpus, options.size)
+
+
+if __name__ == "__main__":
+    main()

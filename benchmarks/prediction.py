@@ -108,7 +108,11 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
-    print(summary(rows))
+    for half in (0, 1):
+        own = [row for row in rows if half_of(row["model"]) == half]
+        if own:
+            print(f"\nHalf {half}: {summary(own)}")
+    print(f"\nAll: {summary(rows)}")
     return 0
 
 
@@ -353,7 +357,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     wrong = int(np.sum((predicted > WIN) & (seconds < 1.0)))
     patterns = len({row["pattern"] for row in rows})
     return (
-        f"\n{len(rows)} pairs of {patterns} patterns in {len({row['model'] for row in rows})} models. "
+        f"{len(rows)} pairs of {patterns} patterns in {len({row['model'] for row in rows})} models. "
         f"Mean error (median): unfused {unfused.mean():.1%} ({np.median(unfused):.1%}), "
         f"fused {fused.mean():.1%} ({np.median(fused):.1%}), speedup {speedup.mean():.1%} ({np.median(speedup):.1%}). "
         f"Rank correlation of speedup {rank:.3f}. Predicted to win by more than {WIN}, measured as a loss: {wrong}."

@@ -80,7 +80,8 @@ class KernelCase:
     @property
     def fused(self) -> kernels.FusedOperator:
         """What the kernel generator makes a kernel of; the name says which case it is."""
-        text = "_".join(map(str, (self.key, self.nodes[0].op_type, *self.shapes["x"])))
+        sizes = [size for name in (*self.constants[:1], "x") for size in self.shapes[name]]
+        text = "_".join(map(str, (self.key, self.nodes[0].op_type, *sizes)))
         name = "".join(c if c.isalnum() else "_" for c in text)
         return kernels.FusedOperator(name, self.capture.graph, (self.shapes,))
 
@@ -167,6 +168,23 @@ def _product(rows: int, depth: int, columns: int) -> KernelCase:
     return KernelCase("gemm" if rows > 1 else "gemm_row", nodes, shapes, ("w",))
 
 
+def _conv(channels: int, out: int, size: int, kernel: int, group: int = 1) -> KernelCase:
+    """A convolution in the blocked layout, with a bias and an activation behind it."""
+    attributes: dict[str, AttributeValue] = {
+        "kernel_shape": (kernel, kernel),
+        "pads": (kernel // 2,) * 4,
+        "group": group,
+        "strides": (1, 1),
+        "dilations": (1, 1),
+        "auto_pad": "NOTSET",
+    }
+    nodes = (_node(0, f"{BLOCKED}.Conv", ("x", "w", "b"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
+    result: Shape = (1, out, size, size)
+    shapes: dict[str, Shape] = {"x": (1, channels, size, size), "w": (out, channels // group, kernel, kernel)}
+    shapes |= {"b": (out,), "t": result, "y": result}
+    return KernelCase("conv_depthwise" if group > 1 else "conv", nodes, shapes, ("w", "b"))
+
+
 FUNCTIONS: tuple[tuple[str, str, int], ...] = (
     ("Div", "div", 2),
     ("Sqrt", "sqrt", 1),
@@ -213,6 +231,11 @@ CASES: tuple[KernelCase, ...] = (
     _product(128, 32, 256),
     _product(64, 512, 128),
     _product(1, 256, 512),
+    _conv(64, 64, 28, 3),
+    _conv(128, 128, 28, 1),
+    _conv(32, 32, 28, 1),
+    _conv(64, 64, 28, 3, 64),
+    _conv(64, 64, 28, 5, 64),
 )
 """What is timed, as far as a kernel can be generated for it."""
 

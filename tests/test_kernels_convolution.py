@@ -1,6 +1,7 @@
 """Convolution kernels against direct sums in float64: both layouts, groups, strides, dilations, pads, odd sizes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -226,3 +227,33 @@ def test_sums(library: KernelLibrary, name: str) -> None:
         feeds = example.feeds(seed, batch, larger)
         (found,) = library.run(name, feeds)
         example.check(found, feeds)
+
+
+def hard_swish_behind(example: Example) -> Case:
+    """A blocked convolution, and a hard-swish that leaves the blocked layout and comes back."""
+    steps = [
+        helper.make_node("ReorderOutput", ["y"], ["p"], domain=BLOCKED, channels=example.w[0]),
+        helper.make_node("Add", ["p", "three"], ["a"]),
+        helper.make_node("Clip", ["a", "zero", "six"], ["s"]),
+        helper.make_node("Mul", ["p", "s"], ["m"]),
+        helper.make_node("Div", ["m", "six"], ["d"]),
+        helper.make_node("ReorderInput", ["d"], ["r"], domain=BLOCKED),
+    ]
+    numbers = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)}
+    feeds = example.feeds() | {name: np.asarray(value) for name, value in numbers.items()}
+    return Case("hard_swish", (example.node, *steps), feeds, ("r",), constant_inputs=frozenset({"w", "b", *numbers}))
+
+
+@pytest.mark.skipif(not block_size(), reason="no blocked layout")
+def test_an_epilogue_and_threads(tmp_path: Path) -> None:
+    block = block_size()
+    example = Example("swished", True, (2, 2 * block, 40, 41), (5 * block, 2 * block, 3, 3), pads=(1, 1, 1, 1))
+    kernels = KernelLibrary([hard_swish_behind(example)], tmp_path)
+    for larger in (0, 7):
+        feeds = {**kernels.cases["hard_swish"].feeds, **example.feeds(1, 3, larger)}
+        (found,) = kernels.run("hard_swish", feeds)
+        sums, scale = example.sums(feeds)
+        expected = sums * np.clip(sums + 3, 0, 6) / 6
+        assert (np.abs(found - expected) <= 8 * TOLERANCE * (scale + np.abs(expected))).all()
+        (again,) = kernels.run("hard_swish", feeds, threads=2)
+        np.testing.assert_array_equal(found, again)

@@ -7,7 +7,7 @@ from graphopt import roofline
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
 from graphopt.mining import rules
-from graphopt.operators import find
+from graphopt.operators import FusionClass, find
 from graphopt.passes import match, regions
 from graphopt.passes.base import WantedPattern
 from graphopt.passes.extract import Extraction, extract
@@ -23,6 +23,9 @@ LEAST_ALONE = 0.1
 """Share of its time, besides what every operator costs, that a kernel must save to take one operator's place."""
 
 LEAST_ALONE_SECONDS = 1e-6
+
+MOST_WITHOUT_LOOKUP = 64
+"""Most operators of a kernel that looks nothing up: only embedding tables stand side by side in greater numbers."""
 
 LARGEST_SHAPE = 8
 """Most elements of an integer vector that is taken for a shape."""
@@ -114,8 +117,14 @@ class Fusibility:
         sizes = [capture.shape(name) for capture in self.captures]
         return all(shape is None or all(size <= LARGEST_SHAPE for size in shape) for shape in sizes)
 
+    def _looks_up(self, index: int) -> bool:
+        operator = find(self.graph.nodes[index])
+        return operator is not None and operator.fusion_class is FusionClass.LOOKUP
+
     def reason(self, nodes: tuple[int, ...]) -> str | None:
         """None where one kernel may compute the set, else the reason why not."""
+        if len(nodes) > MOST_WITHOUT_LOOKUP and not any(self._looks_up(index) for index in nodes):
+            return "too large"
         for index in nodes:
             node = self.graph.nodes[index]
             operator = find(node)

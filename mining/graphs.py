@@ -66,6 +66,11 @@ class MiningGraph:
         object.__setattr__(found, "weight", weight)
         return found
 
+    def forget_tables(self) -> None:
+        """Give back the memory of what has been computed of the graph's edges; it is computed again when needed."""
+        for name in ("incoming", "outgoing", "topological", "descendants", "ancestors"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def fingerprint(self) -> str:
         """Equal for graphs that are mined as one: everything but the weight and the nodes' names."""
@@ -110,16 +115,6 @@ class MiningGraph:
         if len(ready) < len(self.labels):
             raise GraphoptError("cannot mine a graph with a cycle")
         return tuple(ready)
-
-    @cached_property
-    def successors(self) -> tuple[int, ...]:
-        """For each node, bits of its consumers."""
-        return tuple(bits(edge[0] for edge in edges) for edges in self.outgoing)
-
-    @cached_property
-    def predecessors(self) -> tuple[int, ...]:
-        """For each node, bits of its producers."""
-        return tuple(bits(edge[0] for edge in edges) for edges in self.incoming)
 
     @cached_property
     def descendants(self) -> tuple[int, ...]:

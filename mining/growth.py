@@ -13,7 +13,7 @@ Of equal branches only one representative grows (see symmetry.py); counts are th
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -239,6 +239,18 @@ class _Steps:
     several: Flags
     astray: Flags
 
+    def of(self, steps: Integers) -> "_Steps":
+        """Some of the steps."""
+        return replace(
+            self,
+            row=self.row[steps],
+            node=self.node[steps],
+            starts=self.starts[steps],
+            lengths=self.lengths[steps],
+            several=self.several[steps],
+            astray=self.astray[steps],
+        )
+
 
 class Batch:
     """Graphs of similar size as flat tables. Nodes are numbered through all graphs of the batch.
@@ -275,6 +287,8 @@ class Batch:
         self._sides = self._tables()
         self.families = Families(self.symmetries, self.offsets)
         self._add_gains()
+        for graph in self.graphs:
+            graph.forget_tables()
         self.levels: list[Level] = []
         self.truncated: dict[int, int] = {}
 
@@ -391,6 +405,12 @@ class Batch:
         rows = level.nodes[low:high].astype(np.int64)
         graph = level.graph[low:high].astype(np.int64)
         steps = self._steps(rows, graph)
+        # A larger occurrence is reached in as many ways as it has nodes at most.
+        ways = np.bincount(graph[steps.row], minlength=len(self.graphs))
+        if ways.max(initial=0) > budget * larger.size:
+            for position in np.flatnonzero(ways > budget * larger.size).tolist():
+                self.truncated[int(self.indices[position])] = larger.size
+            steps = steps.of(np.flatnonzero(ways[graph[steps.row]] <= budget * larger.size))
         sets = np.concatenate([rows[steps.row], steps.node[:, None]], axis=1)
         astray = np.flatnonzero(steps.astray)
         sets[astray] = self.families.representatives(sets[astray])

@@ -1,14 +1,16 @@
 """Runs kernels of random patterns from a library built with sanitizers, in a process of its own.
 
-``python -m tests.sanitized LIBRARY FIRST COUNT SHAPES`` needs the address sanitizer preloaded. Inputs and outputs are
-copied to blocks of exactly their size, so that every access beyond them is seen.
+``python -m tests.sanitized LIBRARY FIRST COUNT SHAPES [contraction]`` needs the address sanitizer preloaded. Inputs and
+outputs are copied to blocks of exactly their size, so that every access beyond them is seen.
 """
 
 import ctypes
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
+from tests.contraction_patterns import ContractionPattern, random_contraction
 from tests.kernel_checks import Array, Case, assert_same
 from tests.kernel_patterns import Pattern, random_pattern
 
@@ -77,29 +79,53 @@ def _pointers(arrays: list[Array]) -> object:
     return (ctypes.c_void_p * max(1, len(arrays)))(*(array.ctypes.data for array in arrays))
 
 
+def _run(
+    library: ctypes.CDLL, index: int, feeds: Mapping[str, Array], expected: list[Array], chunk: int
+) -> list[Array]:
+    """The outputs of a kernel, which have the shapes and types of those that are expected."""
+    inputs = [np.ascontiguousarray(value).reshape(value.shape) for value in feeds.values()]
+    outputs = [np.empty(value.shape, value.dtype) for value in expected]
+    flat = [size for value in inputs for size in (value.ndim, *value.shape)]
+    error = library.sanitized_run(
+        ctypes.c_int(index),
+        (ctypes.c_int64 * len(flat))(*flat),
+        _pointers(inputs),
+        (ctypes.c_int64 * len(inputs))(*(value.nbytes for value in inputs)),
+        _pointers(outputs),
+        (ctypes.c_int64 * len(outputs))(*(value.nbytes for value in outputs)),
+        ctypes.c_int64(chunk),
+    )
+    assert error is None, (index, error)
+    return outputs
+
+
+def contractions(first: int, count: int) -> list[tuple[ContractionPattern, Case]]:
+    """The patterns around matrix products of some seeds."""
+    patterns = [random_contraction(seed) for seed in range(first, first + count)]
+    return [(pattern, pattern.case(shaped=number % 3 != 0)) for number, pattern in enumerate(patterns)]
+
+
 def main() -> None:
     """Every kernel at several shapes; results must be right too."""
     library = ctypes.CDLL(sys.argv[1])
     library.sanitized_run.restype = ctypes.c_char_p
     first, count, shapes = (int(word) for word in sys.argv[2:5])
+    if sys.argv[5:] == ["contraction"]:
+        for index, (products, case) in enumerate(contractions(first, count)):
+            for seed in range(shapes):
+                feeds = products.feeds(seed)
+                values = case.expected(feeds)
+                found = _run(library, index, feeds, [values[name] for name in case.outputs], 1 + seed)
+                for name, value in zip(case.outputs, found, strict=True):
+                    assert_same(value, values[name], 1e-4, 1e-4, f"{case.name} {name} seed {seed}")
+        print("clean")
+        return
     for index, (pattern, case) in enumerate(cases(first, count)):
         for seed in range(shapes):
             feeds, values = pattern.walk(seed, large=seed == shapes - 1)
-            inputs = [np.ascontiguousarray(value).reshape(value.shape) for value in feeds.values()]
-            outputs = [np.empty(values[name].shape, values[name].dtype) for name in case.outputs]
-            flat = [size for value in inputs for size in (value.ndim, *value.shape)]
-            error = library.sanitized_run(
-                ctypes.c_int(index),
-                (ctypes.c_int64 * len(flat))(*flat),
-                _pointers(inputs),
-                (ctypes.c_int64 * len(inputs))(*(value.nbytes for value in inputs)),
-                _pointers(outputs),
-                (ctypes.c_int64 * len(outputs))(*(value.nbytes for value in outputs)),
-                ctypes.c_int64(1 + seed),
-            )
-            assert error is None, (pattern.name, seed, error)
-            for name, found in zip(case.outputs, outputs, strict=True):
-                assert_same(found, values[name], message=f"{pattern.name} {name} seed {seed}")
+            found = _run(library, index, feeds, [values[name] for name in case.outputs], 1 + seed)
+            for name, value in zip(case.outputs, found, strict=True):
+                assert_same(value, values[name], message=f"{pattern.name} {name} seed {seed}")
     print("clean")
 
 

@@ -239,22 +239,28 @@ def test_a_compiler_that_fails_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "count"),
-    [(70_000, 30), *(pytest.param(71_000 + 100 * n, 100, marks=pytest.mark.slow) for n in range(20))],
+    ("first", "count", "kind"),
+    [
+        (70_000, 30, ""),
+        (70_000, 6, "contraction"),
+        *(pytest.param(71_000 + 100 * n, 100, "", marks=pytest.mark.slow) for n in range(20)),
+        *(pytest.param(71_000 + 100 * n, 100, "contraction", marks=pytest.mark.slow) for n in range(5)),
+    ],
 )
-def test_sanitizers_find_nothing(tmp_path: Path, compiler: list[str], first: int, count: int) -> None:
+def test_sanitizers_find_nothing(tmp_path: Path, compiler: list[str], first: int, count: int, kind: str) -> None:
     runtime = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False)
     preload = runtime.stdout.strip()
     if not Path(preload).is_file():
         pytest.skip("no address sanitizer to preload")
-    write_source([case.fused() for _, case in sanitized.cases(first, count)], tmp_path / "s.c", "sanitized")
+    chosen = sanitized.contractions(first, count) if kind else sanitized.cases(first, count)
+    write_source([case.fused() for _, case in chosen], tmp_path / "s.c", "sanitized")
     with (tmp_path / "s.c").open("a") as file:
         file.write(sanitized.DRIVER)
     flags = ["-std=gnu99", "-O1", "-g", "-fPIC", "-shared", "-pthread", "-ffp-contract=off"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run([*compiler, *flags, "s.c", "-o", "s.so", "-lm"], cwd=tmp_path, check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.sanitized", str(tmp_path / "s.so"), str(first), str(count), "6"],
+        [sys.executable, "-m", "tests.sanitized", str(tmp_path / "s.so"), str(first), str(count), "6", *kind.split()],
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"},
         capture_output=True,

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from onnx import NodeProto, helper, numpy_helper
 
+from tests.contraction_patterns import ContractionPattern, random_contraction
 from tests.kernel_checks import FUSED, IR_VERSION, OPSET, Array, Case, KernelLibrary, element_type
 
 MS = "com.microsoft"
@@ -177,9 +178,13 @@ WEIGHTS = ("b", "c", "d", "w", "w2", "b2", "e")
 SIZES = (1, 3, 16, 17, 31, 32, 33, 64, 65, 97, 300)
 
 
+PATTERNS = [random_contraction(seed) for seed in range(30_000, 30_010)]
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
-    return KernelLibrary([*CASES, *GENERAL], tmp_path_factory.mktemp("contraction"))
+    random = [pattern.case(shaped=number % 3 != 0) for number, pattern in enumerate(PATTERNS)]
+    return KernelLibrary([*CASES, *GENERAL, *random], tmp_path_factory.mktemp("contraction"))
 
 
 def _check(library: KernelLibrary, name: str, feeds: Mapping[str, Array], threads: int = 1) -> None:
@@ -206,6 +211,12 @@ def test_epilogue_at_many_shapes(library: KernelLibrary) -> None:
         feeds = {"a": _random(batch % 7, m, k), "b": _random(k, n), "c": _random(n), "r": _random(batch % 7, m, n)}
         _check(library, "residual", feeds, threads=int(random.integers(1, 3)))
         _check(library, "residual", {**feeds, "r": _random(m, 1), "c": _random(1)})
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
+def test_random_patterns_at_many_shapes(library: KernelLibrary, pattern: ContractionPattern) -> None:
+    for seed in range(6):
+        library.check(pattern.name, pattern.feeds(seed), relative=1e-4, absolute=1e-4, threads=1 + seed % 2)
 
 
 @pytest.mark.parametrize("shapes", [((0, 4), (4, 3)), ((3, 4), (4, 0)), ((2, 0), (0, 3)), ((0, 0), (0, 0))])

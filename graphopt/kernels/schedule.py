@@ -6,7 +6,7 @@ right for all shapes: every reduction is a step of its own, over an operand that
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Protocol
 
@@ -80,7 +80,8 @@ class _Scheduler:
     """
 
     def __init__(self, program: Program, *, fits: bool) -> None:
-        self.program = program
+        # the general schedule decides nothing by examples
+        self.program = program if fits else replace(program, examples=())
         self.fits = fits
         self.name = f"{program.name}_{'fitted' if fits else 'general'}"
         self.result = Schedule()

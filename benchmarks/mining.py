@@ -123,16 +123,17 @@ def pace_cases(whole: list[MiningGraph]) -> Iterator[Case]:
 
 def fleet_cases(whole: list[MiningGraph], counts: Sequence[int], captures: int, jobs: int) -> Iterator[Case]:
     """Fleets at 1 % support, to size 8, and many captures of the first one's graphs."""
+    workers = "1 job" if jobs == 1 else f"{jobs} jobs"
     for number, count in enumerate(counts):
         graphs = fleet(whole, count)
         asked = {**settings(8, 0.01), "engine": "processes", "jobs": jobs}
         mean = sum(len(graph.labels) for graph in graphs) / count
-        yield Case(f"fleet of {count:,} graphs of {mean:.0f} operators, {jobs} jobs", graphs, settings=asked)
+        yield Case(f"fleet of {count:,} graphs of {mean:.0f} operators, {workers}", graphs, settings=asked)
         if number == 0 and captures >= count:
             copies = captures // count
             name = f"{count * copies:,} captures of these {count:,}"
             yield Case(f"{name}, hashing alone", graphs, copies, {})
-            yield Case(f"{name}, {jobs} jobs", graphs, copies, asked)
+            yield Case(f"{name}, {workers}", graphs, copies, asked)
 
 
 def settings(max_size: int, min_support: float, closed: bool = True) -> dict[str, Any]:

@@ -342,7 +342,8 @@ def _inferred(
                 shapes[perhaps_scalars[int(value.name.removeprefix(_PROBE))]] = ()
         elif kind is not None:
             types[value.name] = (_ORT_NAMES.get(kind[1], kind[1]), len(dims) or None)
-            if dims and all(isinstance(size, int) for size in dims):
+            # A window that is larger than its input is inferred to give a negative size.
+            if dims and all(isinstance(size, int) and size >= 0 for size in dims):
                 shapes[value.name] = tuple(dims)
     return types, shapes
 
@@ -366,6 +367,8 @@ def _fixed_shape(value: ValueInfoProto) -> Shape | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
         return None
+    if any(dim.dim_value < 0 for dim in tensor.shape.dim):
+        return None  # see _inferred
     return tuple(dim.dim_value for dim in tensor.shape.dim)
 
 

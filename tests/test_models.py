@@ -613,3 +613,10 @@ def test_unreadable_file(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(GraphoptError, match="Permission denied"):
         models.load(path)
+
+
+def test_a_window_larger_than_its_input_leaves_shapes_unknown() -> None:
+    model = model_of("small (float[1, 1, N] x, float[4, 1, 512] w) => (float[1, 4, M] y) { y = Conv(x, w) }")
+    seen = models.observe(model, {"x": (1, 1, 16), "w": (4, 1, 512)})
+    assert seen.failure
+    assert "y" in seen.unknown

@@ -39,6 +39,15 @@ COMMANDS = (
 """Commands in the order of their use; each stands in a module of its name with a ``command``."""
 
 
+HELP = """Find, rank and build operator fusions for a fleet of ONNX models.
+
+\b
+graphopt mine sample_graphs             which fusions would save the fleet most?
+graphopt apply model.onnx -o fast.onnx  build those that pay, put them in a model
+graphopt COMMAND --help                 options and examples of a command
+"""
+
+
 class Commands(click.Group):
     """The commands, each imported when it is named."""
 
@@ -58,17 +67,12 @@ class Commands(click.Group):
 @click.command(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
+    help=HELP,
     epilog="Exit codes: 0 done, 1 negative verdict, 2 usage, 3 bad input, 130 interrupted.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name="graphopt", message="%(prog)s %(version)s")
 def commands() -> None:
-    r"""Find, rank and build operator fusions for a fleet of ONNX models.
-
-    \b
-    graphopt mine sample_graphs             which fusions would save the fleet the most time?
-    graphopt apply model.onnx -o fast.onnx  build those that pay and put them into a model
-    graphopt COMMAND --help                 options and examples of a command
-    """
+    """The group of all commands."""
 
 
 def main(arguments: Sequence[str] | None = None, environment: Environment | None = None) -> int:

@@ -8,23 +8,18 @@ fused operator) and ``bundle.json``. ``build`` compiles ``kernel.c`` into ``kern
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from graphopt import corpus, files, models
+from graphopt import files, models
 from graphopt.errors import GraphoptError
-from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import compile_library
-from graphopt.kernels.emit import Source, emit_library
-from graphopt.kernels.lower import lower
+from graphopt.kernels.emit import Source
 from graphopt.machine import Machine
 from graphopt.mining.opportunity import Opportunity
 from graphopt.observation import one_line
-from graphopt.passes.base import Context, Observed, WantedPattern
-from graphopt.passes.fuse import Fuse, Fusion, Fusions
-from graphopt.passes.pattern_model import pattern_model
+from graphopt.passes.pattern_model import cut_out, source_model
 from graphopt.runtime.session import KERNELS_KEY, VIEW_KEY, open_session
 from graphopt.views import ViewName, to_view
 from graphopt.weights import fill_weights
@@ -72,73 +67,41 @@ def write(opportunity: Opportunity, models_folder: Path, folder: Path, machine: 
     """
     if (folder / ABOUT).exists():
         raise GraphoptError(f"{folder}: holds a bundle already, which may have been worked on; choose another folder")
-    example = opportunity.shapes[0] if opportunity.shapes else None
-    if example is None:
-        raise GraphoptError(f"{opportunity.short}: the opportunities file says no shapes")
-    path = corpus.model_file(models_folder, example.model)
-    viewed = models.inline_functions(to_view(fill_weights(models.load(path)), view))
-    graph = models.to_graph(viewed, example.model)
-    model = pattern_model(viewed, graph, example.nodes, _shapes(graph, example))
-    known = models.default_shapes(model)  # all are declared
-    inputs = models.seeded_inputs(model, known)
+    viewed = models.inline_functions(to_view(fill_weights(models.load(source_model(opportunity, models_folder))), view))
+    cut = cut_out(viewed, opportunity, machine)
+    model = cut.model
+    inputs = models.seeded_inputs(model, cut.shapes)
     session = open_session(model, optimization="none")
     names = [value.name for value in session.get_outputs()]
     try:
         expected = dict(zip(names, session.run(None, inputs), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise GraphoptError(f"{opportunity.short}: does not run on made-up inputs: {one_line(error)}") from None
-    fused, fusion = _fused(model, opportunity, machine, known)
-    source = emit_library([lower(fusion.name, fusion.body, fusion.shapes)], fusion.name)
+    source = cut.source()
     about = {
         "schema_version": SCHEMA_VERSION,
         "kind": "bundle",
         "digest": opportunity.digest,
-        "name": fusion.name,
-        "operators": [node.operator for node in fusion.body.nodes],
-        "model": example.model,
-        "nodes": list(example.nodes),
+        "name": source.title,
+        "operators": [node.operator for node in cut.fusion.body.nodes],
+        "model": opportunity.shapes[0].model,
+        "nodes": list(opportunity.shapes[0].nodes),
         "view": view,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.helper.set_model_props(fused, {VIEW_KEY: "executed", KERNELS_KEY: LIBRARY})
+    onnx.helper.set_model_props(cut.fused, {VIEW_KEY: "executed", KERNELS_KEY: LIBRARY})
     models.save(model, folder / PATTERN)
-    models.save(fused, folder / FUSED)
+    models.save(cut.fused, folder / FUSED)
     for name, arrays in ((INPUTS, inputs), (EXPECTED, expected)):
         with files.staged(folder / name) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     files.write_text(folder / KERNEL, source.kernels[0][1])
     files.write_text(folder / TILES, source.tiles)
-    files.write_text(folder / README, _readme(opportunity, fusion.name))
+    files.write_text(folder / README, _readme(opportunity, source.title))
     files.write_text(folder / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     bundle = read(folder)
     build(bundle)
     return bundle
-
-
-def _shapes(graph: OperatorGraph, example: Any) -> dict[str, Shape]:
-    index = {node.name: position for position, node in enumerate(graph.nodes)}
-    if missing := [name for name in example.nodes if name not in index]:
-        raise GraphoptError(f"{example.model}: has no node {missing[0]!r}; is it the corpus that was mined?")
-    chosen = [index[name] for name in example.nodes]
-    pairs = [
-        *zip(graph.external_inputs(chosen), example.operands, strict=True),
-        *zip(graph.external_outputs(chosen), example.results, strict=True),
-    ]
-    return {name: tensor.shape for name, tensor in pairs}
-
-
-def _fused(
-    model: onnx.ModelProto, opportunity: Opportunity, machine: Machine, shapes: dict[str, Shape]
-) -> tuple[onnx.ModelProto, Fusion]:
-    wanted = WantedPattern(opportunity.digest, opportunity.labels, opportunity.edges)
-    context = Context((Observed(shapes),), machine, (wanted,), keep_losing=True, source=opportunity.short)
-    result = Fuse().run(model, context)
-    details = result.details
-    assert isinstance(details, Fusions)
-    if len(details.made) != 1 or len(details.made[0].body.nodes) != len(model.graph.node):
-        reason = details.refused[0].reason if details.refused else "it falls apart"
-        raise GraphoptError(f"{opportunity.short}: no kernel can be generated: {reason}")
-    return result.model, details.made[0]
 
 
 def read(folder: Path) -> Bundle:

@@ -104,6 +104,17 @@ def test_a_changed_kernel_is_used_and_a_wrong_one_is_not(
     assert "was tried and did not stay" in " ".join(outcome.out.split())
 
 
+def test_the_page_shows_the_generated_c(mined: tuple[Path, str], graphopt: CommandLine, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    words = ("report", mined[0] / "opportunities.json", "--format", "html", "-o", page)
+    assert graphopt(*words).code == Exit.DONE
+    assert "Generated C" not in page.read_text("utf-8")
+    outcome = graphopt(*words, "--corpus", mined[0])
+    assert outcome.code == Exit.DONE, outcome.err
+    assert "Generated C" in page.read_text("utf-8")
+    assert "make_plan" in page.read_text("utf-8")
+
+
 def test_what_is_wrong_with_a_bundle_is_said_in_a_line(
     bundle: Path, mined: tuple[Path, str], graphopt: CommandLine, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
 from graphopt.cli.progress import progress
 
-FORMATS = ("table", "markdown", "json", "csv", "parquet", "html")
+FORMATS = ("table", "markdown", "json", "csv", "parquet", "html", "trace")
 
 
 @options.command(
@@ -27,7 +27,8 @@ FORMATS = ("table", "markdown", "json", "csv", "parquet", "html")
     type=click.Choice(FORMATS),
     default="table",
     show_default=True,
-    help="Markdown pastes into a pull request; html is one page without network, csv a row for each opportunity "
+    help="Markdown pastes into a pull request; trace is a profile's timeline for Perfetto; html is one page without "
+    "network, csv a row for each opportunity "
     "and so is parquet, which needs -o and graphopt[parquet] (these three for opportunities only).",
 )
 @click.option(
@@ -37,6 +38,12 @@ FORMATS = ("table", "markdown", "json", "csv", "parquet", "html")
     multiple=True,
     metavar="FILE",
     help="A plan of 'graphopt apply', whose measured times html shows beside the predicted ones; repeat for several.",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The corpus, or the model, that FILE was mined from: html then shows the generated C.",
 )
 @click.option(
     "--machine",
@@ -55,6 +62,7 @@ def command(
     file: Path,
     form: str,
     plans: tuple[Path, ...],
+    corpus: Path | None,
     machines: tuple[str, ...],
     k: int,
     output_file: Path | None,
@@ -65,10 +73,12 @@ def command(
     'explain' or 'diff'. FILE can also be a corpus (a folder, or a model): it is ranked on each --machine, side by side.
     """
     from graphopt.files import write_text
-    from graphopt.report import files, json, markdown, table, terminal
+    from graphopt.report import files, json, markdown, table, terminal, trace
 
-    if plans and form != "html":
-        raise click.UsageError("--plan belongs to --format html")
+    if plans and form not in ("html", "trace"):
+        raise click.UsageError("--plan belongs to --format html or trace")
+    if corpus and form != "html":
+        raise click.UsageError("--corpus belongs to --format html")
     if file.is_dir() or file.suffix == ".onnx":
         data = _what_if(environment, file, machines, k)
     elif machines and form != "html":
@@ -77,13 +87,18 @@ def command(
         data = files.read(file)
     if form in ("html", "csv", "parquet"):
         files.check_kind(file, data, "opportunities")
+    if form == "trace":
+        files.check_kind(file, data, "profile")
     if form == "parquet":
         if output_file is None:
             raise click.UsageError("--format parquet needs -o FILE")
         files.checked(file, lambda: table.write_parquet(data, output_file))
         return Exit.DONE
     if form == "html":
-        text = _page(file, data, plans, machines)
+        text = _page(environment, file, data, plans, corpus, machines)
+    elif form == "trace":
+        read = [files.read_kind(path, "plan") for path in plans]
+        text = json.text(files.checked(file, lambda: trace.trace(data, read)))
     elif form == "csv":
         text = files.checked(file, lambda: table.csv_text(data))
     elif form == "json":
@@ -101,8 +116,17 @@ def command(
     return Exit.DONE
 
 
-def _page(file: Path, data: dict[str, Any], plans: tuple[Path, ...], machines: tuple[str, ...]) -> str:
+def _page(
+    environment: Environment,
+    file: Path,
+    data: dict[str, Any],
+    plans: tuple[Path, ...],
+    corpus: Path | None,
+    machines: tuple[str, ...],
+) -> str:
     from graphopt import machine
+    from graphopt.mining.opportunity import Opportunity
+    from graphopt.passes.pattern_model import kernel_sources
     from graphopt.report import files, html
     from graphopt.report.realised import realised
 
@@ -111,7 +135,12 @@ def _page(file: Path, data: dict[str, Any], plans: tuple[Path, ...], machines: t
     measured = realised(data, [files.read_kind(path, "plan") for path in plans])
     name = machines[0] if machines else data["machine"]
     roofline = machine.load(name) if machines or name in machine.names() else None
-    return files.checked(file, lambda: html.render(data, roofline, realised=measured))
+    sources: dict[str, str] = {}
+    if corpus is not None:
+        found = files.checked(file, lambda: [Opportunity.from_dict(entry) for entry in data["opportunities"]])
+        with progress(environment, "generating") as generating:
+            sources = kernel_sources(found, corpus, roofline or machine.load(), generating)
+    return files.checked(file, lambda: html.render(data, roofline, realised=measured, sources=sources))
 
 
 def _what_if(environment: Environment, corpus: Path, machines: tuple[str, ...], k: int) -> dict[str, Any]:

@@ -1,29 +1,17 @@
 """Any report's document as one self-contained HTML page."""
 
-from importlib.resources import files
 from xml.etree.ElementTree import Element
 
 from graphopt.report.document import Align, Block, Cell, Column, Document, Drawing, Listing, Paragraph, Table
-from graphopt.report.html.elements import element, text
-from graphopt.report.html.page import POLICY
+from graphopt.report.html.elements import element
+from graphopt.report.html.frame import page
 from graphopt.report.numbers import percent
 
 
 def render(document: Document) -> str:
     """The page: no network, no scripts; names from models always as text."""
-    style = files("graphopt.report.html").joinpath("page.css").read_text("utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", **{"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", name="generator", content="graphopt"),
-        element("title", f"graphopt: {document.title}"),
-        element("style", style),
-    )
     blocks = [_block(block) for block in document.blocks]
-    body = element("body", element("header", element("h1", document.title)), element("main", *blocks))
-    return text(element("html", head, body, lang="en"))
+    return page(document.title, element("header", element("h1", document.title)), element("main", *blocks))
 
 
 def _block(block: Block) -> Element:

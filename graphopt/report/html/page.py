@@ -1,22 +1,19 @@
 """The page: the fleet, a table of opportunities that sorts and filters, and a section for each of them."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from graphopt.machine import Machine
 from graphopt.report import opportunities
 from graphopt.report.html import chart, graph
-from graphopt.report.html.elements import Child, element, text
+from graphopt.report.html.elements import Child, element
+from graphopt.report.html.frame import asset, page
 from graphopt.report.html.source import highlighted
 from graphopt.report.numbers import count, percent, plural, seconds, times
 from graphopt.report.opportunity import MOST_SHAPES, signature
 from graphopt.report.plan import chain
 from graphopt.report.realised import Realised
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""What the page may load: nothing but what stands in it."""
 
 MOST_SOURCE = 250_000
 """Characters of generated C in a page; those of the best opportunities are shown."""
@@ -60,18 +57,8 @@ def render(
         room -= len(source)
         measured = (realised or {}).get(entry["digest"])
         sections.append(_section(number, entry, machine, measured, source if room >= 0 else ""))
-    assets = files("graphopt.report.html")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", **{"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("meta", name="generator", content="graphopt"),
-        element("title", f"graphopt: {title}"),
-        element("style", assets.joinpath("page.css").read_text("utf-8")),
-    )
-    body = element(
-        "body",
+    return page(
+        title,
         element("a", "Skip to the opportunities", href="#opportunities", class_="skip"),
         element("header", element("h1", title), element("p", _about(data))),
         element(
@@ -81,9 +68,8 @@ def render(
             _table(entries),
             *sections,
         ),
-        element("script", assets.joinpath("page.js").read_text("utf-8")),
+        element("script", asset("page.js")),
     )
-    return text(element("html", head, body, lang="en"))
 
 
 def _about(data: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ os.environ.setdefault("GRAPHOPT_CACHE", _CACHE.name)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--golden", action="store_true", help="write the golden files of reports anew")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

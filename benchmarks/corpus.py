@@ -200,7 +200,7 @@ def measure(path: Path, capture: dict[str, Any], threads: int, arguments: argpar
 def openvino_beside(stock: Any, model: Any, feeds: Any, threads: int) -> dict[str, Any]:
     """Time OpenVINO against stock onnxruntime on the same inputs; empty where it is not installed."""
     try:
-        import openvino  # type: ignore[import-untyped, unused-ignore]
+        import openvino
     except ImportError:
         return {}
     from graphopt.runtime.bench import bench

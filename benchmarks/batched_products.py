@@ -22,9 +22,8 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import OperatorGraph
 from graphopt.operators import FusionClass
 from graphopt.passes.apply import apply
+from graphopt.passes.pattern_model import load_view
 from graphopt.runtime import deployment
-from graphopt.views import to_view
-from graphopt.weights import fill_weights
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_graphs"
 CHOSEN = ("dlrm", "dcn_v2", "wide_and_deep", "bert_base", "xlm_r_base", "llama_blocks", "swin_tiny", "seq2seq_gru")
@@ -85,7 +84,7 @@ def measured(path: Path) -> Row:
     known = deployment.captured(path, {}, {})
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         plan = apply(path, Path(folder) / "fused.onnx", shapes=known.shapes[:1], ranges=known.ranges).to_dict()
-    graph = models.to_graph(models.inline_functions(to_view(fill_weights(models.load(path)), "executed")), path.stem)
+    graph = models.to_graph(load_view(path, "executed"), path.stem)
     data: Mapping[str, Any] = plan
     whole = next(entry for entry in data["comparisons"] if entry["baseline"] == "stock")["seconds"]
     merged = [entry for entry in data["fused"] if entry["measured_seconds"] and merges(graph, entry["occurrences"][0])]

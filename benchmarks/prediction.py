@@ -41,6 +41,7 @@ from graphopt.machine import Machine
 from graphopt.operators.base import storage_bytes
 from graphopt.passes.candidates import find_candidates
 from graphopt.passes.extract import Extraction
+from graphopt.passes.fuse import shapes_of
 from graphopt.passes.rewrite import function
 
 LEAST_SECONDS = 10e-6
@@ -170,7 +171,8 @@ def found_in(capture: Capture, hardware: Machine, seen: set[object], per_pattern
     found = find_candidates(capture.graph, [capture], hardware, kernels.lowerable).occurrences
     for occurrence in sorted(found, key=lambda one: hashlib.sha256(repr(one.extraction.nodes).encode()).digest()):
         extraction = occurrence.extraction
-        shapes = shapes_of(capture, extraction)
+        constants = extraction.body.tensors.values()
+        shapes = shapes_of(capture, extraction) | {one.name: one.shape for one in constants if one.shape is not None}
         key = (extraction.identity, tuple(sorted(shapes.items())))
         count = per_pattern.get(extraction.identity, 0)
         tensors = (name for node in extraction.body.nodes for name in (*node.inputs, *node.outputs))
@@ -197,16 +199,6 @@ def renames_at_border(body: OperatorGraph) -> bool:
     border = {*body.inputs, *body.outputs}
     views = [node for node in body.nodes if (row := operators.find(node)) is not None and row.rate_class == "view"]
     return any({*node.inputs[:1], *node.outputs} & border for node in views)
-
-
-def shapes_of(capture: Capture, extraction: Extraction) -> dict[str, Shape]:
-    """Shapes of a body's tensors where it was found."""
-    pairs = [*zip(extraction.body.inputs, extraction.inputs, strict=True)]
-    for node, index in zip(extraction.body.nodes, extraction.nodes, strict=True):
-        pairs += zip(node.outputs, capture.graph.nodes[index].outputs, strict=True)
-    shapes = {formal: shape for formal, name in pairs if formal and (shape := capture.shape(name)) is not None}
-    constants = extraction.body.tensors.values()
-    return shapes | {tensor.name: tensor.shape for tensor in constants if tensor.shape is not None}
 
 
 def alone(extraction: Extraction, shapes: Mapping[str, Shape], values: Mapping[str, np.ndarray]) -> Capture:

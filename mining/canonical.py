@@ -12,10 +12,11 @@ And nodes of a cell with the very same neighbours can change places, so one of t
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import networkx as nx
 import numpy as np
 
 from graphopt.mining.refinement import Edges, Hashes, Integers, mixed, orders
@@ -28,6 +29,14 @@ Form = tuple[tuple[int, ...], tuple[Edge, ...]]
 
 SHORT_DIGEST = 12
 """Characters of a digest that people see."""
+
+
+def topological_order(size: int, edges: Iterable[Edge]) -> list[int]:
+    """Nodes of a pattern, producers first; the lowest first where there is a choice."""
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from(range(size))
+    graph.add_edges_from((edge[0], edge[2]) for edge in edges)
+    return list(nx.lexicographical_topological_sort(graph))
 
 
 def canonical_order(colours: Sequence[int], edges: Sequence[Edge]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from graphopt import operators, roofline
 from graphopt.graph import Capture
 from graphopt.machine import Machine
+from graphopt.mining.canonical import topological_order
 from graphopt.mining.graphs import bits
 from graphopt.mining.miner import Pattern
 from graphopt.mining.opportunity import (
@@ -339,12 +340,7 @@ def _worth(example: ShapeExample) -> tuple[float, str, tuple[str, ...]]:
 
 def _operators(pattern: Pattern) -> tuple[str, ...]:
     """Operator types in topological order, ties in canonical order."""
-    waiting = {node: {edge[0] for edge in pattern.edges if edge[2] == node} for node in range(pattern.size)}
-    order: list[int] = []
-    while waiting:
-        node = next(node for node in sorted(waiting) if not waiting[node] & waiting.keys())
-        order.append(node)
-        del waiting[node]
+    order = topological_order(pattern.size, pattern.edges)
     return tuple(operator_of(pattern.labels[node]) for node in order)
 
 

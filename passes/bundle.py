@@ -19,10 +19,9 @@ from graphopt.kernels.emit import Source
 from graphopt.machine import Machine
 from graphopt.mining.opportunity import Opportunity
 from graphopt.observation import one_line
-from graphopt.passes.pattern_model import cut_out, source_model
+from graphopt.passes.pattern_model import cut_out, load_view, source_model
 from graphopt.runtime.session import KERNELS_KEY, VIEW_KEY, open_session
-from graphopt.views import ViewName, to_view
-from graphopt.weights import fill_weights
+from graphopt.views import ViewName
 
 SCHEMA_VERSION = 1
 PATTERN, FUSED, KERNEL, TILES, LIBRARY = "pattern.onnx", "kernel.onnx", "kernel.c", "tiles.h", "kernel.so"
@@ -67,7 +66,7 @@ def write(opportunity: Opportunity, models_folder: Path, folder: Path, machine: 
     """
     if (folder / ABOUT).exists():
         raise GraphoptError(f"{folder}: holds a bundle already, which may have been worked on; choose another folder")
-    viewed = models.inline_functions(to_view(fill_weights(models.load(source_model(opportunity, models_folder))), view))
+    viewed = load_view(source_model(opportunity, models_folder), view)
     cut = cut_out(viewed, opportunity, machine)
     model = cut.model
     inputs = models.seeded_inputs(model, cut.shapes)

@@ -20,7 +20,7 @@ from graphopt.observation import data_type
 from graphopt.passes.base import Context, Observed, WantedPattern
 from graphopt.passes.fuse import Fuse, Fusion, Fusions
 from graphopt.passes.protos import sort_nodes
-from graphopt.views import to_view
+from graphopt.views import ViewName, to_view
 from graphopt.weights import fill_weights
 
 
@@ -55,6 +55,15 @@ def source_model(opportunity: Opportunity, folder: Path) -> Path:
     if not opportunity.shapes:
         raise GraphoptError(f"{opportunity.short}: the opportunities file says no shapes")
     return corpus.model_file(folder, opportunity.shapes[0].model)
+
+
+def load_view(path: Path, view: ViewName) -> onnx.ModelProto:
+    """A model in a view, with weights and without functions.
+
+    Raises:
+        GraphoptError: it cannot be read, or onnxruntime rejects it.
+    """
+    return models.inline_functions(to_view(fill_weights(models.load(path)), view))
 
 
 def cut_out(model: onnx.ModelProto, opportunity: Opportunity, machine: Machine) -> Cut:
@@ -95,7 +104,7 @@ def kernel_sources(
     for done, opportunity in enumerate(opportunities, 1):
         path = source_model(opportunity, folder)
         if path not in viewed:
-            viewed = {path: models.inline_functions(to_view(fill_weights(models.load(path)), "executed"))}
+            viewed = {path: load_view(path, "executed")}
         with suppress(GraphoptError):
             found[opportunity.digest] = cut_out(viewed[path], opportunity, machine).source().kernels[0][1]
         if progress is not None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.cli.environment import Exit
+from graphopt.mining.canonical import Edge
 from graphopt.report import difference, table, terminal, what_if
-from graphopt.report.drawing import NODE, Edge, draw
+from graphopt.report.drawing import NODE, draw
 from graphopt.report.opportunity import counted, short_label
 from tests.command_line import CommandLine
 from tests.mined_report import HOSTILE, opportunities

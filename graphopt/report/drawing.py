@@ -6,10 +6,7 @@ meet in its row, and each further use of a result starts a rail of its own.
 
 from collections.abc import Sequence
 
-import networkx as nx
-
-Edge = tuple[int, int, int, int]
-"""(producer, output, consumer, slot), as an opportunities file holds them."""
+from graphopt.mining.canonical import Edge, topological_order
 
 NODE, PIPE = "●", "│"
 
@@ -30,7 +27,7 @@ def draw(names: Sequence[str], edges: Sequence[Edge]) -> list[tuple[str, str]]:
     rails: list[int | None] = []  # the consumer that each rail goes to; None where a rail has ended
     rows: list[tuple[str, str]] = []
     ended = -1  # where the row above ends: what starts there must not look as if it were its consumer
-    for node in ordered(len(names), edges):
+    for node in topological_order(len(names), edges):
         arriving = [at for at, consumer in enumerate(rails) if consumer == node]
         if arriving:
             own = arriving[0]
@@ -62,14 +59,6 @@ def draw(names: Sequence[str], edges: Sequence[Edge]) -> list[tuple[str, str]]:
         while rails and rails[-1] is None:
             rails.pop()
     return rows
-
-
-def ordered(count: int, edges: Sequence[Edge]) -> list[int]:
-    """Nodes in topological order, the lowest first where there is a choice."""
-    graph: nx.DiGraph[int] = nx.DiGraph()
-    graph.add_nodes_from(range(count))
-    graph.add_edges_from((edge[0], edge[2]) for edge in edges)
-    return list(nx.lexicographical_topological_sort(graph))
 
 
 def _joined(rails: Sequence[int | None], ends: Sequence[int], last: str, between: str) -> str:

@@ -83,9 +83,14 @@ def _pattern(entry: Mapping[str, Any]) -> str:
     return f"{chain(entry['operators'])} ({entry['digest'][:8]}, {verdict})"
 
 
-def _row(number: int, entry: Mapping[str, Any]) -> tuple[str | float, ...]:
+def mean_seconds(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """An opportunity's predicted seconds of one execution, as separate operators and as one kernel."""
     runs = max(entry["executions"], 1)
-    before, after = entry["seconds_before"] / runs, entry["seconds_after"] / runs
+    return entry["seconds_before"] / runs, entry["seconds_after"] / runs
+
+
+def _row(number: int, entry: Mapping[str, Any]) -> tuple[str | float, ...]:
+    before, after = mean_seconds(entry)
     return (
         str(number),
         float(entry["share"]),

@@ -8,6 +8,7 @@ from graphopt.errors import GraphoptError
 from graphopt.report.document import Align, Block, Column, Document, Drawing, Listing, Paragraph, Table
 from graphopt.report.drawing import draw
 from graphopt.report.numbers import count, percent, plural, seconds, shape_text, times
+from graphopt.report.opportunities import mean_seconds
 
 MOST_SHAPES = 8
 """Shapes that are listed; a file holds more."""
@@ -52,8 +53,7 @@ def document(entry: Mapping[str, Any]) -> Document:
     Args:
         entry: one of a file's opportunities.
     """
-    runs = max(entry["executions"], 1)
-    before, after = entry["seconds_before"] / runs, entry["seconds_after"] / runs
+    before, after = mean_seconds(entry)
     verdict = f"ruled out by {entry['rule']}: {entry['reason']}" if entry["rule"] else entry["verdict"]
     facts = [
         f"Digest {entry['digest']}",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element
 
-from graphopt.report.drawing import Edge, ordered
+from graphopt.mining.canonical import Edge, topological_order
 from graphopt.report.html.elements import element
 from graphopt.report.opportunity import short_label
 
@@ -48,7 +48,7 @@ def layout(widths: Sequence[float], edges: Sequence[Edge]) -> Layout:
         edges: (producer, output, consumer, slot).
     """
     layer = [0] * len(widths)
-    for node in ordered(len(widths), edges):
+    for node in topological_order(len(widths), edges):
         layer[node] = max((layer[edge[0]] + 1 for edge in edges if edge[2] == node), default=0)
     layers: list[list[Place]] = [[] for _ in range(max(layer, default=-1) + 1)]
     size: dict[Place, float] = {}

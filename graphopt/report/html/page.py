@@ -146,7 +146,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> Element:
 
 
 def _row(number: int, entry: Mapping[str, Any]) -> Element:
-    before, after = _mean_seconds(entry)
+    before, after = opportunities.mean_seconds(entry)
     ratio = before / after if after else 0.0
     name = chain(entry["operators"])
     verdict = f"{entry['verdict']}: {entry['rule']}" if entry["rule"] else entry["verdict"]
@@ -186,11 +186,6 @@ def _row(number: int, entry: Mapping[str, Any]) -> Element:
     )
 
 
-def _mean_seconds(entry: Mapping[str, Any]) -> tuple[float, float]:
-    runs = max(entry["executions"], 1)
-    return entry["seconds_before"] / runs, entry["seconds_after"] / runs
-
-
 def _anchor(entry: Mapping[str, Any]) -> str:
     return f"pattern-{entry['digest'][:16]}"
 
@@ -205,7 +200,7 @@ def _section(
     realised: Realised | None,
     source: str,
 ) -> Element:
-    before, after = _mean_seconds(entry)
+    before, after = opportunities.mean_seconds(entry)
     verdict = f"ruled out by {entry['rule']}: {entry['reason']}" if entry["rule"] else "fusible by every rule"
     facts = [
         ("saving", f"{percent(entry['share'])} of the fleet's time"),

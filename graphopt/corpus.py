@@ -23,9 +23,9 @@ from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.interrupts import held_back
-from graphopt.observation import Range, default_shapes, inputs_of, one_line
+from graphopt.observation import Observer, Range, default_shapes, inputs_of, one_line
 from graphopt.views import VIEWS, ViewName, to_view
-from graphopt.weights import drop_weights, fill_weights, has_dropped_weights
+from graphopt.weights import drop_weights, fill_weights, has_dropped_weights, load_without_weights
 
 try:
     import fcntl
@@ -320,24 +320,26 @@ def add(
     Raises:
         GraphoptError: the model is broken, a shape contradicts it, or the folder cannot be written. Nothing is written.
     """
-    if isinstance(model, ModelProto):
-        proto, known = model, name or model.graph.name or "model"
-    else:
-        proto, known = model_files.load(Path(model)), name or Path(model).stem
-    label = str(model) if not isinstance(model, ModelProto) else known
-    if executions < 1:
-        raise GraphoptError(f"{label}: executions must be above 0, not {executions}")
     if view is not None and view not in VIEWS:
         raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
+    as_it_is = view in (None, "raw")
+    if isinstance(model, ModelProto):
+        proto, known, label = model, name or model.graph.name or "model", name or model.graph.name or "model"
+    else:
+        # Weights that neither stay nor are optimised are not read: a model may be larger than the memory.
+        read = load_without_weights if weights == "drop" and as_it_is else model_files.load
+        proto, known, label = read(Path(model)), name or Path(model).stem, str(model)
+    if executions < 1:
+        raise GraphoptError(f"{label}: executions must be above 0, not {executions}")
     try:
         # Made before anything is written: it finds every way in which the shapes or the model are wrong.
-        viewed = to_view(proto, view) if view not in (None, "raw") else proto
-        seen = capture_executions(viewed, known, [Execution(input_shapes, executions, ranges or {})], "raw")[0]
+        viewed = proto if as_it_is else to_view(proto, view or "raw")
+        shapes = Observer(viewed, known).check(input_shapes, ranges)
         stored = drop_weights(viewed) if weights == "drop" else viewed
     except GraphoptError as error:
         raise GraphoptError(f"{label}: {error}") from None
     target = folder / f"{_file_name(known)}-{digest(viewed)[:12]}.onnx"
-    entry = Entry(target.name, seen.capture.input_shapes(), executions, ranges or {}, None if view == "raw" else view)
+    entry = Entry(target.name, shapes, executions, ranges or {}, None if view == "raw" else view)
     with _locked(folder):
         if not target.is_file() or (weights == "keep" and has_dropped_weights(model_files.load(target))):
             model_files.save(stored, target)

@@ -2,11 +2,12 @@
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -58,18 +59,26 @@ def load(path: Path) -> ModelProto:
             or outside of the model's folder; the graph has a cycle, a tensor with two producers or with none.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
-    model = _parse(path, content)
-    del content
+    model = read(path)
     try:
         load_external_data(model, path.parent)
         check(model)
     except GraphoptError as error:
         raise GraphoptError(f"{path}: {error}") from None
     return model
+
+
+def read(path: Path) -> ModelProto:
+    """Parse a file; nothing is checked, and what it keeps in other files is not read.
+
+    Raises:
+        GraphoptError: the file is missing, unreadable, not ONNX or truncated.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
+    return parse(content, str(path))
 
 
 def save(model: ModelProto, path: Path, *, largest: int = LARGEST_MESSAGE) -> None:
@@ -159,7 +168,12 @@ def _item_bits(data_type: int) -> int:
 # ------------------------------------------------------------------------------------------------- reading
 
 
-def _parse(path: Path, content: bytes) -> ModelProto:
+def parse(content: bytes, path: str) -> ModelProto:
+    """The model in a file's content; ``path`` is for messages.
+
+    Raises:
+        GraphoptError: it is not ONNX or truncated.
+    """
     if not content:
         raise GraphoptError(f"{path}: not an ONNX file: it is empty")
     if content[4:8] == b"ORTM":
@@ -215,8 +229,10 @@ def _is_cut_off(content: bytes) -> bool:
     return False
 
 
-def load_external_data(model: ModelProto, folder: Path) -> None:
-    """Read what the model keeps in other files of its folder, in place.
+def load_external_data(
+    model: ModelProto, folder: Path, wanted: Callable[[TensorProto], bool] = lambda tensor: True
+) -> None:
+    """Read what the model keeps in other files of its folder, in place; only the tensors that are wanted.
 
     Raises:
         GraphoptError: a file is missing, too short, or outside of the folder.
@@ -225,6 +241,8 @@ def load_external_data(model: ModelProto, folder: Path) -> None:
     # Sizes of all of them are checked before the first byte is read into memory.
     ranges = [_external_range(tensor, folder) for tensor in tensors]
     for tensor, (path, offset, length) in zip(tensors, ranges, strict=True):
+        if not wanted(tensor):
+            continue
         try:
             with path.open("rb") as stream:
                 stream.seek(offset)
@@ -309,6 +327,29 @@ def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
             yield from every_graph(body)
 
 
+def inline_functions(model: ModelProto) -> ModelProto:
+    """The model with every call of a local function replaced by the function's body.
+
+    Returns:
+        A copy; the model itself when it has no functions.
+
+    Raises:
+        GraphoptError: a function cannot be inlined.
+    """
+    if not model.functions:
+        return model
+    light = without_weights(model)
+    for tensor in model.graph.initializer:  # their names are taken; their values need not go through the inliner
+        light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    try:
+        inlined: ModelProto = onnx.inliner.inline_local_functions(light)
+    except Exception as error:  # the C++ inliner's errors share no class
+        raise GraphoptError(f"its functions cannot be inlined: {' '.join(str(error).split())}") from None
+    del inlined.graph.initializer[:]
+    inlined.graph.initializer.extend(model.graph.initializer)
+    return inlined
+
+
 # ------------------------------------------------------------------------------------------------- checking
 
 
@@ -334,7 +375,7 @@ def _check_size(tensor: TensorProto) -> None:
         needed, held = tensor_bytes(tensor), len(tensor.raw_data)
         if needed != held:
             raise GraphoptError(f"tensor {tensor.name!r} holds {held} bytes; its shape needs {needed}")
-    elif tensor.data_type in _FIELDS:
+    elif tensor.data_type in _FIELDS and tensor.data_location != TensorProto.EXTERNAL:
         field, per_element = _FIELDS[tensor.data_type]
         needed, held = math.prod(tensor.dims) * per_element, len(getattr(tensor, field))
         if needed != held:

@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from graphopt.errors import GraphoptError
 from graphopt.graph import LARGEST_KEPT_CONSTANT, AttributeValue, Node, OperatorGraph, Shape, Tensor
-from graphopt.model_files import captured_names, topological_order, without_weights
+from graphopt.model_files import captured_names, inline_functions, topological_order, without_weights
 from graphopt.weights import dropped
 
 TensorType = tuple[str, int | None]
@@ -19,29 +17,6 @@ TensorType = tuple[str, int | None]
 
 # Attributes of Constant other than `value`, with the element type that each one means.
 _CONSTANT_LISTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-
-
-def inline_functions(model: ModelProto) -> ModelProto:
-    """The model with every call of a local function replaced by the function's body.
-
-    Returns:
-        A copy; the model itself when it has no functions.
-
-    Raises:
-        GraphoptError: a function cannot be inlined.
-    """
-    if not model.functions:
-        return model
-    light = without_weights(model)
-    for tensor in model.graph.initializer:  # their names are taken; their values need not go through the inliner
-        light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    try:
-        inlined: ModelProto = onnx.inliner.inline_local_functions(light)
-    except Exception as error:  # the C++ inliner's errors share no class
-        raise GraphoptError(f"its functions cannot be inlined: {' '.join(str(error).split())}") from None
-    del inlined.graph.initializer[:]
-    inlined.graph.initializer.extend(model.graph.initializer)
-    return inlined
 
 
 def with_unique_names(model: ModelProto) -> ModelProto:

@@ -3,8 +3,7 @@
 from onnx import ModelProto
 
 from graphopt.graph import OperatorGraph
-from graphopt.model_files import check, load, save
-from graphopt.model_graphs import inline_functions
+from graphopt.model_files import check, inline_functions, load, save
 from graphopt.observation import (
     Input,
     Observation,

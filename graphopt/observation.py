@@ -23,8 +23,8 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from graphopt.errors import GraphoptError
 from graphopt.graph import LARGEST_KEPT_CONSTANT, OperatorGraph, Shape
-from graphopt.model_files import every_graph, save, weight_bytes, without_weights
-from graphopt.model_graphs import TensorType, declared_types, dtype_name, inline_functions, to_graph, with_ranks
+from graphopt.model_files import every_graph, inline_functions, save, weight_bytes, without_weights
+from graphopt.model_graphs import TensorType, declared_types, dtype_name, to_graph, with_ranks
 from graphopt.weights import dropped
 
 Range = tuple[float, float]
@@ -174,6 +174,26 @@ class Observer:
             if not tensor.constant and t not in shapes and self._countable(t)
         )
         return Observation(self.graph, shapes, unknown, failure)
+
+    def check(self, input_shapes: Mapping[str, Shape], ranges: Mapping[str, Range] | None = None) -> dict[str, Shape]:
+        """Shapes of all inputs, held against the model; it is run only where inference finds a contradiction.
+
+        Args:
+            input_shapes: as for ``observe``.
+            ranges: as there.
+
+        Returns:
+            Input name to shape.
+
+        Raises:
+            GraphoptError: as there.
+        """
+        given = complete_shapes(self.inputs, input_shapes)
+        try:
+            self._infer(given)
+        except Exception:  # a run tells whether the shapes are wrong or the inference is
+            self.observe(input_shapes, ranges=ranges)
+        return given
 
     def _countable(self, tensor: str) -> bool:
         """Whether a tensor has a shape at all; what the runtime calls neither a tensor nor unknown is a sequence."""

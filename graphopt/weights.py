@@ -10,14 +10,16 @@ model is optimised, run or timed.
 import math
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, numpy_helper
 
+from graphopt import model_files
 from graphopt.errors import GraphoptError
-from graphopt.model_files import every_graph
+from graphopt.model_files import bodies, every_graph, inline_functions, without_weights
 
 LARGEST_KEPT_WEIGHT = 256
 """Floating-point constants with at most so many elements stay in a model whose weights are dropped."""
@@ -30,9 +32,25 @@ MARK = "graphopt.weight"
 MARK_INPUT = "graphopt.weight.input"
 """In a dropped weight's metadata: the initializer also stood among the graph's inputs, at this position."""
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-# Integers of eight bits are quantized weights, never indices or shapes.
-_DROPPED_TYPES = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8)
+# From the first, below the second: integer weights lie around their type's usual zero.
+_INTEGERS: Mapping[int, tuple[int, int]] = {
+    TensorProto.INT8: (-20, 21),
+    TensorProto.UINT8: (108, 149),
+    TensorProto.INT16: (-20, 21),
+    TensorProto.UINT16: (32_748, 32_789),
+    TensorProto.INT4: (-7, 8),
+    TensorProto.UINT4: (1, 16),
+}
+# Large tensors of these types are indices, shapes, masks and words, which decide what is computed; all others, small
+# integers included, are weights.
+_KEPT_TYPES = (
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.UINT64,
+    TensorProto.UINT32,
+    TensorProto.BOOL,
+    TensorProto.STRING,
+)
 
 # Operand slots that must not be negative (or zero): variances, scales, arguments of roots and logarithms, divisors.
 _POSITIVE_SLOTS: Mapping[str, tuple[int, ...]] = {
@@ -114,11 +132,11 @@ def dropped(graph: GraphProto) -> Iterator[tuple[NodeProto, tuple[int, ...]]]:
 def drop_weights(model: ModelProto) -> ModelProto:
     """The model without its weights.
 
-    What goes: initializers and Constant nodes of floating-point or 8-bit integer type with more than
-    LARGEST_KEPT_WEIGHT elements, also inside of bodies. Integers of other types stay: they are indices and shapes.
+    What goes: initializers and Constant nodes, sparse ones too, of more than LARGEST_KEPT_WEIGHT elements that are
+    ``is_weight``, also inside of bodies. A local function that holds one is inlined.
 
     Args:
-        model: not changed.
+        model: not changed. Weights may be in files that were not read.
 
     Returns:
         A copy that holds shapes instead.
@@ -126,32 +144,60 @@ def drop_weights(model: ModelProto) -> ModelProto:
     Raises:
         GraphoptError: the model's operator set is older than ConstantOfShape (9).
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    if any(_heavy_constants(function.node) for function in model.functions):
+        model = inline_functions(model)
+    copy = without_weights(model)
     version = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     for graph in every_graph(copy.graph):
-        heavy = [tensor for tensor in graph.initializer if _is_weight(tensor)]
-        constants = [(node, value) for node in graph.node if (value := _constant(node)) and _is_weight(value)]
+        initializers = list(model.graph.initializer if graph is copy.graph else graph.initializer)
+        heavy = [(t.name, t.data_type, tuple(t.dims)) for t in initializers if is_weight(t.data_type, t.dims)]
+        heavy += [(s.values.name, s.values.data_type, tuple(s.dims)) for s in graph.sparse_initializer if _is_heavy(s)]
+        constants = [node for node in graph.node if _heavy_constant(node) is not None]
+        gone = {name for name, _, _ in heavy}
+        kept = [tensor for tensor in initializers if tensor.name not in gone]
         if not heavy and not constants:
+            if graph is copy.graph:
+                graph.initializer.extend(kept)
             continue
         if version < 9:
             raise GraphoptError(f"weights cannot be dropped: operator set {version} is older than 9; keep them")
         positions = {value.name: index for index, value in enumerate(graph.input)}
         stand_ins = []
-        for tensor in heavy:
-            graph.initializer.append(_shape_of(tensor, tensor.name))
-            stand_ins.append(_stand_in(tensor, tensor.name, positions.get(tensor.name)))
-        for node, value in constants:
-            name = node.output[0]
-            graph.initializer.append(_shape_of(value, name))
-            replacement = _stand_in(value, name, None)
-            node.CopyFrom(replacement)
-        gone = {tensor.name for tensor in heavy}
-        kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
+        for name, data_type, shape in heavy:
+            kept.append(_shape_of(name, shape))
+            stand_ins.append(_stand_in(name, data_type, positions.get(name)))
+        for node in constants:
+            data_type, shape = _heavy_constant(node) or (0, ())
+            kept.append(_shape_of(node.output[0], shape))
+            node.CopyFrom(_stand_in(node.output[0], data_type, None))
         inputs = [value for value in graph.input if value.name not in gone]
-        nodes = [*stand_ins, *graph.node]
-        _replace(graph, initializers=kept, nodes=nodes, inputs=inputs)
+        sparse = [one for one in graph.sparse_initializer if one.values.name not in gone]
+        graph.ClearField("sparse_initializer")
+        graph.sparse_initializer.extend(sparse)
+        _replace(graph, initializers=kept, nodes=[*stand_ins, *graph.node], inputs=inputs)
     return copy
+
+
+def load_without_weights(path: Path) -> ModelProto:
+    """Read a model without its weights; those in other files are never read, whatever their size.
+
+    Args:
+        path: the ``.onnx`` file.
+
+    Returns:
+        What ``drop_weights`` makes of the model.
+
+    Raises:
+        GraphoptError: as ``model_files.load`` does, and as ``drop_weights`` does.
+    """
+    path = Path(path)
+    model = model_files.read(path)
+    try:
+        model_files.load_external_data(model, path.parent, lambda tensor: not is_weight(tensor.data_type, tensor.dims))
+        model_files.check(model)
+        return drop_weights(model)
+    except GraphoptError as error:
+        raise GraphoptError(f"{path}: {error}") from None
 
 
 def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
@@ -159,7 +205,8 @@ def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
 
     The values of a weight depend on its name, type, shape and the seed only. Floating-point ones are normal with a
     variance of 1 / fan-in, so that values neither vanish nor explode; uniform in [0.5, 1.5) where a negative number
-    would give NaN (variances, scales, roots). int8 is uniform in [-20, 20], uint8 in [108, 148], other integers are 1.
+    would give NaN (variances, scales, roots). Integers are uniform around their usual zero: int8 in [-20, 20], uint8 in
+    [108, 148].
 
     Args:
         model: not changed; returned as it is when nothing was dropped.
@@ -217,39 +264,68 @@ def random_weight(name: str, shape: tuple[int, ...], data_type: int, *, positive
     dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
     size = min(math.prod(shape), PERIOD)
     values: np.ndarray
-    if data_type not in _FLOATS:
-        if data_type == TensorProto.INT8:
-            values = generator.integers(-20, 21, shape)
-        elif data_type == TensorProto.UINT8:
-            values = generator.integers(108, 149, shape)
-        else:
-            values = np.ones(shape, np.int64)
+    if data_type in _INTEGERS:
+        low, high = _INTEGERS[data_type]
+        values = generator.integers(low, high, shape)
     elif positive:
         values = np.resize(0.5 + generator.random(size, np.float32), shape)
     else:
         fan_in = max(1, math.prod(shape[1:])) if len(shape) > 1 else 4
         values = np.resize(generator.standard_normal(size, np.float32) / np.float32(np.sqrt(fan_in)), shape)
     values = np.asarray(values).astype(dtype, copy=False)
+    if data_type in (TensorProto.INT4, TensorProto.UINT4):
+        return numpy_helper.from_array(values).raw_data  # two to a byte
     return (values if sys.byteorder == "little" else values.byteswap()).tobytes()
 
 
-def _is_weight(tensor: TensorProto) -> bool:
-    return tensor.data_type in _DROPPED_TYPES and math.prod(tensor.dims) > LARGEST_KEPT_WEIGHT
+def is_weight(data_type: int, shape: Sequence[int]) -> bool:
+    """Whether a constant is a weight: large, and of a type whose values do not decide what is computed.
+
+    Args:
+        data_type: ``onnx.TensorProto`` element type.
+        shape: its dimensions.
+    """
+    return data_type not in _KEPT_TYPES and math.prod(shape) > LARGEST_KEPT_WEIGHT
 
 
-def _constant(node: NodeProto) -> TensorProto | None:
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+def _is_heavy(sparse: SparseTensorProto) -> bool:
+    return is_weight(sparse.values.data_type, sparse.dims)
+
+
+def _heavy_constants(nodes: Iterable[NodeProto]) -> bool:
+    """Whether one of the nodes, or of those in their bodies, holds a weight."""
+    return any(
+        _heavy_constant(node) is not None
+        or any(
+            _heavy_constants(graph.node) or any(is_weight(t.data_type, t.dims) for t in graph.initializer)
+            for graph in bodies(node)
+        )
+        for node in nodes
+    )
+
+
+def _heavy_constant(node: NodeProto) -> tuple[int, tuple[int, ...]] | None:
+    """Type and shape of the weight that a Constant node holds; None for any other node."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.attribute:
         return None
-    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        data_type, shape = attribute.t.data_type, tuple(attribute.t.dims)
+    elif attribute.name == "sparse_value":
+        data_type, shape = attribute.sparse_tensor.values.data_type, tuple(attribute.sparse_tensor.dims)
+    elif attribute.name == "value_floats":
+        data_type, shape = TensorProto.FLOAT, (len(attribute.floats),)
+    else:
+        return None
+    return (data_type, shape) if is_weight(data_type, shape) else None
 
 
-def _shape_of(tensor: TensorProto, name: str) -> TensorProto:
-    return numpy_helper.from_array(np.asarray(tensor.dims, np.int64), name + SHAPE_SUFFIX)
+def _shape_of(name: str, shape: Sequence[int]) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(shape, np.int64), name + SHAPE_SUFFIX)
 
 
-def _stand_in(tensor: TensorProto, name: str, position: int | None) -> NodeProto:
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    value = numpy_helper.from_array(np.zeros(1, dtype))
+def _stand_in(name: str, data_type: int, position: int | None) -> NodeProto:
+    value = numpy_helper.from_array(np.zeros(1, onnx.helper.tensor_dtype_to_np_dtype(data_type)))
     node = onnx.helper.make_node("ConstantOfShape", [name + SHAPE_SUFFIX], [name], name=name + "__weight", value=value)
     node.metadata_props.add(key=MARK, value="dropped")
     if position is not None:

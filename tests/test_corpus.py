@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from graphopt import captures_file, corpus, models, weights
 from graphopt.capture import capture_model
@@ -120,6 +120,35 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert [writer.wait() for writer in writers] == [0] * 4
     entries = captures_file.read(tmp_path / "corpus" / "captures.toml")
     assert sorted((entry.shapes["x"], entry.executions) for entry in entries) == [((1, 32), 120), ((2, 32), 80)]
+
+
+def test_a_model_larger_than_memory_is_captured(tmp_path: Path) -> None:
+    """3 GB of weights in a sparse file: a process of its own captures the model in less than 500 MB."""
+    side = 2**14
+    nodes, initializers = [], []
+    for index in range(3):
+        weight = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[side, side])
+        weight.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "m.data"), ("offset", index * 4 * side**2), ("length", 4 * side**2)):
+            weight.external_data.add(key=key, value=str(value))
+        initializers.append(weight)
+        nodes.append(helper.make_node("MatMul", [f"x{index}", weight.name], [f"x{index + 1}"]))
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", side]) for name in ("x0", "x3")]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], initializers)
+    write(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    with (tmp_path / "m.data").open("wb") as stream:
+        stream.truncate(3 * 4 * side**2)
+    code = (
+        "import resource, sys; from graphopt.cli import main\ncode = main(sys.argv[1:])\n"
+        "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    words = ["capture", str(tmp_path / "m.onnx"), "--corpus", str(tmp_path / "corpus"), "--shape", f"x0=4x{side}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    exit_code, kilobytes = map(int, done.stdout.split()[-2:])
+    assert exit_code == 0
+    assert kilobytes < 500_000
+    (entry,) = captures_file.read(tmp_path / "corpus" / "captures.toml")
+    assert weights.has_dropped_weights(models.load(tmp_path / "corpus" / entry.model))
 
 
 # ------------------------------------------------------------------------------------------------------- load

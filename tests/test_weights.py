@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -171,6 +172,70 @@ def test_constant_nodes_and_bodies_are_dropped_and_filled_too() -> None:
         (result,) = session.run(None, {"c": np.array(choice)})
         assert np.isfinite(result).all()
         assert result.std() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "int16", "uint16", "float8_e4m3fn", "float64", "bfloat16"])
+def test_weights_of_every_type_are_dropped_and_filled(kind: str) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    original = model_with(w=np.zeros((3, 101), np.int8).astype(dtype))
+    light = weights.drop_weights(original)
+    assert list(values(light)) == ["w__shape"]
+    assert digest(light) == digest(original)
+    filled = values(weights.fill_weights(light))["w"]
+    assert (filled.dtype, filled.shape) == (dtype, (3, 101))
+    assert len(np.unique(filled.astype(np.float64))) > 5
+
+
+def test_sparse_weights_and_those_of_functions_are_dropped() -> None:
+    secret = np.arange(300, dtype=np.float32) + 12345
+    indices = numpy_helper.from_array(np.arange(300), "secret_indices")
+    sparse = helper.make_sparse_tensor(numpy_helper.from_array(secret, "sparse"), indices, [30, 20])
+    held = helper.make_sparse_tensor(numpy_helper.from_array(secret, ""), indices, [600])
+    function = helper.make_function(
+        "local",
+        "Hidden",
+        ["a"],
+        ["b"],
+        [
+            helper.make_node("Constant", [], ["k"], value_floats=secret.tolist()),
+            helper.make_node("Add", ["a", "k"], ["b"]),
+        ],
+        [helper.make_opsetid("", 17)],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["held"], sparse_value=held),
+        helper.make_node("Identity", ["sparse"], ["s"]),
+        helper.make_node("Identity", ["held"], ["h"]),
+        helper.make_node("Hidden", ["x"], ["y"], domain="local"),
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("s", "h", "y")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [300])], outputs)
+    graph.sparse_initializer.append(sparse)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    original = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[function])
+    light = weights.drop_weights(original)
+    assert secret[:4].tobytes() in original.SerializeToString()
+    assert secret[:2].tobytes() not in light.SerializeToString()
+    assert digest(light) == digest(original)
+    session = onnxruntime.InferenceSession(weights.fill_weights(light).SerializeToString())
+    assert [r.shape for r in session.run(None, {"x": np.ones(300, np.float32)})] == [(30, 20), (600,), (300,)]
+
+
+def test_weights_in_other_files_are_not_read(tmp_path: Path) -> None:
+    original = model_with(big=FLOATS, small=np.arange(4, dtype=np.float32), numbers=np.arange(500))
+    models.save(original, tmp_path / "m.onnx", largest=0)
+    onnx_file = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    assert {t.name for t in onnx_file.graph.initializer if t.data_location == TensorProto.EXTERNAL} == {
+        "big",
+        "numbers",
+    }
+    light = weights.load_without_weights(tmp_path / "m.onnx")
+    assert digest(light) == digest(original)
+    assert sorted(values(light)) == ["big__shape", "numbers", "small"]
+    assert (values(light)["numbers"] == np.arange(500)).all()
+    (tmp_path / "m.onnx.data").write_bytes(b"short")
+    with pytest.raises(GraphoptError, match=r"m\.onnx: external data .* too short"):
+        weights.load_without_weights(tmp_path / "m.onnx")
 
 
 def test_other_spellings_of_dropped_weights_are_recognised() -> None:

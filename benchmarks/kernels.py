@@ -86,7 +86,7 @@ def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None) -> li
         wanted = [kernels.FusedOperator(f.name, f.body, f.shapes) for f in details.made]
         library = kernels.build_library(wanted, Path(folder), "kernels")
         given = measure.cases(original, observed, 0)
-        (seconds,) = measure.average_node_seconds([(fused, library)], given, threads=1, run_seconds=1e-2)
+        (seconds,) = measure.node_turns([(fused, library)], given, threads=1, run_seconds=1e-2)
     found = []
     for fusion in details.made:
         moved, flops, roof, arithmetic, measured = 0, 0.0, 0.0, 0.0, 0.0
@@ -99,7 +99,7 @@ def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None) -> li
             whole = roofline.fused_seconds(seen, nodes, hardware) or 0.0
             arithmetic += whole - hardware.kernel_seconds
             moved, flops = moved + here, flops + work
-            measured += seconds.get(names[extraction.outputs[0]], 0.0)
+            measured += float(seconds[names[extraction.outputs[0]]].min())
         calls = len(fusion.occurrences)
         kinds = tuple(node.op_type for node in fusion.body.nodes)
         overhead = calls * hardware.kernel_seconds

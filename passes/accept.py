@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 from onnxruntime import InferenceSession
 
@@ -19,8 +20,8 @@ from graphopt.passes.base import Context, Observed, Pass
 from graphopt.passes.candidates import Refusal
 from graphopt.passes.fuse import Fusion, Fusions, restricted, standalone
 from graphopt.passes.isolated import DiedError, isolated
-from graphopt.passes.measure import Seconds
 from graphopt.passes.rewrite import rewrite
+from graphopt.passes.seconds import Seconds
 from graphopt.runtime.session import Optimization, open_session
 from graphopt.runtime.verify import Verdict, Verification
 
@@ -232,7 +233,7 @@ class Acceptance:
         model, calls = self._rewritten(new)
         try:
             apart, fused = isolated(
-                lambda: measure.average_node_seconds(
+                lambda: measure.node_turns(
                     [(self.unfused, None), (model, library)],
                     self.given,
                     threads=self.threads,
@@ -245,9 +246,10 @@ class Acceptance:
             for fusion in new:
                 self.lost.append(Lost(fusion, str(error)))
             return tuple(fusion for fusion in fusions if fusion not in new)
+        unseen = np.zeros(measure.REPEATS)
         for nodes, call in calls.items():
-            before = sum(apart.get(self.graph.nodes[index].name, 0.0) for index in nodes)
-            self.times[nodes] = Seconds(before, fused.get(call, 0.0))
+            names = [self.graph.nodes[index].name for index in nodes]
+            self.times[nodes] = Seconds.of([apart.get(name, unseen) for name in names], fused.get(call, unseen))
         self._log(new)
         kept: list[Fusion] = [fusion for fusion in fusions if fusion not in new]
         tried: list[Fusion] = []
@@ -314,8 +316,7 @@ class Acceptance:
         return kept
 
     def _seconds(self, fusion: Fusion) -> Seconds:
-        known = [self.times[nodes] for nodes in fusion.sets if nodes in self.times]
-        return Seconds(sum(entry.before for entry in known), sum(entry.after for entry in known))
+        return Seconds.total(self.times[nodes] for nodes in fusion.sets if nodes in self.times)
 
     def _lose(self, fusion: Fusion, reason: str) -> None:
         self.lost.append(Lost(fusion, reason, self._seconds(fusion)))

@@ -308,7 +308,6 @@ def _plan(work: _Work, steps: Sequence[Pass], outcome: _Outcome, output: Path, n
     verdicts = outcome.verdicts
     fused = []
     for fusion in verdicts.fusions:
-        seconds = verdicts.times.get(fusion.identity)
         fused.append(
             FusedEntry(
                 fusion.identity,
@@ -317,8 +316,7 @@ def _plan(work: _Work, steps: Sequence[Pass], outcome: _Outcome, output: Path, n
                 tuple(_node_names(outcome.graph, nodes) for nodes in fusion.sets),
                 fusion.before,
                 fusion.after,
-                seconds.before if seconds else None,
-                seconds.after if seconds else None,
+                verdicts.times.get(fusion.identity),
             )
         )
     compiler = kernel_generator.find_compiler()
@@ -378,8 +376,7 @@ def _not_fused(outcome: _Outcome) -> tuple[NotFusedEntry, ...]:
             len(entry.fusion.occurrences),
             tuple(_node_names(graph, nodes) for nodes in entry.fusion.sets),
             entry.fusion.before - entry.fusion.after,
-            entry.times.before if entry.times else None,
-            entry.times.after if entry.times else None,
+            entry.times,
             entry.fusion.identity,
         )
         for entry in outcome.verdicts.lost

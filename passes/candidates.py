@@ -27,6 +27,8 @@ LEAST_ALONE_SECONDS = 1e-6
 MOST_WITHOUT_LOOKUP = 64
 """Most operators of a kernel that looks nothing up: only embedding tables stand side by side in greater numbers."""
 
+BELOW_SUPPORT = "below support: no opportunity of the corpus occurs here"
+
 LARGEST_SHAPE = 8
 """Most elements of an integer vector that is taken for a shape."""
 
@@ -188,7 +190,8 @@ def find_candidates(
         refusals += stopped
     else:
         sets, stopped = _wanted(graph, captures, fusibility, wanted, max_size)
-        refusals += stopped
+        seen = {index for nodes in (*sets, *(refusal.nodes for refusal in stopped)) for index in nodes}
+        refusals += [*stopped, *_below_support(graph, captures, fusibility, machine, seen, max_size)]
     found = []
     for nodes in sets:
         if len(nodes) < min_size or nodes in excluded_sets:
@@ -245,6 +248,26 @@ def _wanted(
                 refused.append(nodes)
         sets.update(dict.fromkeys(_parts(graph, captures, fusibility, refused, max_size)))
     return sorted(sets), refusals
+
+
+def _below_support(
+    graph: OperatorGraph,
+    captures: Sequence[Capture],
+    fusibility: Fusibility,
+    machine: Machine,
+    seen: Collection[int],
+    max_size: int,
+) -> list[Refusal]:
+    """The largest regions that one kernel could compute where no wanted pattern occurs."""
+
+    def outside(_: OperatorGraph, __: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
+        return edge[0] not in seen and edge[2] not in seen
+
+    rows = []
+    for nodes in regions.grow(graph, captures, fusibility.reason, allowed=outside, max_size=max_size).regions:
+        times = _seconds(captures, nodes, machine)
+        rows.append(Refusal(nodes, BELOW_SUPPORT, times[0] - times[1] if times is not None else None))
+    return rows
 
 
 def _parts(

@@ -1,6 +1,5 @@
 """What ``apply`` measures: seconds per node with and without fusions, whether the numbers agree, and whole runs."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
-from scipy.special import stdtrit
 
 from graphopt import models
 from graphopt.passes.base import Observed
 from graphopt.passes.isolated import isolated
 from graphopt.passes.plan import Comparison
+from graphopt.passes.seconds import Turns, ratio_interval
 from graphopt.runtime.bench import Benchmark, bench
 from graphopt.runtime.profile import node_seconds
 from graphopt.runtime.verify import Verification, verify
@@ -44,14 +43,6 @@ OTHER_BATCHES = (1, 3)
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Seconds per execution of operators one by one, and as one kernel."""
-
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
 class Case:
     """One set of captured shapes with inputs for it."""
 
@@ -67,13 +58,12 @@ def cases(model: onnx.ModelProto, observed: Sequence[Observed], seed: int) -> tu
     )
 
 
-def average_node_seconds(
+def node_turns(
     variants: Sequence[tuple[onnx.ModelProto, Path | None]], given: Sequence[Case], *, threads: int, run_seconds: float
-) -> list[dict[str, float]]:
+) -> list[dict[str, Turns]]:
     """Seconds per execution of each node of some models, averaged over the captured shapes by executions.
 
-    The models take turns, REPEATS times each, and the fastest turn of a node counts: what else the machine does
-    meanwhile slows some turns of all of them.
+    The models take turns, REPEATS times each.
 
     Args:
         variants: (model with unique node names, its kernel library) each.
@@ -82,23 +72,21 @@ def average_node_seconds(
         run_seconds: about how long a run takes: it decides how many are made.
 
     Returns:
-        Seconds by node for each model.
+        By node for each model, the seconds of each turn, shape (REPEATS,).
     """
     runs = int(min(PROFILE_RUNS, max(2, MOST_PROFILE_SECONDS / max(run_seconds, 1e-6) / REPEATS)))
     if run_seconds < 2e-3:
         runs = 4 * PROFILE_RUNS  # short ones are noisy, and cheap
     executions = sum(case.observed.executions for case in given)
-    totals: list[dict[str, float]] = [{} for _ in variants]
+    tables: list[dict[str, Turns]] = [{} for _ in variants]
     for case in given:
-        best: list[dict[str, float]] = [{} for _ in variants]
-        for _ in range(REPEATS):
-            for (model, kernels), table in zip(variants, best, strict=True):
+        share = case.observed.executions / executions
+        for turn in range(REPEATS):
+            for (model, kernels), table in zip(variants, tables, strict=True):
                 seconds = node_seconds(model, case.feeds, kernels=kernels, runs=runs, threads=threads)
-                table.update({name: min(value, table.get(name, value)) for name, value in seconds.items()})
-        for table, total in zip(best, totals, strict=True):
-            for name, value in table.items():
-                total[name] = total.get(name, 0.0) + value * case.observed.executions / executions
-    return totals
+                for name, value in seconds.items():
+                    table.setdefault(name, np.zeros(REPEATS))[turn] += value * share
+    return tables
 
 
 def same_numbers(
@@ -196,16 +184,14 @@ def _block(sessions: Mapping[str, InferenceSession], given: Sequence[Case], seco
 
 
 def _comparison(baseline: str, candidate: str, blocks: Sequence[Mapping[str, _Block]]) -> Comparison:
-    logs = np.array([math.log(block[baseline].undisturbed / block[candidate].undisturbed) for block in blocks])
-    middle = float(logs.mean())
-    half = float(stdtrit(len(logs) - 1, 0.975) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    ratio, low, high = ratio_interval([block[baseline].undisturbed / block[candidate].undisturbed for block in blocks])
     return Comparison(
         baseline,
         float(np.median([block[baseline].median for block in blocks])),
         float(np.median([block[candidate].median for block in blocks])),
-        math.exp(middle),
-        math.exp(middle - half),
-        math.exp(middle + half),
+        ratio,
+        low,
+        high,
         len(blocks),
     )
 

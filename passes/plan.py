@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphopt.graph import Shape
+from graphopt.passes.seconds import Seconds
 
 SCHEMA_VERSION = 1
 
@@ -20,8 +21,8 @@ class FusedEntry:
         occurrences: for each call, the names of the nodes that it replaces.
         predicted_before: seconds per execution of the replaced operators, all occurrences, by the roofline.
         predicted_after: seconds per execution of the calls, by the roofline.
-        measured_before: seconds per execution of the replaced operators on this machine; None when not measured.
-        measured_after: seconds per execution of the calls on this machine; None when not measured.
+        measured: seconds per execution on this machine, of the replaced operators and of the calls; None when not
+            measured.
     """
 
     identity: str
@@ -30,8 +31,7 @@ class FusedEntry:
     occurrences: tuple[tuple[str, ...], ...]
     predicted_before: float
     predicted_after: float
-    measured_before: float | None = None
-    measured_after: float | None = None
+    measured: Seconds | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class NotFusedEntry:
         occurrences: how many such sets of operators there are.
         nodes: names of the nodes of each of them.
         predicted_saving: seconds per execution that fusing all would save by the roofline; None when unknown.
-        measured_before: seconds per execution, where the fusion was tried; None otherwise.
-        measured_after: likewise, as fused operators.
+        measured: seconds per execution, where the fusion was tried; None otherwise.
         identity: digest of the body, where the fusion was tried; empty otherwise.
     """
 
@@ -54,8 +53,7 @@ class NotFusedEntry:
     occurrences: int
     nodes: tuple[tuple[str, ...], ...] = ()
     predicted_saving: float | None = None
-    measured_before: float | None = None
-    measured_after: float | None = None
+    measured: Seconds | None = None
     identity: str = ""
 
 
@@ -168,7 +166,7 @@ class Plan:
                     "operators": list(entry.operators),
                     "occurrences": [list(nodes) for nodes in entry.occurrences],
                     "predicted_seconds": {"before": entry.predicted_before, "after": entry.predicted_after},
-                    "measured_seconds": _measured(entry.measured_before, entry.measured_after),
+                    "measured_seconds": None if entry.measured is None else entry.measured.to_dict(),
                 }
                 for entry in self.fused
             ],
@@ -179,7 +177,7 @@ class Plan:
                     "occurrences": entry.occurrences,
                     "nodes": [list(nodes) for nodes in entry.nodes],
                     "predicted_saving_seconds": entry.predicted_saving,
-                    "measured_seconds": _measured(entry.measured_before, entry.measured_after),
+                    "measured_seconds": None if entry.measured is None else entry.measured.to_dict(),
                     "identity": entry.identity,
                 }
                 for entry in self.not_fused
@@ -206,7 +204,3 @@ class Plan:
     def to_json(self) -> str:
         """The plan as a JSON document."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _measured(before: float | None, after: float | None) -> dict[str, float] | None:
-    return None if before is None or after is None else {"before": before, "after": after}

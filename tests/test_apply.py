@@ -136,8 +136,8 @@ def test_measured_plan_has_times(model: Path, tmp_path: Path) -> None:
     assert comparison is not None
     assert comparison.low <= comparison.ratio <= comparison.high
     for entry in plan.fused:
-        assert entry.measured_before is not None and entry.measured_after is not None
-        assert entry.measured_after < entry.measured_before
+        assert entry.measured is not None and entry.measured.after < entry.measured.before
+        assert entry.measured.interval is not None and len(entry.measured.turns) == measure.REPEATS
     for left in plan.not_fused:
         assert left.reason
     np.testing.assert_allclose(graphopt.load(output).run(None, feeds())[0], numbers(model), rtol=1e-4, atol=1e-5)
@@ -155,15 +155,16 @@ def test_several_shapes_with_executions(model: Path, tmp_path: Path) -> None:
 
 @needs_compiler
 def test_what_loses_in_measurement_is_dropped(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pretend(variants: Any, *arguments: Any, **options: Any) -> list[dict[str, float]]:
-        return [{node.name: 1.0 if kernels is None else 9.0 for node in m.graph.node} for m, kernels in variants]
+    def pretend(variants: Any, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        seconds = [np.full(3, 1.0 if kernels is None else 9.0) for _, kernels in variants]
+        return [{node.name: s for node in m.graph.node} for (m, _), s in zip(variants, seconds, strict=True)]
 
-    monkeypatch.setattr(measure, "average_node_seconds", pretend)
+    monkeypatch.setattr(measure, "node_turns", pretend)
     output = tmp_path / "fused.onnx"
     plan = apply(model, output, shapes=IMAGE)
     assert not plan.fused and plan.kernels is None
     lost = [entry for entry in plan.not_fused if entry.reason == "lost in measurement"]
-    assert lost and all(entry.measured_after and entry.identity for entry in lost)
+    assert lost and all(entry.measured and entry.identity for entry in lost)
     assert "fused.so" not in names(tmp_path) and "fused.c" not in names(tmp_path)
     np.testing.assert_allclose(numbers(output), numbers(model), rtol=1e-4, atol=1e-5)
 

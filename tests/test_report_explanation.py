@@ -55,3 +55,20 @@ def test_an_unknown_node_is_an_error(fused: Path, graphopt: CommandLine) -> None
     outcome = graphopt("explain", fused, "no-such-node")
     assert outcome.code == Exit.BAD_INPUT
     assert "no-such-node" in outcome.err
+
+
+def test_what_no_opportunity_covers_is_below_support(fused: Path, graphopt: CommandLine, tmp_path: Path) -> None:
+    model = onnx.load(fused.with_name("model.onnx"))
+    onnx.save(model, tmp_path / "model.onnx")
+    mined = tmp_path / "opportunities.json"
+    assert graphopt("mine", tmp_path, "-o", mined).code == Exit.DONE
+    whole = json.loads(graphopt("explain", tmp_path / "model.onnx", "--opportunities", mined, "--json").out)
+    assert not any(region["reason"].startswith("below support") for region in whole["regions"])
+    opportunities = json.loads(mined.read_text())
+    mined.write_text(json.dumps({**opportunities, "opportunities": []}))
+    none = json.loads(graphopt("explain", tmp_path / "model.onnx", "--opportunities", mined, "--json").out)
+    (region,) = (region for region in none["regions"] if region["reason"].startswith("below support"))
+    assert not region["fused"] and region["predicted_saving_seconds"] > 0
+    assert len(region["operators"]) > 1
+    plan = fused.with_suffix(".plan.json")
+    assert graphopt("explain", plan, "--opportunities", mined).code == Exit.USAGE

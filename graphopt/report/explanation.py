@@ -135,6 +135,10 @@ def _detail(region: Mapping[str, Any]) -> str:
             text += f" ({', '.join(region['overlaps'])})"
     else:
         text += f" ({region['name']})"
+    measured = region["measured_seconds"]
+    if measured is not None and measured.get("interval"):
+        low, high = measured["interval"]
+        text += f"; 95 % interval of what was measured: {times(low)} – {times(high)}"
     return f"{text}. {_nodes(region['nodes'])}"
 
 

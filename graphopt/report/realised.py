@@ -14,6 +14,7 @@ class Realised:
         model: the model.
         before: measured seconds per call of its operators one by one.
         after: measured seconds per call of the kernel.
+        interval: the 95 % interval of how many times faster the kernel is; None when unknown.
         kept: whether the fusion stayed.
         reason: why not, where it did not.
     """
@@ -21,6 +22,7 @@ class Realised:
     model: str
     before: float
     after: float
+    interval: tuple[float, float] | None
     kept: bool
     reason: str = ""
 
@@ -50,7 +52,9 @@ def realised(data: Mapping[str, Any], plans: Iterable[Mapping[str, Any]]) -> dic
             seconds = entry["measured_seconds"]
             if digest is None or seconds is None or not calls:
                 continue
-            one = Realised(model, seconds["before"] / calls, seconds["after"] / calls, not reason, reason)
+            ends = seconds.get("interval")
+            interval = (ends[0], ends[1]) if ends else None
+            one = Realised(model, seconds["before"] / calls, seconds["after"] / calls, interval, not reason, reason)
             if digest not in found or one.before - one.after > found[digest].before - found[digest].after:
                 found[digest] = one
     return found

@@ -239,6 +239,9 @@ def _measured(realised: Realised | None) -> str:
     if realised is None:
         return "not measured"
     ratio = times(realised.before / realised.after if realised.after else None)
+    if realised.interval is not None:
+        low, high = realised.interval
+        ratio += f" ({times(low)} – {times(high)})"
     text = f"{seconds(realised.before)} → {seconds(realised.after)}, {ratio} in {realised.model}"
     return text if realised.kept else f"{text}; not kept: {realised.reason}"
 

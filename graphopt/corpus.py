@@ -24,6 +24,7 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.interrupts import held_back
 from graphopt.observation import Observer, Range, default_shapes, inputs_of, one_line
+from graphopt.redaction import redact
 from graphopt.views import VIEWS, ViewName, to_view
 from graphopt.weights import drop_weights, fill_weights, has_dropped_weights, load_without_weights
 
@@ -297,6 +298,7 @@ def add(
     view: ViewName | None = None,
     weights: Weights = "drop",
     ranges: Mapping[str, Range] | None = None,
+    redacted: bool = False,
 ) -> Path:
     """Store a capture.
 
@@ -313,6 +315,8 @@ def add(
             then made when the corpus is loaded, for the machine that it is loaded on.
         weights: store them, or only their shapes.
         ranges: input name to (low, high) of its values.
+        redacted: store no name and no comment (``redaction.redact``); the corpus calls it ``model``, unless a name is
+            given.
 
     Returns:
         The model's file in the corpus.
@@ -324,11 +328,13 @@ def add(
         raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
     as_it_is = view in (None, "raw")
     if isinstance(model, ModelProto):
-        proto, known, label = model, name or model.graph.name or "model", name or model.graph.name or "model"
+        proto, known = model, model.graph.name or "model"
+        label = name or known
     else:
         # Weights that neither stay nor are optimised are not read: a model may be larger than the memory.
         read = load_without_weights if weights == "drop" and as_it_is else model_files.load
-        proto, known, label = read(Path(model)), name or Path(model).stem, str(model)
+        proto, known, label = read(Path(model)), Path(model).stem, str(model)
+    known = name or ("model" if redacted else known)
     if executions < 1:
         raise GraphoptError(f"{label}: executions must be above 0, not {executions}")
     try:
@@ -336,13 +342,24 @@ def add(
         viewed = proto if as_it_is else to_view(proto, view or "raw")
         shapes = Observer(viewed, known).check(input_shapes, ranges)
         stored = drop_weights(viewed) if weights == "drop" else viewed
+        stored = redact(stored) if redacted else stored
     except GraphoptError as error:
         raise GraphoptError(f"{label}: {error}") from None
     target = folder / f"{_file_name(known)}-{digest(viewed)[:12]}.onnx"
-    entry = Entry(target.name, shapes, executions, ranges or {}, None if view == "raw" else view)
     with _locked(folder):
-        if not target.is_file() or (weights == "keep" and has_dropped_weights(model_files.load(target))):
+        if target.is_file() and (weights == "drop" or not has_dropped_weights(model_files.load(target))):
+            stored = model_files.read(target)
+        else:
             model_files.save(stored, target)
+        # The file may name its inputs otherwise, in the same order.
+        names = {old.name: new.name for old, new in zip(inputs_of(viewed), inputs_of(stored), strict=True)}
+        entry = Entry(
+            target.name,
+            {names[name]: shape for name, shape in shapes.items()},
+            executions,
+            {names[name]: bounds for name, bounds in (ranges or {}).items()},
+            None if view == "raw" else view,
+        )
         listing = folder / captures_file.NAME
         entries = captures_file.read(listing) if listing.is_file() else ()
         files.write_text(listing, captures_file.text([*entries, entry]))

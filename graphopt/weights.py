@@ -133,7 +133,7 @@ def drop_weights(model: ModelProto) -> ModelProto:
     """The model without its weights.
 
     What goes: initializers and Constant nodes, sparse ones too, of more than LARGEST_KEPT_WEIGHT elements that are
-    ``is_weight``, also inside of bodies. A local function that holds one is inlined.
+    ``is_weight``, also inside of bodies, and what is only of use in training. A function that holds one is inlined.
 
     Args:
         model: not changed. Weights may be in files that were not read.
@@ -147,6 +147,7 @@ def drop_weights(model: ModelProto) -> ModelProto:
     if any(_heavy_constants(function.node) for function in model.functions):
         model = inline_functions(model)
     copy = without_weights(model)
+    copy.ClearField("training_info")
     version = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     for graph in every_graph(copy.graph):
         initializers = list(model.graph.initializer if graph is copy.graph else graph.initializer)

@@ -29,6 +29,17 @@ def mlp(name: str = "g", operator: str = "Relu") -> ModelProto:
     return model
 
 
+def renamed(model: ModelProto, prefix: str) -> ModelProto:
+    """The model with a prefix before each of its names."""
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = prefix + value.name
+    for node in graph.node:
+        node.input[:] = [prefix + name for name in node.input]
+        node.output[:] = [prefix + name for name in node.output]
+    return model
+
+
 def write(model: ModelProto, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
@@ -90,6 +101,24 @@ def test_weights_can_be_added_later(tmp_path: Path) -> None:
     target = corpus.add(tmp_path, mlp(), {"x": (4, 32)}, name="m", weights="drop")
     assert corpus.add(tmp_path, mlp(), {"x": (4, 32)}, name="m", weights="keep") == target
     assert not weights.has_dropped_weights(models.load(target))
+
+
+def test_a_redacted_capture_holds_no_names(tmp_path: Path) -> None:
+    source = write(renamed(mlp("secret"), "secret_"), tmp_path / "secret.onnx")
+    shapes, ranges = {"secret_x": (4, 32)}, {"secret_x": (0.0, 2.0)}
+    target = corpus.add(tmp_path / "c", source, shapes, ranges=ranges, redacted=True)
+    assert target.name.startswith("model-")
+    assert b"secret" not in target.read_bytes() + (tmp_path / "c" / "captures.toml").read_bytes()
+    (capture,) = corpus.load(tmp_path / "c").captures
+    assert capture.input_shapes() == {"t0": (4, 32)}
+    with pytest.raises(GraphoptError, match="'other': the model has no such input; it has secret_x"):
+        corpus.add(tmp_path / "c", source, {"other": (4, 32)}, redacted=True)
+
+
+def test_one_file_serves_models_with_other_names(tmp_path: Path) -> None:
+    for model, name in ((mlp(), "x"), (renamed(mlp(), "other_"), "other_x")):
+        target = corpus.add(tmp_path, model, {name: (4, 32)}, name="m", ranges={name: (0, 1)})
+    assert captures_file.read(tmp_path / "captures.toml") == (Entry(target.name, {"x": (4, 32)}, 2, {"x": (0, 1)}),)
 
 
 def test_what_cannot_be_stored_writes_nothing(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from graphopt.cli.environment import Environment, Exit
     show_default=True,
     help="Store the weights, or only their shapes (seeded values take their place where the model must run).",
 )
+@options.redacted
 @options.pass_environment
 def command(
     environment: Environment,
@@ -48,6 +49,7 @@ def command(
     ranges: tuple[tuple[str, options.Range], ...],
     view: options.View,
     weights: Literal["keep", "drop"],
+    redacted: bool,
 ) -> Exit:
     """Store a model with its shapes and executions in a corpus.
 
@@ -64,6 +66,7 @@ def command(
         view=view,
         weights=weights,
         ranges=options.as_mapping("--range", ranges),
+        redacted=redacted,
     )
     click.echo(stored)
     return Exit.DONE

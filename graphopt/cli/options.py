@@ -194,6 +194,16 @@ def jobs(function: Function) -> Function:
     )(function)
 
 
+def redacted(function: Function) -> Function:
+    """``--redact``."""
+    return click.option(
+        "--redact",
+        "redacted",
+        is_flag=True,
+        help="Replace the names of all tensors, nodes and graphs, and drop comments and metadata.",
+    )(function)
+
+
 def as_json(function: Function) -> Function:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")(function)

@@ -1,10 +1,12 @@
-"""The corpus: a folder of models with a ``captures.toml`` that says at which shapes each one ran and how often."""
+"""The corpus: models, the shapes at which each one ran, and how often.
+
+A folder of models with a ``captures.toml``, or an observed corpus (``graphopt.store``), which services write.
+"""
 
 import multiprocessing
 import re
 import signal
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +21,7 @@ from onnx import ModelProto
 from graphopt import captures_file, files, model_files
 from graphopt.capture import Captured, Execution, capture_executions
 from graphopt.captures_file import Entry
+from graphopt.corpus_sources import Positional, Stored, stored_models
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
@@ -68,16 +71,17 @@ class _Loaded:
     problems: tuple[str, ...]
 
 
-def load(folder: Path, *, view: ViewName = "executed", jobs: int = 1, progress: Progress | None = None) -> Corpus:
+def load(place: Path | str, *, view: ViewName = "executed", jobs: int = 1, progress: Progress | None = None) -> Corpus:
     """Read a corpus: every capture with the shape of every tensor.
 
     A folder with a ``captures.toml`` holds what that file lists. In one without, every ``.onnx`` file (in folders
     below, too) is a model that ran once at its declared shapes, with sensible sizes for free axes
-    (``models.default_shapes``). The path of a single ``.onnx`` file is a corpus of one. Models with the same structure
-    (see ``digests``) and the same shapes are one capture with the sum of their executions.
+    (``models.default_shapes``). The path of a single ``.onnx`` file is a corpus of one. A URL, or a folder in which
+    services store their captures, is an observed corpus (``graphopt.store``). Models with the same structure (see
+    ``digests``) and the same shapes are one capture with the sum of their executions.
 
     Args:
-        folder: the corpus.
+        place: the corpus.
         view: the view that captures are wanted in. A stored file that is that view already, or a later one, stays as
             it is.
         jobs: worker processes; 1 works in this one. The result is the same for any number.
@@ -87,18 +91,21 @@ def load(folder: Path, *, view: ViewName = "executed", jobs: int = 1, progress: 
         Captures and problems. A model that fails is a problem, not an error.
 
     Raises:
-        GraphoptError: the folder cannot be read, holds no model, or none of its models could be used.
+        GraphoptError: the corpus cannot be read, holds no model, or none of its models could be used.
     """
-    folder = Path(folder)
-    groups, problems = _entries(folder)
-    root = folder.parent if folder.is_file() else folder
-    results = _in_processes(root, groups, view, jobs, progress)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+        return _load(place, Path(scratch), view, jobs, progress)
+
+
+def _load(place: Path | str, scratch: Path, view: ViewName, jobs: int, progress: Progress | None) -> Corpus:
+    models, problems = stored_models(place, scratch)
+    results = _in_processes(place, models, view, jobs, progress)
     captures: list[Capture] = []
     seen: dict[object, int] = {}
     graphs: dict[object, OperatorGraph] = {}
-    for model in sorted(groups):
-        result = results[model]
-        problems.extend(f"{root / model}: {line}" for line in result.problems)
+    for model in models:
+        result = results[model.source]
+        problems.extend(f"{model.source}: {line}" for line in result.problems)
         for capture, positions in zip(result.captures, result.positions, strict=True):
             key = (result.digest, positions)
             if key in seen:
@@ -106,11 +113,11 @@ def load(folder: Path, *, view: ViewName = "executed", jobs: int = 1, progress: 
                 captures[seen[key]] = replace(first, executions=first.executions + capture.executions)
                 continue
             seen[key] = len(captures)
-            shared = graphs.setdefault((model, _ranks(capture.graph)), capture.graph)
+            shared = graphs.setdefault((model.source, _ranks(capture.graph)), capture.graph)
             captures.append(replace(capture, graph=shared))
     if not captures:
         cause = sorted(problems)[0] if problems else "it is empty"
-        raise GraphoptError(f"{folder}: no models that can be used ({cause})")
+        raise GraphoptError(f"{place}: no models that can be used ({cause})")
     return Corpus(tuple(captures), tuple(sorted(problems)))
 
 
@@ -118,69 +125,33 @@ def _ranks(graph: OperatorGraph) -> tuple[int | None, ...]:
     return tuple(tensor.rank for tensor in graph.tensors.values())
 
 
-def model_file(folder: Path, name: str) -> Path:
-    """The file of a model that captures call ``name``.
+@contextmanager
+def files_by_name(place: Path | str) -> Iterator[dict[str, Path]]:
+    """Files of all models of a corpus by the name that captures call them, on this machine while the block lasts.
 
     Raises:
-        GraphoptError: the corpus cannot be read or has no such model.
+        GraphoptError: the corpus cannot be read.
     """
-    folder = Path(folder)
-    found = sorted(model for model in _entries(folder)[0] if Path(model).stem == name)
-    if not found:
-        raise GraphoptError(f"{folder}: holds no model {name!r}")
-    return (folder.parent if folder.is_file() else folder) / found[0]
-
-
-def _entries(folder: Path) -> tuple[dict[str, list[Entry]], list[str]]:
-    """Entries by model, and remarks about files that are left out.
-
-    An entry without shapes stands for a model that is captured at its declared shapes.
-    """
-    if folder.is_file():
-        return {folder.name: [Entry(folder.name)]}, []
-    try:
-        present = sorted(
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*.onnx")
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
-        next(folder.iterdir(), None)  # rglob is silent about a folder that is missing or closed
-        listed = (folder / captures_file.NAME).is_file()
-    except OSError as error:
-        raise GraphoptError(f"{folder}: cannot read the folder: {error.strerror or error}") from None
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    remarks = []
-    if listed:
-        for entry in captures_file.read(folder / captures_file.NAME):
-            groups[entry.model].append(entry)
-        remarks = [
-            f"{folder / model}: left out: {captures_file.NAME} does not list it"
-            for model in present
-            if model not in groups
-        ]
-    else:
-        groups.update({model: [Entry(model)] for model in present})
-    if not groups:
-        raise GraphoptError(f"{folder}: no models in it")
-    return dict(groups), remarks
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
+        yield {model.name: model.file for model in reversed(stored_models(place, Path(scratch))[0])}
 
 
 def _in_processes(
-    root: Path, groups: Mapping[str, Sequence[Entry]], view: ViewName, jobs: int, progress: Progress | None
+    place: Path | str, models: Sequence[Stored], view: ViewName, jobs: int, progress: Progress | None
 ) -> dict[str, _Loaded]:
-    """The result for each model. Large files go first, so that no worker ends long after the others."""
-    order = sorted(groups, key=lambda model: (-_size(root / model), model))
+    """The result for each model, by its source. Large files go first, so that no worker ends long after the others."""
+    order = sorted(models, key=lambda model: (-_size(model.file), model.source))
     results: dict[str, _Loaded] = {}
 
-    def done(model: str, result: _Loaded) -> None:
-        results[model] = result
+    def done(model: Stored, result: _Loaded) -> None:
+        results[model.source] = result
         if progress is not None:
-            progress(len(results), len(order), model)
+            progress(len(results), len(order), model.name)
 
     workers = min(jobs, len(order))
     if workers <= 1:
         for model in order:
-            done(model, _load_model(root, model, tuple(groups[model]), view))
+            done(model, _load_model(model, view))
         return results
     # Workers write their temporary files where this process removes them, should it have to kill a worker.
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
@@ -190,13 +161,13 @@ def _in_processes(
         resource_tracker.ensure_running()  # its start would let signals through
         try:
             with held_back((signal.SIGINT,)):  # an interrupt from the terminal is for us, and we end the workers
-                futures: dict[Future[_Loaded], str] = {
-                    pool.submit(_load_model, root, model, tuple(groups[model]), view): model for model in order
+                futures: dict[Future[_Loaded], Stored] = {
+                    pool.submit(_load_model, model, view): model for model in order
                 }
             for future in as_completed(futures):
                 done(futures[future], future.result())
         except BrokenProcessPool:
-            raise GraphoptError(f"{root}: a worker process ended while it read models; memory may be short") from None
+            raise GraphoptError(f"{place}: a worker process ended while it read models; memory may be short") from None
         except BaseException:
             for worker in tuple((getattr(pool, "_processes", None) or {}).values()):
                 worker.kill()
@@ -218,34 +189,47 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _load_model(root: Path, model: str, entries: Sequence[Entry], view: ViewName) -> _Loaded:
+def _load_model(model: Stored, view: ViewName) -> _Loaded:
     """All captures of one model; runs in a worker."""
     try:
-        return _load_checked(root, model, entries, view)
+        return _load_checked(model, view)
     except GraphoptError as error:
-        return _Loaded("", (), (), (str(error).removeprefix(f"{root / model}: "),))
+        return _Loaded("", (), (), (str(error).removeprefix(f"{model.file}: "),))
     except Exception as error:  # one model that nobody has thought of must not end the work on a fleet
         return _Loaded("", (), (), (f"cannot be used: {type(error).__name__}: {one_line(error)}",))
 
 
-def _load_checked(root: Path, model: str, entries: Sequence[Entry], view: ViewName) -> _Loaded:
-    proto = model_files.load(root / model)
+def _load_checked(model: Stored, view: ViewName) -> _Loaded:
+    proto = model_files.load(model.file)
     structure = digest(proto)
     order = [i.name for i in inputs_of(proto)]
     proto = fill_weights(proto)
-    name = Path(model).stem
     captured: list[Captured] = []
     problems: list[str] = []
+    entries = []
+    for one in model.executions:
+        try:
+            entries.append(one if isinstance(one, Entry) else _named(one, order))
+        except GraphoptError as error:
+            problems.append(str(error))
     for stored in sorted({entry.view for entry in entries}, key=str):
         group = [entry for entry in captures_file.merged(entries) if entry.view == stored]
         try:
-            captured += _captures(proto, name, group, _later(stored, view), str(root / model))
+            captured += _captures(proto, model.name, group, _later(stored, view), model.source)
         except GraphoptError as error:
-            problems += _one_by_one(captured, proto, name, group, _later(stored, view), str(root / model), error)
+            problems += _one_by_one(captured, proto, model.name, group, _later(stored, view), model.source, error)
     captured.sort(key=lambda one: sorted(one.capture.input_shapes().items()))
     problems += [remark for one in captured for remark in one.remarks]
     positions = tuple(tuple(one.capture.shapes.get(i) for i in order) for one in captured)
     return _Loaded(structure, positions, tuple(one.capture for one in captured), tuple(dict.fromkeys(problems)))
+
+
+def _named(one: Positional, order: Sequence[str]) -> Entry:
+    """Observed executions with the names of the inputs."""
+    if len(one.shapes) != len(order):
+        raise GraphoptError(f"captured with {len(one.shapes)} inputs; it has {len(order)}")
+    shapes = {name: shape for name, shape in zip(order, one.shapes, strict=True) if shape is not None}
+    return Entry("", shapes, one.executions)
 
 
 def _captures(

@@ -10,6 +10,11 @@ from pathlib import Path
 from graphopt.errors import GraphoptError
 
 
+def token() -> str:
+    """A part of a file name that no other process, on any machine, comes up with."""
+    return secrets.token_hex(6)
+
+
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
@@ -31,7 +36,7 @@ def staged(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GraphoptError(f"{path.parent}: cannot make the folder: {error.strerror or error}") from None
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{token()}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
@@ -61,7 +66,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
         GraphoptError: the folder cannot be written.
     """
     path = Path(path)
-    temporary = path / f".staged.{secrets.token_hex(6)}"
+    temporary = path / f".staged.{token()}"
     try:
         temporary.mkdir(parents=True)
     except OSError as error:

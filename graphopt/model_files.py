@@ -81,6 +81,24 @@ def read(path: Path) -> ModelProto:
     return parse(content, str(path))
 
 
+def from_bytes(content: bytes, name: str) -> ModelProto:
+    """A model from a file's content, checked; what it keeps in other files is not read.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        GraphoptError: as ``load``.
+    """
+    model = parse(content, name)
+    try:
+        check(model)
+    except GraphoptError as error:
+        raise GraphoptError(f"{name}: {error}") from None
+    return model
+
+
 def save(model: ModelProto, path: Path, *, largest: int = LARGEST_MESSAGE) -> None:
     """Write a model whole; weights that do not fit into one file go to ``<name>.data`` beside it.
 

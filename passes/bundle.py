@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from graphopt import files, models
+from graphopt import corpus, files, models
 from graphopt.errors import GraphoptError
 from graphopt.kernels.compile import compile_library
 from graphopt.kernels.emit import Source
 from graphopt.machine import Machine
 from graphopt.mining.opportunity import Opportunity
 from graphopt.observation import one_line
-from graphopt.passes.pattern_model import cut_out, load_view, source_model
+from graphopt.passes.pattern_model import cut_out, load_view, source_file
 from graphopt.runtime.session import KERNELS_KEY, VIEW_KEY, open_session
 from graphopt.views import ViewName
 
@@ -47,12 +47,12 @@ class Bundle:
     tiles: str
 
 
-def write(opportunity: Opportunity, models_folder: Path, folder: Path, machine: Machine, view: ViewName) -> Bundle:
+def write(opportunity: Opportunity, place: Path | str, folder: Path, machine: Machine, view: ViewName) -> Bundle:
     """Cut a pattern out of a model that holds it, at the shapes where it saves most.
 
     Args:
         opportunity: the pattern; its first shapes are taken.
-        models_folder: the corpus that it was mined from.
+        place: the corpus that it was mined from.
         folder: where to write; made when missing. It must not hold a bundle yet.
         machine: roofline description.
         view: the view that was mined.
@@ -66,7 +66,8 @@ def write(opportunity: Opportunity, models_folder: Path, folder: Path, machine: 
     """
     if (folder / ABOUT).exists():
         raise GraphoptError(f"{folder}: holds a bundle already, which may have been worked on; choose another folder")
-    viewed = load_view(source_model(opportunity, models_folder), view)
+    with corpus.files_by_name(place) as stored:
+        viewed = load_view(source_file(opportunity, stored), view)
     cut = cut_out(viewed, opportunity, machine)
     model = cut.model
     inputs = models.seeded_inputs(model, cut.shapes)

@@ -46,15 +46,22 @@ class Cut:
         return emit_library([lower(fusion.name, fusion.body, fusion.shapes)], fusion.name)
 
 
-def source_model(opportunity: Opportunity, folder: Path) -> Path:
+def source_file(opportunity: Opportunity, files: Mapping[str, Path]) -> Path:
     """The file of the model that an opportunity's first shapes come from.
+
+    Args:
+        opportunity: the pattern.
+        files: of the corpus's models, by name.
 
     Raises:
         GraphoptError: the corpus does not hold it, or the opportunity has no shapes.
     """
     if not opportunity.shapes:
         raise GraphoptError(f"{opportunity.short}: the opportunities file says no shapes")
-    return corpus.model_file(folder, opportunity.shapes[0].model)
+    name = opportunity.shapes[0].model
+    if name not in files:
+        raise GraphoptError(f"{opportunity.short}: the corpus holds no model {name!r}")
+    return files[name]
 
 
 def load_view(path: Path, view: ViewName) -> onnx.ModelProto:
@@ -86,13 +93,16 @@ def cut_out(model: onnx.ModelProto, opportunity: Opportunity, machine: Machine) 
 
 
 def kernel_sources(
-    opportunities: Sequence[Opportunity], folder: Path, machine: Machine, progress: corpus.Progress | None = None
+    opportunities: Sequence[Opportunity],
+    place: Path | str,
+    machine: Machine,
+    progress: corpus.Progress | None = None,
 ) -> dict[str, str]:
     """By digest, the C of each opportunity's kernel, where one can be generated; in the executed view.
 
     Args:
         opportunities: the patterns.
-        folder: the corpus that they were mined from.
+        place: the corpus that they were mined from.
         machine: roofline description.
         progress: told after each.
 
@@ -101,14 +111,15 @@ def kernel_sources(
     """
     viewed: dict[Path, onnx.ModelProto] = {}
     found: dict[str, str] = {}
-    for done, opportunity in enumerate(opportunities, 1):
-        path = source_model(opportunity, folder)
-        if path not in viewed:
-            viewed = {path: load_view(path, "executed")}
-        with suppress(GraphoptError):
-            found[opportunity.digest] = cut_out(viewed[path], opportunity, machine).source().kernels[0][1]
-        if progress is not None:
-            progress(done, len(opportunities), opportunity.short)
+    with corpus.files_by_name(place) as files:
+        for done, opportunity in enumerate(opportunities, 1):
+            path = source_file(opportunity, files)
+            if path not in viewed:
+                viewed = {path: load_view(path, "executed")}
+            with suppress(GraphoptError):
+                found[opportunity.digest] = cut_out(viewed[path], opportunity, machine).source().kernels[0][1]
+            if progress is not None:
+                progress(done, len(opportunities), opportunity.short)
     return found
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "graphopt characterize fleet --format csv --section projection > projection.csv",
     "graphopt characterize fleet --figures figures --format markdown -o fleet.md",
 )
-@options.input_file("corpus")
+@options.input_corpus("corpus")
 @options.machine
 @options.view
 @options.jobs
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @options.pass_environment
 def command(
     environment: Environment,
-    corpus: Path,
+    corpus: Path | str,
     machine: str | None,
     view: options.View,
     jobs: int | None,

@@ -18,9 +18,9 @@ from graphopt.cli.environment import Environment, Exit
 @click.argument("digest")
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path),
+    type=options.corpus_place,
     required=True,
-    metavar="DIR",
+    metavar="DIR|URL",
     help="The corpus, or the model, that FILE was mined from.",
 )
 @options.machine
@@ -31,7 +31,7 @@ def command(
     environment: Environment,
     file: Path,
     digest: str,
-    corpus: Path,
+    corpus: Path | str,
     machine: str | None,
     view: options.View,
     output_file: Path,

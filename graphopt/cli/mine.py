@@ -36,9 +36,10 @@ def support(text: str) -> int | Fraction:
     "graphopt mine sample_graphs",
     "graphopt mine fleet -k 20 --min-support 1% --machine xeon-e5-2680-v4 -o opportunities.json",
     "graphopt mine fleet --engine dask --scheduler tcp://head:8786 -o opportunities.json",
+    "graphopt mine s3://bucket/fleet -o opportunities.json",
     "graphopt mine model.onnx --view raw --json | jq .opportunities[0]",
 )
-@options.input_file("corpus")
+@options.input_corpus("corpus")
 @click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="How many.")
 @click.option(
     "--min-support",
@@ -77,7 +78,7 @@ def support(text: str) -> int | Fraction:
 @options.pass_environment
 def command(
     environment: Environment,
-    corpus: Path,
+    corpus: Path | str,
     k: int,
     min_support: int | Fraction,
     max_size: int,
@@ -92,9 +93,9 @@ def command(
 ) -> Exit:
     """Find the fusions that would save a fleet the most time.
 
-    CORPUS is a folder of ONNX models, best with a captures.toml that says how each one runs, or one model. Mines
-    closed convex patterns, applies the fusion rules and ranks by the time that fusing would save, each pattern beyond
-    what better ones save already.
+    CORPUS is a folder of ONNX models, best with a captures.toml that says how each one runs, one model, or the folder
+    or URL that services write their captures to. Mines closed convex patterns, applies the fusion rules and ranks by
+    the time that fusing would save, each pattern beyond what better ones save already.
     """
     if scheduler is not None and engine != "dask":
         raise click.UsageError("--scheduler is for --engine dask")

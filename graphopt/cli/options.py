@@ -250,6 +250,16 @@ def path_or_stdin(text: str) -> Path:
     return copy
 
 
+def corpus_place(text: str) -> Path | str:
+    """A corpus: a folder or a model, ``-`` for a model from standard input, or the URL of an observed corpus."""
+    return text if "://" in text else path_or_stdin(text)
+
+
 def input_file(name: str, **settings: Any) -> Callable[[Function], Function]:
     """An argument that is a file to read."""
     return click.argument(name, type=path_or_stdin, **settings)
+
+
+def input_corpus(name: str, **settings: Any) -> Callable[[Function], Function]:
+    """An argument that is a corpus to read."""
+    return click.argument(name, type=corpus_place, **settings)

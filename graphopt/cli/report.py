@@ -20,7 +20,7 @@ FORMATS = ("table", "markdown", "json", "csv", "parquet", "html", "trace")
     "graphopt report sample_graphs --machine xeon-avx512 --machine xeon-e5-2680-v4",
     "graphopt verify model.onnx fused.onnx --json | graphopt report -",
 )
-@options.input_file("file")
+@options.input_corpus("place", metavar="FILE")
 @click.option(
     "--format",
     "form",
@@ -41,8 +41,8 @@ FORMATS = ("table", "markdown", "json", "csv", "parquet", "html", "trace")
 )
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    type=options.corpus_place,
+    metavar="DIR|URL",
     help="The corpus, or the model, that FILE was mined from: html then shows the generated C.",
 )
 @click.option(
@@ -59,10 +59,10 @@ FORMATS = ("table", "markdown", "json", "csv", "parquet", "html", "trace")
 @options.pass_environment
 def command(
     environment: Environment,
-    file: Path,
+    place: Path | str,
     form: str,
     plans: tuple[Path, ...],
-    corpus: Path | None,
+    corpus: Path | str | None,
     machines: tuple[str, ...],
     k: int,
     output_file: Path | None,
@@ -79,8 +79,9 @@ def command(
         raise click.UsageError("--plan belongs to --format html or trace")
     if corpus and form != "html":
         raise click.UsageError("--corpus belongs to --format html")
-    if file.is_dir() or file.suffix == ".onnx":
-        data = _what_if(environment, file, machines, k)
+    file = Path(place)
+    if isinstance(place, str) or place.is_dir() or place.suffix == ".onnx":
+        data = _what_if(environment, place, machines, k)
     elif machines and form != "html":
         raise click.UsageError("--machine belongs to a corpus, or to --format html")
     else:
@@ -121,7 +122,7 @@ def _page(
     file: Path,
     data: dict[str, Any],
     plans: tuple[Path, ...],
-    corpus: Path | None,
+    corpus: Path | str | None,
     machines: tuple[str, ...],
 ) -> str:
     from graphopt import machine
@@ -143,7 +144,7 @@ def _page(
     return files.checked(file, lambda: html.render(data, roofline, realised=measured, sources=sources))
 
 
-def _what_if(environment: Environment, corpus: Path, machines: tuple[str, ...], k: int) -> dict[str, Any]:
+def _what_if(environment: Environment, corpus: Path | str, machines: tuple[str, ...], k: int) -> dict[str, Any]:
     """A corpus on several machines."""
     from graphopt import corpus as store
     from graphopt import machine

@@ -1,0 +1,24 @@
+"""Observed corpora: what running services write, from many hosts and processes at once, and miners read.
+
+    graphs/<digest>.onnx     each graph once, without weights, named by the digest of its structure
+    captures/*.parquet       executions by graph and input shapes: a file for each writer and flush
+    profiles/*.parquet       sampled operator times
+
+docs/file-formats.md describes the files, and why nothing is lost or counted twice beside ``graphopt corpus compact``.
+"""
+
+from graphopt.store.observed import CAPTURES, COMPACTED, GRAPHS, PROFILES, ObservedCorpus, file_name, is_observed, open
+from graphopt.store.tables import Capture, OperatorTime
+
+__all__ = [
+    "CAPTURES",
+    "COMPACTED",
+    "GRAPHS",
+    "PROFILES",
+    "Capture",
+    "ObservedCorpus",
+    "OperatorTime",
+    "file_name",
+    "is_observed",
+    "open",
+]

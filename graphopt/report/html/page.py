@@ -15,6 +15,9 @@ from graphopt.report.opportunity import MOST_SHAPES, signature
 from graphopt.report.plan import chain
 from graphopt.report.realised import Realised
 
+MOST_RULED_OUT = 10
+"""Patterns that the fleet's section shows of those ruled out; the table has all."""
+
 MOST_SOURCE = 250_000
 """Characters of generated C in a page; those of the best opportunities are shown."""
 
@@ -99,8 +102,10 @@ def _fleet(data: Mapping[str, Any]) -> Element:
     parts.append(element("div", *figures, class_="figures"))
     parts.append(element("ul", *(element("li", line) for line in opportunities.coverage(data))))
     if data["ruled_out"]:
-        rows = [(chain(entry["operators"]), entry["share"], entry["rule"]) for entry in data["ruled_out"]]
-        parts.append(_figure("Ruled out, by what it would be worth", _bars(rows)))
+        worth = sorted(data["ruled_out"], key=lambda entry: -entry["share"])[:MOST_RULED_OUT]
+        rows = [(chain(entry["operators"]), entry["share"], entry["rule"]) for entry in worth]
+        among = f" ({len(rows)} of {len(data['ruled_out'])})" if len(rows) < len(data["ruled_out"]) else ""
+        parts.append(_figure(f"Ruled out, by what it would be worth{among}", _bars(rows)))
     return element("section", *parts, id="fleet")
 
 
@@ -247,7 +252,10 @@ def _measured(realised: Realised | None) -> str:
 
 
 def _command(entry: Mapping[str, Any]) -> str:
-    return f"graphopt show opportunities.json {entry['digest'][:12]}"
+    digest = entry["digest"][:12]
+    if entry["rule"]:
+        return f"graphopt show opportunities.json {digest}"
+    return f"graphopt extract opportunities.json {digest} --corpus CORPUS -o {digest} && graphopt check {digest}"
 
 
 def _shapes(examples: Sequence[Mapping[str, Any]]) -> Element:

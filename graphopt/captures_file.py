@@ -56,12 +56,17 @@ def read(path: Path) -> tuple[Entry, ...]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise GraphoptError(f"{path}: capture must be an array of tables, [[capture]]")
     try:
-        return tuple(_entry(row) for row in rows)
+        return tuple(entry(row) for row in rows)
     except GraphoptError as error:
         raise GraphoptError(f"{path}: {error}") from None
 
 
-def _entry(row: Mapping[str, object]) -> Entry:
+def entry(row: Mapping[str, object]) -> Entry:
+    """An entry from the keys and values of a ``[[capture]]``.
+
+    Raises:
+        GraphoptError: a key is unknown, or a value is not what it must be.
+    """
     model = row.get("model")
     if not isinstance(model, str) or not model:
         raise GraphoptError("a capture does not name its model")

@@ -12,13 +12,15 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Literal
 
+import onnxruntime
 from onnx import ModelProto
 
-from graphopt import captures_file, files, model_files
+from graphopt import captures_file, files, model_files, store
 from graphopt.capture import Captured, Execution, capture_executions
 from graphopt.captures_file import Entry
 from graphopt.corpus_sources import Positional, Stored, stored_models
@@ -273,7 +275,7 @@ def _later(stored: ViewName | None, wanted: ViewName) -> ViewName:
 
 
 def add(
-    folder: Path,
+    place: Path | str,
     model: Path | ModelProto,
     input_shapes: Mapping[str, Shape],
     *,
@@ -283,70 +285,150 @@ def add(
     weights: Weights = "drop",
     ranges: Mapping[str, Range] | None = None,
     redacted: bool = False,
-) -> Path:
-    """Store a capture.
-
-    The model's file is called ``<name>-<digest>.onnx`` and written once for each structure; the capture is added to
-    ``captures.toml``. Executions of the same model at the same shapes add up. Several processes may store at once.
+) -> Path | str:
+    """Store a capture: ``add_executions`` for one set of shapes.
 
     Args:
-        folder: the corpus; made when missing.
-        model: a file, or a checked model.
+        place: as there.
+        model: as there.
         input_shapes: input name to shape; inputs whose shape the model declares may be left out.
-        name: what the corpus calls it; the file's stem when not given.
+        name: as there.
         executions: how many times it ran with these shapes.
-        view: bring the model to this view and store that, marked so. None or ``raw`` stores it as it is: the view is
-            then made when the corpus is loaded, for the machine that it is loaded on.
-        weights: store them, or only their shapes.
+        view: as there.
+        weights: as there.
         ranges: input name to (low, high) of its values.
-        redacted: store no name and no comment (``redaction.redact``); the corpus calls it ``model``, unless a name is
-            given.
+        redacted: as there.
 
     Returns:
         The model's file in the corpus.
 
     Raises:
-        GraphoptError: the model is broken, a shape contradicts it, or the folder cannot be written. Nothing is written.
+        GraphoptError: as there.
     """
-    if view is not None and view not in VIEWS:
-        raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
-    as_it_is = view in (None, "raw")
+    one = Execution(input_shapes, executions, ranges or {})
+    return add_executions(place, model, [one], name=name, view=view, weights=weights, redacted=redacted)
+
+
+def add_executions(
+    place: Path | str,
+    model: Path | ModelProto,
+    executions: Sequence[Execution],
+    *,
+    name: str | None = None,
+    view: ViewName | None = None,
+    given_view: ViewName | None = None,
+    weights: Weights = "drop",
+    redacted: bool = False,
+) -> Path | str:
+    """Store captures of a model. Several processes may store at once.
+
+    In a folder, the model's file is called ``<name>-<digest>.onnx`` and written once for each structure, and the
+    captures are added to ``captures.toml``. An observed corpus (any URL is one) gets them as services store theirs; it
+    holds models as they are, without weights and ranges. Executions of the same model at the same shapes add up.
+
+    Args:
+        place: the corpus; made when missing.
+        model: a file, or a checked model.
+        executions: how it ran. Without shapes: at those that it declares.
+        name: what the corpus calls it; the file's stem when not given.
+        view: bring the model to this view and store that, marked so. None or ``raw`` stores it as it is: the view is
+            then made when the corpus is loaded, for the machine that it is loaded on.
+        given_view: the view that the model is already, if any.
+        weights: store them, or only their shapes.
+        redacted: store no name and no comment (``redaction.redact``); the corpus calls it ``model``, unless a name is
+            given.
+
+    Returns:
+        The model's file in the corpus; a URL where the corpus is one.
+
+    Raises:
+        GraphoptError: the model is broken, a shape contradicts it, or the corpus cannot be written. Nothing is written.
+    """
+    for named in (view, given_view):
+        if named is not None and named not in VIEWS:
+            raise GraphoptError(f"no view {named!r}: it is one of {', '.join(VIEWS)}")
+    wanted = _later(given_view, view or "raw")
     if isinstance(model, ModelProto):
         proto, known = model, model.graph.name or "model"
         label = name or known
     else:
         # Weights that neither stay nor are optimised are not read: a model may be larger than the memory.
-        read = load_without_weights if weights == "drop" and as_it_is else model_files.load
+        read = load_without_weights if weights == "drop" and wanted == "raw" else model_files.load
         proto, known, label = read(Path(model)), Path(model).stem, str(model)
     known = name or ("model" if redacted else known)
-    if executions < 1:
-        raise GraphoptError(f"{label}: executions must be above 0, not {executions}")
     try:
         # Made before anything is written: it finds every way in which the shapes or the model are wrong.
-        viewed = proto if as_it_is else to_view(proto, view or "raw")
-        shapes = Observer(viewed, known).check(input_shapes, ranges)
+        viewed = to_view(proto, wanted)
+        observer = Observer(viewed, known)
+        complete = []
+        for one in executions:
+            if one.executions < 1:
+                raise GraphoptError(f"executions must be above 0, not {one.executions}")
+            shapes = observer.check(one.shapes or default_shapes(viewed), one.ranges)
+            complete.append(replace(one, shapes=shapes))
         stored = drop_weights(viewed) if weights == "drop" else viewed
         stored = redact(stored) if redacted else stored
     except GraphoptError as error:
         raise GraphoptError(f"{label}: {error}") from None
-    target = folder / f"{_file_name(known)}-{digest(viewed)[:12]}.onnx"
+    view = wanted if wanted != "raw" else given_view if given_view != "raw" else None
+    if not store.is_observed(place):
+        return _add_to_folder(Path(place), known, viewed, stored, complete, view)
+    if view is not None or weights == "keep" or any(one.ranges for one in complete):
+        raise GraphoptError(f"{place}: an observed corpus holds no views, weights or ranges; store them in a folder")
+    return _append(place, known, viewed, stored, complete)
+
+
+def _append(
+    place: Path | str, name: str, model: ModelProto, stored: ModelProto, executions: Sequence[Execution]
+) -> str:
+    corpus = store.open(place)
+    found = corpus.put_graph(stored)
+    order = [i.name for i in inputs_of(model)]
+    now = datetime.now(UTC)
+    corpus.append(
+        store.Capture(
+            graph=found,
+            name=name,
+            shapes=tuple(one.shapes.get(i) for i in order),
+            executions=one.executions,
+            start=now,
+            end=now,
+            runtime=onnxruntime.__version__,
+        )
+        for one in executions
+    )
+    return f"{corpus.folder.url}/{store.GRAPHS}/{found}.onnx"
+
+
+def _add_to_folder(
+    folder: Path,
+    name: str,
+    model: ModelProto,
+    stored: ModelProto,
+    executions: Sequence[Execution],
+    view: ViewName | None,
+) -> Path:
+    target = folder / f"{_file_name(name)}-{digest(model)[:12]}.onnx"
     with _locked(folder):
-        if target.is_file() and (weights == "drop" or not has_dropped_weights(model_files.load(target))):
+        if target.is_file() and (has_dropped_weights(stored) or not has_dropped_weights(model_files.load(target))):
             stored = model_files.read(target)
         else:
             model_files.save(stored, target)
         # The file may name its inputs otherwise, in the same order.
-        names = {old.name: new.name for old, new in zip(inputs_of(viewed), inputs_of(stored), strict=True)}
-        entry = Entry(
-            target.name,
-            {names[name]: shape for name, shape in shapes.items()},
-            executions,
-            {names[name]: bounds for name, bounds in (ranges or {}).items()},
-            None if view == "raw" else view,
-        )
+        names = {old.name: new.name for old, new in zip(inputs_of(model), inputs_of(stored), strict=True)}
+        added = [
+            Entry(
+                target.name,
+                {names[i]: shape for i, shape in one.shapes.items()},
+                one.executions,
+                {names[i]: bounds for i, bounds in one.ranges.items()},
+                view,
+            )
+            for one in executions
+        ]
         listing = folder / captures_file.NAME
         entries = captures_file.read(listing) if listing.is_file() else ()
-        files.write_text(listing, captures_file.text([*entries, entry]))
+        files.write_text(listing, captures_file.text([*entries, *added]))
     return target
 
 

@@ -41,20 +41,34 @@ def to_view(model: ModelProto, view: ViewName) -> ModelProto:
     """
     if view == "raw":
         return model
+    filled = fill_weights(model)
+    optimized = as_optimized(filled, view)
+    stabilize(optimized, filled)
+    return optimized
+
+
+def as_optimized(model: ModelProto, view: ViewName) -> ModelProto:
+    """The model as onnxruntime optimises it, with the names and in the order that onnxruntime chose in this run.
+
+    Args:
+        model: a checked model with weights.
+        view: ``executed`` or ``portable``.
+
+    Raises:
+        GraphoptError: as ``to_view`` does.
+    """
     if view not in _LEVELS:
         raise GraphoptError(f"no view {view!r}: it is one of {', '.join(VIEWS)}")
-    filled = fill_weights(model)
     entries = {"session.disable_prepacking": "1"}  # of use to a session that runs
-    if weight_bytes(filled) > LARGEST_IN_MEMORY:
+    if weight_bytes(model) > LARGEST_IN_MEMORY:
         entries["session.optimized_model_external_initializers_file_name"] = _DATA
         entries["session.optimized_model_external_initializers_min_size_in_bytes"] = "1024"
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = Path(folder) / "optimized.onnx"
         try:
-            open_session(filled, _LEVELS[view], entries=entries, saved_as=path)
+            open_session(model, _LEVELS[view], entries=entries, saved_as=path)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise GraphoptError(f"onnxruntime rejects it: {one_line(error)}") from None
         optimized = onnx.load(path, load_external_data=False)
         load_external_data(optimized, path.parent)
-    stabilize(optimized, filled)
     return optimized

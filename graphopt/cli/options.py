@@ -255,6 +255,11 @@ def corpus_place(text: str) -> Path | str:
     return text if "://" in text else path_or_stdin(text)
 
 
+def corpus_to_write(text: str) -> Path | str:
+    """A corpus that is written: a folder, or the URL of an observed corpus."""
+    return text if "://" in text else Path(text)
+
+
 def input_file(name: str, **settings: Any) -> Callable[[Function], Function]:
     """An argument that is a file to read."""
     return click.argument(name, type=path_or_stdin, **settings)

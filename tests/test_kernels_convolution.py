@@ -257,3 +257,56 @@ def test_an_epilogue_and_threads(tmp_path: Path) -> None:
         assert (np.abs(found - expected) <= 8 * TOLERANCE * (scale + np.abs(expected))).all()
         (again,) = kernels.run("hard_swish", feeds, threads=2)
         np.testing.assert_array_equal(found, again)
+
+
+def tiled_examples() -> list[Example]:
+    """Blocked convolutions of windows that are summed with fewer multiplications, tiles cut off at borders."""
+    block = block_size() or 16
+    sizes = [
+        ((14, 14), (2, 4), (3, 3), (1, 1, 1, 1)),
+        ((9, 11), (1, 1), (3, 3), (1, 2, 1, 0)),
+        ((30, 31), (3, 5), (3, 3), (0, 0, 0, 0)),
+        ((20, 21), (1, 2), (5, 5), (2, 2, 2, 2)),
+        ((20, 21), (2, 2), (1, 3), (0, 1, 0, 1)),
+        ((64, 20), (2, 2), (5, 1), (0, 0, 0, 0)),
+        ((33, 1), (2, 3), (3, 1), (1, 0, 1, 0)),
+    ]
+    return [
+        Example(
+            f"tiled{number}",
+            True,
+            (1 + number % 2, inputs * block, *image),
+            (outputs * block, inputs * block, *kernel),
+            pads=pads,  # type: ignore[arg-type]
+            bias=number % 3 > 0,
+            added=number % 2 > 0,
+            activation="Relu" if number % 2 else "",
+        )
+        for number, (image, (inputs, outputs), kernel, pads) in enumerate(sizes)
+    ]
+
+
+@pytest.mark.skipif(not block_size(), reason="no blocked layout")
+def test_infinities_reach_only_the_results_that_they_belong_to(tmp_path: Path) -> None:
+    examples = tiled_examples()
+    cases = [Case(e.name, (e.node,), e.feeds(), ("y",), constant_inputs=frozenset("wb")) for e in examples]
+    kernels = KernelLibrary(cases, tmp_path)
+    for example in examples:
+        for batch, larger in ((0, 0), (2, 3)):
+            feeds = example.feeds(1, batch, larger)
+            (found,) = kernels.run(example.name, feeds)
+            example.check(found, feeds)
+            (again,) = kernels.run(example.name, feeds, threads=2)
+            np.testing.assert_array_equal(found, again)
+        feeds["x"][0, 1, 2, 0] = np.inf
+        feeds["x"][-1, 0, 4, -1] = np.nan
+        feeds["x"][-1, 0, 5, 0] = 3e38
+        (found,) = kernels.run(example.name, feeds)
+        with np.errstate(invalid="ignore"):
+            expected = example.sums(feeds)[0]
+        if example.activation:
+            expected = ACTIVATIONS[example.activation](expected)
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+        small = np.isfinite(expected) & (np.abs(expected) < 1e30)
+        assert np.isfinite(found[small]).all()
+        assert not np.isfinite(found[np.isinf(expected)]).any()

@@ -17,6 +17,10 @@ LARGEST_SMALL_TILE = {0: 4, 1: 4, 2: 3}
 """The same for 16 registers, and for tile functions that serve any step."""
 
 
+WINOGRAD_TAPS = 5
+"""Most taps along a dimension that are summed with fewer multiplications."""
+
+
 @dataclass(frozen=True, order=True)
 class Family:
     """Tile functions for one step from pixel to pixel.
@@ -251,20 +255,29 @@ def _tiles(
     if prod(weights[2:]) == 1 and prod(window.strides) == 1 and not any((*window.before, *window.after)):
         width = prod(result[2:])
     family = Family(depthwise, plain, stride)
-    if depthwise:
-        kinds = {0}
-    else:
-        blocks = -(-(weights[0] // window.groups) // block)
-        kinds = set()
-        for left in {blocks, -(-blocks // max(1, min(blocks // 8, 8)))}:
-            while left > 0:
-                kind = -(-left // (-(-left // MOST_BLOCKS)))
-                kinds.add(kind)
-                left -= kind
+    blocks = -(-(weights[0] // window.groups) // block)
+    kinds = {0} if depthwise else _kinds(blocks) | _kinds(-(-blocks // max(1, min(blocks // 8, 8))))
+    steps_of_one = prod(window.strides) * prod(window.dilations) == 1
+    if steps_of_one and not (depthwise or plain) and 1 < max(weights[2:]) <= WINOGRAD_TAPS:
+        yield from (  # of the products of c/winograd.h
+            (Family(False, False, 1), pixels, kind)
+            for kind in _kinds(blocks)
+            for pixels in {1, 2, 4, LARGEST_TILE[kind] * 2 // 3, LARGEST_TILE[kind]}
+        )
     for kind in kinds:
         border = width - (width - (kernel - 1) * window.dilations[1 - row] // stride)
         for pixels in _sizes(width, LARGEST_TILE[kind]) | _sizes(max(1, width - border), LARGEST_TILE[kind]):
             yield family, pixels, kind
+
+
+def _kinds(blocks: int) -> set[int]:
+    """How many output blocks there are in the tiles that share them out."""
+    kinds = set()
+    while blocks > 0:
+        kind = -(-blocks // (-(-blocks // MOST_BLOCKS)))
+        kinds.add(kind)
+        blocks -= kind
+    return kinds
 
 
 def _sizes(width: int, most: int) -> set[int]:

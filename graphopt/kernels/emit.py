@@ -29,6 +29,8 @@ KERNEL_SUPPORT = (
     "columns.h",
     "contraction.h",
     "convolution.h",
+    "winograd.h",
+    "convolution_steps.h",
     "kernel.h",
 )
 """Files that kernels need, in order; the others are for the library alone."""

@@ -1,0 +1,158 @@
+/* A convolution as a step of a plan. */
+
+enum { INPUT, WEIGHTS, BIAS, ADDED, RESULT, CONVOLUTION_TENSORS };
+
+typedef struct {
+    const convolution *what;
+    convolution_plan plan;
+    winograd_plan winograd;          /* of no tasks where the sums are computed directly */
+    int tensor[CONVOLUTION_TENSORS]; /* -1 where absent */
+    int packed;                      /* a temporary for weights that are no constants; -1 for none */
+    const nest *epilogue;            /* a step that this one computes piece by piece; NULL for none */
+    int product;                     /* load of the epilogue that is the result */
+    float *own;                      /* weights that are constants, in the order of the micro-kernel; NULL where as given */
+} convolution_state;
+
+SHARED void free_convolution(void *state)
+{
+    convolution_state *x = state;
+    free(x->own);
+    free(x);
+}
+
+SHARED const char *run_convolution_units(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+{
+    const convolution_state *x = s->state;
+    (void)p;
+    const float *weights = tensors[x->tensor[WEIGHTS]], *bias = NULL;
+    if (x->tensor[BIAS] >= 0)
+        bias = tensors[x->tensor[BIAS]];
+    if (!x->winograd.tasks && (x->own || x->packed >= 0)) {
+        weights = x->own ? x->own : tensors[x->packed];
+        bias = weights + packed_convolution_floats(&x->plan) - packed_biases(&x->plan);
+    }
+    if (x->winograd.tasks)
+        weights = x->own;
+    const convolution_call call = {&x->plan, tensors[x->tensor[INPUT]], weights, bias,
+                                   x->tensor[ADDED] >= 0 ? tensors[x->tensor[ADDED]] : NULL, tensors[x->tensor[RESULT]],
+                                   x->epilogue ? x->epilogue->pieces : NULL, x->epilogue ? x->epilogue->to : NULL,
+                                   x->product, tensors, tensors[x->tensor[WEIGHTS]]};
+    for (int64_t task = begin; task < end; task++)
+        if (!(x->winograd.tasks ? run_winograd(&call, &x->winograd, task) : run_convolution(&call, task)))
+            return NO_MEMORY;
+    return NULL;
+}
+
+SHARED const char *run_packing(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+{
+    const convolution_state *x = s->state;
+    (void)p, (void)begin, (void)end;
+    pack_weights(x->what, &x->plan, tensors[x->tensor[WEIGHTS]], x->tensor[BIAS] >= 0 ? tensors[x->tensor[BIAS]] : NULL,
+                 tensors[x->packed]);
+    return NULL;
+}
+
+SHARED const char *shape_convolution(const convolution *c, const shape *input, const shape *weights, const shape *bias,
+                                     const shape *sum, shape *result)
+{
+    convolution_plan plan;
+    return plan_convolution(c, input, weights, bias, sum, &plan, result);
+}
+
+/* Plans the steps of a convolution: the tensors are numbered as in the enumeration above. */
+SHARED const char *plan_convolution_step(plan *p, const convolution *c, const shape *input, const shape *weights,
+                                         const shape *bias, const shape *sum, const int *tensor)
+{
+    shape result;
+    convolution_state *x = calloc(1, sizeof *x);
+    if (!x)
+        return NO_MEMORY;
+    x->what = c;
+    memcpy(x->tensor, tensor, sizeof x->tensor);
+    x->packed = -1;
+    const char *error = plan_convolution(c, input, weights, bias, sum, &x->plan, &result);
+    const convolution_plan *plan = &x->plan;
+    const float *w = error ? NULL : constant_of(p, tensor[WEIGHTS]);
+    if (w && plan_winograd(plan, &x->winograd)) {
+        x->own = take_aligned(winograd_floats(plan, &x->winograd) * (int64_t)sizeof(float));
+        if (x->own)
+            transform_weights(plan, &x->winograd, w, x->own);
+        else
+            error = NO_MEMORY;
+    } else if (!error && !c->blocked) { /* blocked weights are in the order of the tiles already */
+        const float *b = c->bias ? constant_of(p, tensor[BIAS]) : NULL;
+        shape packed = {1, {packed_convolution_floats(plan)}};
+        if (w && (b || !c->bias)) {
+            x->own = take_aligned(packed.size[0] * (int64_t)sizeof(float));
+            if (x->own)
+                pack_weights(c, plan, w, b, x->own);
+            else
+                error = NO_MEMORY;
+        } else {
+            x->packed = p->inputs + p->outputs + p->temporaries;
+            error = add_temporary(p, &packed, sizeof(float));
+            convolution_state *packing = error ? NULL : malloc(sizeof *packing);
+            if (packing) {
+                *packing = *x;
+                error = add_step(p, (step){run_packing, free_convolution, packing, 1, packed.size[0], 0});
+            } else if (!error) {
+                error = NO_MEMORY;
+            }
+        }
+    }
+    if (error) {
+        free_convolution(x);
+        return error;
+    }
+    int64_t taps = plan->kernel_height * plan->kernel_width * (plan->depthwise ? 1 : plan->input_channels);
+    p->stage++;
+    int64_t tasks = x->winograd.tasks ? x->winograd.tasks : plan->tasks;
+    error = add_step(p, (step){run_convolution_units, free_convolution, x, tasks, elements(&result) * (1 + taps / 8), 0});
+    p->stage--;
+    return error;
+}
+
+/* Whether a nest computes each element of its stores from the same elements of tensors that are there before the
+ * convolution, and of its result: as one flat loop. */
+SHARED int is_flat_epilogue(const plan *p, const nest *x, int result, int *product)
+{
+    if (x->count != 1 || !x->pieces->what->compute)
+        return 0;
+    const piece *only = x->pieces;
+    const access *to = &only->store;
+    if (only->outers != 0 || only->rows != 1 || to->base != 0 || (to->column != 1 && only->columns != 1))
+        return 0;
+    *product = -1;
+    for (int i = 0; i < only->what->loads; i++) {
+        const access *a = &only->load[i];
+        int is_result = only->what->tensors[i] == result;
+        if (only->what->index[i] >= 0 || (!is_result && only->what->tensors[i] >= p->inputs))
+            return 0;
+        if (only->what->once[i] && !is_result)
+            continue;
+        if (a->base != 0 || a->size != 0 || (a->column != 1 && only->columns != 1) || (is_result && *product >= 0))
+            return 0;
+        if (is_result)
+            *product = i;
+    }
+    return *product >= 0;
+}
+
+/* Has the convolution into a tensor compute the only step that reads it, where that can be done element by element. */
+SHARED void fuse_epilogue(plan *p, int result)
+{
+    convolution_state *x = NULL;
+    for (int i = 0; i < p->steps; i++) {
+        step *s = &p->step[i];
+        if (s->run == run_convolution_units && ((convolution_state *)s->state)->tensor[RESULT] == result)
+            x = s->state;
+        nest *reader = s->run == run_tiles ? s->state : NULL;
+        if (!x || !reader || !is_flat_epilogue(p, reader, result, &x->product))
+            continue;
+        if (result >= p->inputs + p->outputs)
+            x->tensor[RESULT] = reader->to->tensors[0];
+        x->epilogue = reader;
+        s->units = 0;
+        return;
+    }
+}

@@ -41,13 +41,14 @@ class Occurrence:
         extraction: its body, and how the body is called.
         before: predicted seconds of its operators, one by one; per execution, averaged over the captures.
         after: predicted seconds as one kernel; likewise.
-        convolves: whether it holds a convolution: how fast a kernel for it is, no rate says well for all its sizes.
+        tried: whether it is worth measuring whatever is predicted: it holds a convolution or a product with weights, and
+            no rate says well for all sizes how fast a kernel for these is.
     """
 
     extraction: Extraction
     before: float
     after: float
-    convolves: bool = False
+    tried: bool = False
 
     @property
     def saving(self) -> float:
@@ -203,10 +204,10 @@ def find_candidates(
         if times is None:
             refusals.append(Refusal(nodes, "cost unknown"))
             continue
-        convolves = any(regions.convolves(graph, index) for index in nodes)
-        if len(nodes) == 1 and not convolves and not _pays_alone(*times, machine):
+        tried = any(regions.convolves(graph, i) or regions.multiplies_weights(graph, i) for i in nodes)
+        if len(nodes) == 1 and not tried and not _pays_alone(*times, machine):
             continue
-        found.append(Occurrence(extraction, *times, convolves))
+        found.append(Occurrence(extraction, *times, tried))
     refusals += _alone(graph, fusibility, {index for nodes in sets for index in nodes})
     return Candidates(tuple(found), tuple(refusals))
 

@@ -152,7 +152,7 @@ def _choose(
 
     def candidate(occurrence: Occurrence) -> Candidate:
         # Where losing ones are kept too, the number of operators decides among them.
-        tried = context.keep_losing or (context.measured and occurrence.convolves)
+        tried = context.keep_losing or (context.measured and occurrence.tried)
         least = LEAST_WORTH * len(occurrence.extraction.nodes) if tried else occurrence.saving
         return Candidate(tuple(sorted(occurrence.extraction.nodes)), max(occurrence.saving, least))
 

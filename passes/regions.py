@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.operators import FusionClass, find
 from graphopt.operators.base import element_bytes
-from graphopt.operators.lowering import Convolving
+from graphopt.operators.lowering import Convolving, MatrixProduct
 
 Fusible = Callable[[tuple[int, ...]], str | None]
 """Set of nodes, ascending, to None where one kernel may compute it, else the reason why not."""
@@ -99,6 +99,14 @@ def convolves(graph: OperatorGraph, index: int) -> bool:
     """Whether an operator is a convolution that a kernel can compute."""
     operator = find(graph.nodes[index])
     return operator is not None and isinstance(operator.lowering, Convolving)
+
+
+def multiplies_weights(graph: OperatorGraph, index: int) -> bool:
+    """Whether an operator is a matrix product with a constant right operand, which a kernel packs once."""
+    node = graph.nodes[index]
+    operator = find(node)
+    product = operator is not None and isinstance(operator.lowering, MatrixProduct)
+    return product and graph.tensors[node.inputs[1]].constant
 
 
 FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)

@@ -27,6 +27,8 @@ KERNEL_SUPPORT = (
     "reductions.h",
     "rows.h",
     "columns.h",
+    "products.h",
+    "matrix_unit.h",
     "contraction.h",
     "convolution.h",
     "winograd.h",

@@ -1,10 +1,5 @@
-/* Products of matrices: a micro-kernel that keeps a block of sums in registers, and the packing of its right operand.
- *
- * The right operand is packed into panels of PANEL columns, rows one after the other, zeros beyond the last column; a
- * constant one only once. The left operand is read where it lies, whatever its strides. Each sum runs over the depth in
- * order, in runs of DEPTH_RUN elements that are summed apart and then added: its value depends neither on the block of
- * rows and columns that it is computed with, nor on the number of threads.
- */
+/* Contractions: where operands lie, blocks of products and what is done to them; the sums are made in products.h, or by the
+ * matrix unit. */
 /* What a generated kernel says of a contraction: its tensors, and where its operands lie in them. */
 typedef struct {
     int left, right, to;
@@ -17,220 +12,8 @@ typedef struct {
     int product;                 /* load of the epilogue that is the product */
 } contraction_code;
 
+
 #if !defined(KERNELS_ONLY) /* what follows but the last two functions is called by the library alone */
-#if defined(__AVX512F__)
-#include <immintrin.h>
-typedef __m512 sums;
-enum { SUMS = 16, MOST_ROWS = 14 };
-#define SUMS_ALL(x) _mm512_set1_ps(x)
-#define MASKED_STORES 1 /* the first columns of a vector can be stored alone */
-#define SUMS_MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
-#elif defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-typedef __m256 sums;
-enum { SUMS = 8, MOST_ROWS = 6 };
-#define SUMS_ALL(x) _mm256_set1_ps(x)
-#define SUMS_MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
-#else
-typedef float sums __attribute__((vector_size(16)));
-enum { SUMS = 4, MOST_ROWS = 6 };
-#define SUMS_ALL(x) ((sums){x, x, x, x})
-#if defined(__aarch64__)
-#include <arm_neon.h>
-#define SUMS_MULTIPLY_ADD(a, b, c) ((sums)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
-#else
-#define SUMS_MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
-#endif
-#endif
-
-enum { PANEL = 2 * SUMS, DEPTH_RUN = 256 };
-
-static inline sums sums_at(const float *from)
-{
-    sums x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-/* What becomes of sums when they are stored: they are scaled, added to what is there, and a bias is added. */
-typedef struct {
-    float scale;
-    int add;
-    const float *bias; /* of the first column; NULL for none */
-} sum_result;
-
-/* Stores the first `columns` of a vector; f: NULL where they are stored as they are. */
-static inline void store_sums(float *to, sums x, int64_t columns, const float *bias, const sum_result *f)
-{
-#if defined(MASKED_STORES)
-    __mmask16 some = (__mmask16)((1u << columns) - 1);
-    if (!f) {
-        _mm512_mask_storeu_ps(to, some, x);
-        return;
-    }
-    x *= SUMS_ALL(f->scale);
-    if (f->add)
-        x += _mm512_maskz_loadu_ps(some, to);
-    if (bias)
-        x += _mm512_maskz_loadu_ps(some, bias);
-    _mm512_mask_storeu_ps(to, some, x);
-#else
-    float all[SUMS];
-    if (f)
-        x *= SUMS_ALL(f->scale);
-    if (columns == SUMS) {
-        if (f && f->add)
-            x += sums_at(to);
-        if (bias)
-            x += sums_at(bias);
-        memcpy(to, &x, sizeof x);
-        return;
-    }
-    memcpy(all, &x, sizeof x);
-    for (int64_t j = 0; j < columns; j++) {
-        float sum = f && f->add ? all[j] + to[j] : all[j];
-        to[j] = bias ? sum + bias[j] : sum;
-    }
-#endif
-}
-
-/* Adds the products of one element of each row and one row of the panel. */
-static inline __attribute__((always_inline)) void add_products(const int rows, const int vectors, sums sum[][2],
-                                                               const float *left, int64_t left_row, const float *panel)
-{
-    sums first = sums_at(panel), second = vectors > 1 ? sums_at(panel + SUMS) : first;
-#pragma GCC unroll 14
-    for (int i = 0; i < rows; i++) {
-        sums x = SUMS_ALL(left[i * left_row]);
-        sum[i][0] = SUMS_MULTIPLY_ADD(x, first, sum[i][0]);
-        if (vectors > 1)
-            sum[i][1] = SUMS_MULTIPLY_ADD(x, second, sum[i][1]);
-    }
-}
-
-/* rows x `columns` sums over `depth` elements, in one or two vectors a row. */
-static inline __attribute__((always_inline)) void sum_block(const int rows, const int vectors, const int far,
-                                                            int64_t depth, const float *left, int64_t left_row, int64_t left_step,
-                                                            const float *panel, const float *ahead,
-                                                            int64_t ahead_step, float *to, int64_t to_row,
-                                                            int64_t columns, const sum_result *f)
-{
-    sums sum[MOST_ROWS][2];
-#pragma GCC unroll 14
-    for (int i = 0; i < rows; i++)
-        sum[i][0] = sum[i][1] = SUMS_ALL(0);
-    for (int64_t k = 0; k < depth; k++) {
-        if (far) {
-            __builtin_prefetch(ahead, 0, 2);
-            ahead += ahead_step;
-        }
-        add_products(rows, vectors, sum, left, left_row, panel);
-        panel += PANEL;
-        left += left_step;
-    }
-    int plain = f->scale == 1.0f && !f->add && !f->bias;
-#pragma GCC unroll 14
-    for (int i = 0; i < rows && plain; i++) {
-        float *row = to + i * to_row;
-        const int last = (vectors - 1) * SUMS;
-        if (vectors > 1)
-            store_sums(row, sum[i][0], SUMS, NULL, NULL);
-        store_sums(row + last, sum[i][vectors - 1], columns - last, NULL, NULL);
-    }
-    if (plain)
-        return;
-#pragma GCC unroll 14
-    for (int i = 0; i < rows; i++) {
-        float *row = to + i * to_row;
-        const int last = (vectors - 1) * SUMS;
-        if (vectors > 1)
-            store_sums(row, sum[i][0], SUMS, f->bias, f);
-        store_sums(row + last, sum[i][vectors - 1], columns - last, f->bias ? f->bias + last : NULL, f);
-    }
-}
-
-typedef void (*block_function)(int64_t depth, const float *left, int64_t left_row, int64_t left_step,
-                               const float *panel, const float *ahead, int64_t ahead_step, float *to, int64_t to_row,
-                               int64_t columns, const sum_result *f);
-
-/* far: the panels come from beyond the second-level cache, so the next one is fetched while this one is used. */
-#define DEFINE_BLOCK(rows, vectors, far)                                                                               \
-    static __attribute__((noinline, aligned(64))) void block_##rows##_##vectors##_##far(                               \
-        int64_t depth, const float *left, int64_t left_row, int64_t left_step, const float *panel,                     \
-        const float *ahead, int64_t ahead_step, float *to, int64_t to_row, int64_t columns, const sum_result *f)           \
-    {                                                                                                                  \
-        sum_block(rows, vectors, far, depth, left, left_row, left_step, panel, ahead, ahead_step, to, to_row, columns, \
-                  f);                                                                                                  \
-    }
-#define DEFINE_BLOCKS(rows)                                                                                            \
-    DEFINE_BLOCK(rows, 1, 0)                                                                                           \
-    DEFINE_BLOCK(rows, 2, 0)                                                                                           \
-    DEFINE_BLOCK(rows, 1, 1)                                                                                           \
-    DEFINE_BLOCK(rows, 2, 1)
-
-DEFINE_BLOCKS(1)
-DEFINE_BLOCKS(2)
-DEFINE_BLOCKS(3)
-DEFINE_BLOCKS(4)
-DEFINE_BLOCKS(5)
-DEFINE_BLOCKS(6)
-#define FEW_ROWS(kind) block_1_##kind, block_2_##kind, block_3_##kind, block_4_##kind, block_5_##kind, block_6_##kind
-#if defined(__AVX512F__) /* as many as 32 registers hold */
-DEFINE_BLOCKS(7)
-DEFINE_BLOCKS(8)
-DEFINE_BLOCKS(9)
-DEFINE_BLOCKS(10)
-DEFINE_BLOCKS(11)
-DEFINE_BLOCKS(12)
-DEFINE_BLOCKS(13)
-DEFINE_BLOCKS(14)
-#define MORE_ROWS(kind)                                                                                                \
-    , block_7_##kind, block_8_##kind, block_9_##kind, block_10_##kind, block_11_##kind, block_12_##kind,               \
-        block_13_##kind, block_14_##kind
-#else
-#define MORE_ROWS(kind)
-#endif
-
-/* By whether panels are far, vectors of columns (less one) and rows (less one). */
-static const block_function SUM_BLOCK[2][2][MOST_ROWS] = {
-    {{FEW_ROWS(1_0) MORE_ROWS(1_0)}, {FEW_ROWS(2_0) MORE_ROWS(2_0)}},
-    {{FEW_ROWS(1_1) MORE_ROWS(1_1)}, {FEW_ROWS(2_1) MORE_ROWS(2_1)}},
-};
-
-/* Floats that a packed operand takes. */
-static inline int64_t packed_floats(int64_t depth, int64_t columns)
-{
-    return (columns + PANEL - 1) / PANEL * PANEL * depth;
-}
-
-/* to = scale * left * right + bias: rows x depth times depth x columns, the right operand packed; bias: a value for each
- * column, NULL for none; steps in elements. Where panels are far, the next one is on its way into the second-level cache
- * while one group of rows after the other uses this one. */
-static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *left, int64_t left_row,
-                     int64_t left_step, const float *panels, int far, float scale, const float *bias, float *to, int64_t to_row)
-{
-    int64_t groups = (rows + MOST_ROWS - 1) / MOST_ROWS, k = 0;
-    do { /* once for an empty depth, whose sums are zero */
-        int64_t run = depth - k < DEPTH_RUN ? depth - k : DEPTH_RUN;
-        for (int64_t column = 0; column < columns; column += PANEL) {
-            const float *panel = panels + column * depth + k * PANEL;
-            const float *ahead = column + PANEL < columns ? panel + PANEL * depth
-                                 : k + run < depth        ? panels + (k + run) * PANEL
-                                                          : panel;
-            int64_t count = columns - column < PANEL ? columns - column : PANEL, ahead_step = PANEL / groups;
-            sum_result f = {scale, k > 0, bias && k + run == depth ? bias + column : NULL};
-            for (int64_t group = 0, row = 0; group < groups; group++) {
-                int64_t end = rows * (group + 1) / groups;
-                SUM_BLOCK[far][count > SUMS][end - row - 1](run, left + row * left_row + k * left_step, left_row,
-                                                            left_step, panel, ahead + group * run * ahead_step,
-                                                            ahead_step, to + row * to_row + column, to_row, count, &f);
-                row = end;
-            }
-        }
-        k += run;
-    } while (k < depth);
-}
-
 /* ---------------------------------------------------------------- where matrices lie */
 
 /* One dimension of a matrix in memory: nested loops, outermost first, with steps in elements. */
@@ -372,10 +155,10 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
 
 /* ---------------------------------------------------------------- a contraction as a step */
 
-/* A constant right operand in panels. Only contractions keep anything. */
+/* A constant right operand in panels, or split into parts. Only contractions keep anything. */
 typedef struct {
     kept as;
-    int tensor;
+    int tensor, split;
     int64_t depth, columns;
     matrix from;
 } packed_operand;
@@ -387,47 +170,87 @@ typedef struct {
     int64_t block_rows, row_blocks, block_columns, column_blocks;
     matrix left, right, bias, load[MAX_OPERANDS]; /* load: of the epilogue */
     const float *panels;                    /* of a constant right operand; NULL for others */
-    /* bytes into the scratch: the right operand in panels, a copy of rows of the left one (-1 where they are read in
-     * place), the products for an epilogue, what it packs */
+    const unsigned char *parts;             /* of one that the matrix unit multiplies; NULL for others */
+    int64_t run;                            /* with parts, the depth of which rows are split at a time */
+    /* bytes into the scratch: the right operand in panels or the parts of rows of the left one, a copy of these rows (-1
+     * where they are read in place), the products for an epilogue, what it packs */
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19 };
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, PRODUCT_BYTES = 1 << 18 };
 
-/* The right operand in panels if it is constant, made by this plan or one before it. */
-static const char *pack_constant(plan *p, const contraction_code *code, contraction *x)
+static int is_packed_as(const packed_operand *o, const contraction *x, int split)
 {
-    const float *data = p->constant && code->right < p->inputs ? p->constant[code->right] : NULL;
+    return o->tensor == x->code->right && o->split == split && o->depth == x->depth && o->columns == x->columns
+           && memcmp(&o->from, &x->right, sizeof x->right) == 0; /* both were zeroed before they were filled */
+}
+
+#if defined(MATRIX_UNIT)
+/* Splits the right operand by way of `panel`; 0 where an element is too large for it. */
+static int split_right(unsigned char *to, const float *data, const contraction *x, float *panel)
+{
+    for (int64_t column = 0; column < x->columns; column += PANEL) {
+        int64_t columns = x->columns - column < PANEL ? x->columns - column : PANEL;
+        pack_panels(panel, data + x->right.base, &x->right.row, &x->right.column, x->depth, column, columns);
+        if (!split_panel(to + split_bytes(x->depth, column), panel, x->depth, columns))
+            return 0;
+    }
+    return 1;
+}
+#endif
+
+/* The constant right operand, packed; NULL where there is no memory for it, or where `split` and it cannot be. */
+static void *packed_right(const contraction *x, const float *data, int split)
+{
+#if defined(MATRIX_UNIT)
+    if (split) {
+        unsigned char *parts = take_aligned(split_bytes(x->depth, x->columns));
+        float *panel = take_aligned(packed_floats(x->depth, PANEL) * (int64_t)sizeof(float));
+        int done = parts && panel && split_right(parts, data, x, panel);
+        free(panel);
+        if (!done)
+            free(parts);
+        return done ? parts : NULL;
+    }
+#endif
+    float *panels = split ? NULL : take_aligned(packed_floats(x->depth, x->columns) * (int64_t)sizeof(float));
+    if (panels)
+        pack_panels(panels, data + x->right.base, &x->right.row, &x->right.column, x->depth, 0, x->columns);
+    return panels;
+}
+
+/* The right operand packed if it is constant, by this plan or one before it; 0 where that cannot be. */
+static int pack_constant(plan *p, contraction *x, const float *data, int split)
+{
+    void *memory = NULL;
+    for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k && !memory; k = k->next)
+        if (is_packed_as((const packed_operand *)k, x, split))
+            memory = k->memory;
+    if (!memory) {
+        packed_operand *o = malloc(sizeof *o);
+        memory = o ? packed_right(x, data, split) : NULL;
+        if (!memory) {
+            free(o);
+            return 0;
+        }
+        *o = (packed_operand){{NULL, memory}, x->code->right, split, x->depth, x->columns, x->right};
+        o->as.next = __atomic_load_n(p->made, __ATOMIC_RELAXED);
+        while (!__atomic_compare_exchange_n(p->made, &o->as.next, &o->as, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+            ;
+    }
+    x->panels = split ? NULL : memory;
+    x->parts = split ? memory : NULL;
+    return 1;
+}
+
+static const char *pack_right(plan *p, contraction *x)
+{
+    const float *data = constant_of(p, x->code->right);
     if (!data || !is_fixed(&x->right.batch))
         return NULL;
-    int64_t bytes = packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
-    p->constant_bytes += bytes;
-    for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k; k = k->next) {
-        const packed_operand *o = (const packed_operand *)k;
-        if (o->tensor == code->right && o->depth == x->depth && o->columns == x->columns
-            && memcmp(&o->from, &x->right, sizeof x->right) == 0) { /* both were zeroed before they were filled */
-            x->panels = o->as.memory;
-            return NULL;
-        }
-    }
-    packed_operand *o = malloc(sizeof *o);
-    float *panels = take_aligned(bytes);
-    if (!o || !panels) {
-        free(o);
-        free(panels);
-        return NO_MEMORY;
-    }
-    o->as.memory = panels;
-    o->tensor = code->right;
-    o->depth = x->depth;
-    o->columns = x->columns;
-    o->from = x->right;
-    pack_panels(panels, data + x->right.base, &x->right.row, &x->right.column, x->depth, 0, x->columns);
-    o->as.next = __atomic_load_n(p->made, __ATOMIC_RELAXED);
-    while (!__atomic_compare_exchange_n(p->made, &o->as.next, &o->as, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
-        ;
-    x->panels = panels;
-    return NULL;
+    p->constant_bytes += packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
+    int packed = (matrix_unit_pays(x->rows, x->columns, x->depth) && pack_constant(p, x, data, 1)) || pack_constant(p, x, data, 0);
+    return packed ? NULL : NO_MEMORY;
 }
 
 /* Copies rows [row, row + rows) of the left operand next to each other. */
@@ -504,53 +327,130 @@ static void run_epilogue(const contraction *x, int64_t batch, int64_t row, int64
     }
 }
 
+/* What units of a step on one thread share. */
+typedef struct {
+    unsigned char *scratch;
+    int64_t packed_batch, packed_column; /* what is in the panels */
+    int64_t split_row;                   /* the block of rows whose parts are there */
+} contraction_state;
+
+/* A block of the right operand in panels: those of a constant one, or made of one that is computed. */
+static const float *panels_of(const contraction *x, int64_t batch, int64_t column, int64_t columns, contraction_state *state, void *const *tensors)
+{
+    if (x->panels)
+        return x->panels + column * x->depth;
+    float *panels = (float *)state->scratch;
+    if (batch != state->packed_batch || column != state->packed_column) {
+        const float *from = (const float *)tensors[x->code->right] + x->right.base + offset_of(&x->right.batch, batch);
+        pack_panels(panels, from, &x->right.row, &x->right.column, x->depth, column, columns);
+        state->packed_batch = batch;
+        state->packed_column = column;
+    }
+    return panels;
+}
+
+#if defined(MATRIX_UNIT)
+/* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
+static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
+                          int64_t left_row, contraction_state *state, const float *bias, float *to, int64_t to_row)
+{
+    int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
+    for (int64_t k = 0; k < x->depth; k += x->run) {
+        int64_t run = x->depth - k < x->run ? x->depth - k : x->run;
+        if (state->split_row != row || run < x->depth) {
+            state->split_row = -1;
+            if (!split_rows(state->scratch, left + k, left_row, rows, run))
+                return 0;
+            state->split_row = row;
+        }
+        sum_result f = {x->code->scale, k > 0, k > 0 ? NULL : bias};
+        multiply_run(rows, columns, tiles_of(run, UNIT_DEPTH), state->scratch,
+                     x->parts + split_bytes(x->depth, column) + k / UNIT_DEPTH * PARTS_BYTES, blocks, &f, to, to_row);
+    }
+    return 1;
+}
+
+/* The same where the matrix unit cannot, and the right operand is in parts. */
+static const char *multiply_large(const contraction *x, int64_t rows, int64_t column, int64_t columns, const float *left,
+                                  int64_t left_row, const float *bias, float *to, int64_t to_row, void *const *tensors)
+{
+    float *panels = take_aligned(packed_floats(x->depth, columns) * (int64_t)sizeof(float));
+    if (!panels)
+        return NO_MEMORY;
+    pack_panels(panels, (const float *)tensors[x->code->right] + x->right.base, &x->right.row, &x->right.column, x->depth,
+                column, columns);
+    multiply(rows, columns, x->depth, left, left_row, 1, panels, 0, x->code->scale, bias, to, to_row);
+    free(panels);
+    return NULL;
+}
+#endif
+
+/* One unit: a block of rows and columns of one matrix. */
+static const char *run_block(const plan *p, const contraction *x, int64_t unit, contraction_state *state, void *const *tensors)
+{
+    int64_t block = unit / x->row_blocks, batch = block / x->column_blocks;
+    int64_t column = block % x->column_blocks * x->block_columns, row = unit % x->row_blocks * x->block_rows;
+    if (x->parts) { /* of one matrix: rows are split once for all columns */
+        batch = 0;
+        column = unit % x->column_blocks * x->block_columns;
+        row = unit / x->column_blocks * x->block_rows;
+    }
+    int64_t columns = x->columns - column < x->block_columns ? x->columns - column : x->block_columns;
+    int64_t rows = x->rows - row < x->block_rows ? x->rows - row : x->block_rows;
+    const float *left = (const float *)tensors[x->code->left] + x->left.base + offset_of(&x->left.batch, batch);
+    int64_t left_row = 0, left_step = 0;
+    even_step(&x->left.row, &left_row);
+    even_step(&x->left.column, &left_step);
+    if (x->left_at < 0) {
+        left += row * left_row;
+    } else if (!x->parts || state->split_row != row || x->run < x->depth) {
+        float *copy = (float *)(state->scratch + x->left_at);
+        copy_rows(&x->left.row, &x->left.column, left, row, rows, x->depth, copy);
+        left = copy;
+        left_row = x->depth;
+        left_step = 1;
+    }
+    const float *bias = x->code->bias < 0 ? NULL : (const float *)tensors[x->code->bias] + x->bias.base + column;
+    float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
+                                  : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
+    int64_t to_row = x->code->epilogue ? columns : x->columns;
+    if (!x->parts) {
+        int far = x->panels && p->constant_bytes > FAR_BYTES;
+        const float *panels = panels_of(x, batch, column, columns, state, tensors);
+        multiply(rows, columns, x->depth, left, left_row, left_step, panels, far, x->code->scale, bias, to, to_row);
+    }
+#if defined(MATRIX_UNIT)
+    if (x->parts && !multiply_parts(x, row, rows, column, columns, left, left_row, state, bias, to, to_row)) {
+        const char *error = multiply_large(x, rows, column, columns, left, left_row, bias, to, to_row, tensors);
+        if (error)
+            return error;
+    }
+#endif
+    if (x->code->epilogue)
+        run_epilogue(x, batch, row, rows, column, columns, to, state->scratch + x->packed_at, tensors);
+    return NULL;
+}
+
 static const char *run_contraction(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
 {
     const contraction *x = s->state;
-    unsigned char *scratch = take_scratch(x->scratch);
-    if (!scratch)
+    const char *error = NULL;
+    contraction_state state = {take_scratch(x->scratch), -1, -1, -1};
+    if (!state.scratch)
         return NO_MEMORY;
-    int far = x->panels && p->constant_bytes > FAR_BYTES;
-    int64_t packed_batch = -1, packed_column = -1, row_step = 0, depth_step = 0;
-    even_step(&x->left.row, &row_step);
-    even_step(&x->left.column, &depth_step);
-    for (int64_t unit = begin; unit < end; unit++) {
-        int64_t block = unit / x->row_blocks, batch = block / x->column_blocks;
-        int64_t column = block % x->column_blocks * x->block_columns, row = unit % x->row_blocks * x->block_rows;
-        int64_t columns = x->columns - column < x->block_columns ? x->columns - column : x->block_columns;
-        int64_t rows = x->rows - row < x->block_rows ? x->rows - row : x->block_rows;
-        const float *panels = x->panels ? x->panels + column * x->depth : (const float *)scratch;
-        if (!x->panels && (batch != packed_batch || column != packed_column)) {
-            const float *from = (const float *)tensors[x->code->right] + x->right.base + offset_of(&x->right.batch, batch);
-            pack_panels((float *)scratch, from, &x->right.row, &x->right.column, x->depth, column, columns);
-            packed_batch = batch;
-            packed_column = column;
-        }
-        const float *left = (const float *)tensors[x->code->left] + x->left.base + offset_of(&x->left.batch, batch);
-        int64_t left_row = row_step, left_step = depth_step;
-        if (x->left_at >= 0) {
-            float *copy = (float *)(scratch + x->left_at);
-            copy_rows(&x->left.row, &x->left.column, left, row, rows, x->depth, copy);
-            left = copy;
-            left_row = x->depth;
-            left_step = 1;
-        } else {
-            left += row * row_step;
-        }
-        const float *bias = x->code->bias < 0 ? NULL : (const float *)tensors[x->code->bias] + x->bias.base + column;
-        if (!x->code->epilogue) {
-            float *to = (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
-            multiply(rows, columns, x->depth, left, left_row, left_step, panels, far, x->code->scale, bias, to,
-                     x->columns);
-        } else {
-            float *products = (float *)(scratch + x->products_at);
-            multiply(rows, columns, x->depth, left, left_row, left_step, panels, far, x->code->scale, bias, products,
-                     columns);
-            run_epilogue(x, batch, row, rows, column, columns, products, scratch + x->packed_at, tensors);
-        }
-    }
-    give_scratch(scratch);
-    return NULL;
+#if defined(MATRIX_UNIT)
+    unit_shapes before;
+    if (x->parts)
+        take_matrix_unit(&before);
+#endif
+    for (int64_t unit = begin; unit < end && !error; unit++)
+        error = run_block(p, x, unit, &state, tensors);
+#if defined(MATRIX_UNIT)
+    if (x->parts)
+        give_matrix_unit(&before);
+#endif
+    give_scratch(state.scratch);
+    return error;
 }
 
 /* How operands lie in their tensors; does_not_fit where that is not as nested loops. */
@@ -595,17 +495,26 @@ static const char *place_contraction(plan *p, contraction *x, const shape *resul
 /* Cuts the product into blocks, the units of the step. */
 static void cut_blocks(contraction *x)
 {
-    int64_t most_rows = x->panels ? BLOCK_ROWS : PACKED_BLOCK_ROWS, whole = (x->columns + PANEL - 1) / PANEL * PANEL;
+    int64_t most_rows = x->parts ? SPLIT_ROWS : x->panels ? BLOCK_ROWS : PACKED_BLOCK_ROWS;
+    int64_t whole = (x->columns + PANEL - 1) / PANEL * PANEL;
     x->row_blocks = (x->rows + most_rows - 1) / most_rows;
     x->block_rows = (x->rows + x->row_blocks - 1) / x->row_blocks;
     int64_t widest = clamp(BLOCK_FLOATS / (x->depth + 1), PANEL, whole);
+    if (x->parts) {
+        x->block_rows = tiles_of(x->block_rows, 2 * UNIT_ROWS) * 2 * UNIT_ROWS;
+        x->row_blocks = tiles_of(x->rows, x->block_rows);
+        widest = x->code->epilogue ? clamp(PRODUCT_BYTES / (int64_t)sizeof(float) / x->block_rows, PANEL, whole) : whole;
+        x->run = split_run(x->block_rows, x->depth);
+    }
     x->column_blocks = (whole + widest - 1) / widest;
     if (x->batches * x->row_blocks * x->column_blocks < LEAST_UNITS && x->block_rows * x->columns * x->depth > LEAST_SUMS)
         x->column_blocks = LEAST_UNITS;
     x->block_columns = ((whole + x->column_blocks - 1) / x->column_blocks + PANEL - 1) / PANEL * PANEL;
     x->column_blocks = (x->columns + x->block_columns - 1) / x->block_columns;
-    int64_t even, bytes = x->panels ? 0 : packed_floats(x->depth, x->block_columns) * (int64_t)sizeof(float);
-    int in_place = even_step(&x->left.row, &even) && even_step(&x->left.column, &even);
+    int64_t even, step = 1, bytes = x->panels ? 0 : packed_floats(x->depth, x->block_columns) * (int64_t)sizeof(float);
+    if (x->parts)
+        bytes = tiles_of(x->block_rows, UNIT_ROWS) * x->run / UNIT_DEPTH * PARTS_BYTES;
+    int in_place = even_step(&x->left.row, &even) && even_step(&x->left.column, &step) && (!x->parts || step == 1);
     x->left_at = in_place ? -1 : bytes;
     bytes += in_place ? 0 : x->block_rows * x->depth * (int64_t)sizeof(float);
     x->products_at = bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -639,7 +548,7 @@ SHARED const char *plan_contraction(plan *p, const contraction_code *code, const
     }
     const char *error = place_contraction(p, x, result, left, right, frame);
     if (!error)
-        error = pack_constant(p, code, x);
+        error = pack_right(p, x);
     if (error) {
         free(x);
         return error;

@@ -118,7 +118,7 @@ SHARED const char *does_not_fit(plan *p)
 
 #if !defined(KERNELS_ONLY)
 /* Memory of this thread for the time of one call. What does not fit is taken from the heap: give it back. */
-enum { THREAD_SCRATCH = 1 << 19 };
+enum { THREAD_SCRATCH = 5 << 18 };
 static __thread __attribute__((aligned(64))) unsigned char thread_memory[THREAD_SCRATCH];
 
 static inline void *take_scratch(int64_t bytes)

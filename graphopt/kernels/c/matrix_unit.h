@@ -1,0 +1,347 @@
+/* Products of matrices by the processor's matrix unit (Intel AMX), with the accuracy of float32.
+ *
+ * The unit multiplies bfloat16 and sums in float32. Every float is the sum of three bfloat16 *parts*, each the rounded
+ * rest of those before: a = a0 + a1 + a2, exactly. Of the nine products of parts the six largest are summed,
+ * a0 b0 + a0 b1 + a1 b0 + a0 b2 + a1 b1 + a2 b0: what is left out is below 2^-25 of a product, less than what rounding it
+ * to float32 would cost. (See "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+ * Computations", Henry, Tang and Heinecke, 2019.)
+ *
+ * The unit takes what is below 2^-126 as zero. So it is used for operands whose elements are all below LARGEST: then no
+ * product of parts is off by more than 2^-95, and neither infinities nor NaN are split.
+ */
+#if !defined(KERNELS_ONLY)
+#if defined(__x86_64__) && defined(__linux__) && defined(__AVX512F__) \
+    && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define MATRIX_UNIT 1
+#endif
+
+enum { UNIT_ROWS = 16, UNIT_COLUMNS = 16, UNIT_DEPTH = 32, TILE_BYTES = 1024, PARTS = 3, PARTS_BYTES = PARTS * TILE_BYTES };
+/* Bytes for the parts of a block of rows; more rows or depth than fit are taken in runs of the depth. */
+enum { SPLIT_BYTES = 5 << 17, SPLIT_ROWS = 128 };
+
+static inline int64_t tiles_of(int64_t elements, int64_t size) { return (elements + size - 1) / size; }
+
+/* Bytes that a right operand takes in parts. */
+static inline int64_t split_bytes(int64_t depth, int64_t columns)
+{
+    return tiles_of(columns, UNIT_COLUMNS) * tiles_of(depth, UNIT_DEPTH) * PARTS_BYTES;
+}
+
+/* The depth of a run: as few runs of equal size as the memory for a block of rows allows. */
+static inline int64_t split_run(int64_t rows, int64_t depth)
+{
+    int64_t most = SPLIT_BYTES / (tiles_of(rows, UNIT_ROWS) * PARTS_BYTES), all = tiles_of(depth, UNIT_DEPTH);
+    return tiles_of(all, tiles_of(all, most)) * UNIT_DEPTH;
+}
+
+#if defined(MATRIX_UNIT)
+#include <cpuid.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+extern long syscall(long number, ...); /* unistd.h has names that are used here for other things */
+
+#define FOR_MATRIX_UNIT __attribute__((noinline, target("amx-tile,amx-bf16,avx512bf16")))
+/* The intrinsics do not say that they read and write memory. */
+#define MEMORY_SETTLED() __asm__ volatile("" ::: "memory")
+
+/* Shapes of the unit's registers; see LDTILECFG in the Intel manual, volume 2A. */
+typedef struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} unit_shapes;
+
+/* Whether the processor has the unit and the operating system lets this process use it. */
+static int matrix_unit_found(void)
+{
+    unsigned a, b, c, d;
+    const char *wish = getenv("GRAPHOPT_MATRIX_UNIT");
+    if (wish && strcmp(wish, "off") == 0)
+        return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1))
+        return 0; /* AMX-BF16, AMX-TILE */
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1))
+        return 0; /* AVX512_BF16 */
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    if ((a & 0x600e6) != 0x600e6)
+        return 0;
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+}
+
+static int has_matrix_unit(void)
+{
+    static int known = -1;
+    int found = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (found < 0) {
+        found = matrix_unit_found();
+        __atomic_store_n(&known, found, __ATOMIC_RELAXED);
+    }
+    return found;
+}
+
+/* Makes the registers whole tiles; says in `before` what they were. */
+static FOR_MATRIX_UNIT void take_matrix_unit(unit_shapes *before)
+{
+    unit_shapes whole = {.palette = 1};
+    for (int k = 0; k < 8; k++) {
+        whole.row_bytes[k] = 64;
+        whole.rows[k] = 16;
+    }
+    _tile_storeconfig(before);
+    MEMORY_SETTLED();
+    _tile_loadconfig(&whole);
+}
+
+static FOR_MATRIX_UNIT void give_matrix_unit(const unit_shapes *before)
+{
+    MEMORY_SETTLED();
+    if (before->palette)
+        _tile_loadconfig(before);
+    else
+        _tile_release();
+}
+
+/* The bits of floats rounded to bfloat16, in the upper halves. */
+static inline __m512i rounded_part(__m512 x)
+{
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    return _mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000));
+}
+
+static const uint32_t LARGEST = 0x4e800000; /* 2^30 */
+
+static inline __mmask16 first_lanes(int64_t count)
+{
+    return (__mmask16)(count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0);
+}
+
+/* Splits `columns` of at most PANEL columns, `depth` rows of `panel` (PANEL floats a row), into parts. Tiles follow each other by
+ * column, depth and part; each holds pairs of rows of 16 columns. 0 where an element is too large. */
+static int split_panel(unsigned char *to, const float *panel, int64_t depth, int64_t columns)
+{
+    __m512i largest = _mm512_setzero_si512();
+    int64_t blocks = tiles_of(depth, UNIT_DEPTH);
+    for (int64_t tile = 0; tile < tiles_of(columns, UNIT_COLUMNS); tile++)
+        for (int64_t k = 0; k < blocks * UNIT_DEPTH; k += 2) {
+            const float *row = panel + k * PANEL + tile * UNIT_COLUMNS;
+            __m512 x = k < depth ? _mm512_loadu_ps(row) : _mm512_setzero_ps();
+            __m512 y = k + 1 < depth ? _mm512_loadu_ps(row + PANEL) : _mm512_setzero_ps();
+            __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
+            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(y), magnitude));
+            unsigned char *at = to + (tile * blocks + k / UNIT_DEPTH) * PARTS_BYTES + k % UNIT_DEPTH / 2 * 64;
+            for (int part = 0; part < PARTS; part++) {
+                __m512i u = rounded_part(x), v = rounded_part(y);
+                _mm512_storeu_si512(at + part * TILE_BYTES, _mm512_or_si512(v, _mm512_srli_epi32(u, 16)));
+                x -= _mm512_castsi512_ps(u);
+                y -= _mm512_castsi512_ps(v);
+            }
+        }
+    return _mm512_reduce_max_epu32(largest) < LARGEST;
+}
+
+/* The parts of 32 floats, one to a tile each. */
+static inline __attribute__((always_inline, target("avx512bf16"))) void split_32(unsigned char *to, __m512 x, __m512 y)
+{
+    for (int part = 0; part < PARTS; part++) {
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, x);
+        _mm512_store_si512((void *)(to + part * TILE_BYTES), both);
+        if (part == PARTS - 1)
+            break;
+        __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+        __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
+        x -= _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
+        y -= _mm512_castsi512_ps(_mm512_slli_epi32(high, 16));
+    }
+}
+
+/* Splits rows of a left operand whose elements follow each other, zeros beyond them. Tiles follow each other by row, depth and part. 0
+ * where an element is too large. */
+static __attribute__((noinline, target("avx512bf16"))) int split_rows(unsigned char *to, const float *left, int64_t left_row,
+                                                                      int64_t rows, int64_t depth)
+{
+    __m512i largest = _mm512_setzero_si512(), magnitude = _mm512_set1_epi32(0x7fffffff);
+    int64_t blocks = tiles_of(depth, UNIT_DEPTH);
+    for (int64_t row = 0; row < tiles_of(rows, UNIT_ROWS) * UNIT_ROWS; row++) {
+        const float *from = left + row * left_row;
+        unsigned char *at = to + row / UNIT_ROWS * blocks * PARTS_BYTES + row % UNIT_ROWS * 64;
+        for (int64_t k = 0; k < depth; k += UNIT_DEPTH, at += PARTS_BYTES) {
+            int64_t count = row < rows ? depth - k : 0;
+            __m512 x = _mm512_maskz_loadu_ps(first_lanes(count), from + k);
+            __m512 y = _mm512_maskz_loadu_ps(first_lanes(count - 16), from + k + 16);
+            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
+            largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(y), magnitude));
+            split_32(at, x, y);
+        }
+    }
+    return _mm512_reduce_max_epu32(largest) < LARGEST;
+}
+
+/* Tiles of the products: register 0 is row 0, column 0; 1 is row 0, column 1; 2 is row 1, column 0; 3 is row 1, column 1.
+ * Where there are fewer tiles than registers, products of parts take turns: each sum waits for the one before it. */
+#define MULTIPLY_PARTS(turn)                                         \
+    do {                                                             \
+        if (row_tiles == 2 && column_tiles == 2) {                   \
+            _tile_dpbf16ps(0, 4, 6);                                 \
+            _tile_dpbf16ps(1, 4, 7);                                 \
+            _tile_dpbf16ps(2, 5, 6);                                 \
+            _tile_dpbf16ps(3, 5, 7);                                 \
+        } else if (column_tiles == 2) {                              \
+            if ((turn) % 2) {                                        \
+                _tile_dpbf16ps(2, 4, 6);                             \
+                _tile_dpbf16ps(3, 4, 7);                             \
+            } else {                                                 \
+                _tile_dpbf16ps(0, 4, 6);                             \
+                _tile_dpbf16ps(1, 4, 7);                             \
+            }                                                        \
+        } else if (row_tiles == 2) {                                 \
+            if ((turn) % 2) {                                        \
+                _tile_dpbf16ps(1, 4, 6);                             \
+                _tile_dpbf16ps(3, 5, 6);                             \
+            } else {                                                 \
+                _tile_dpbf16ps(0, 4, 6);                             \
+                _tile_dpbf16ps(2, 5, 6);                             \
+            }                                                        \
+        } else if ((turn) % 2) {                                     \
+            _tile_dpbf16ps(1, 4, 6);                                 \
+        } else {                                                     \
+            _tile_dpbf16ps(0, 4, 6);                                 \
+        }                                                            \
+    } while (0)
+#define LEFT_PART(part)                                              \
+    do {                                                             \
+        _tile_loadd(4, left + (part) * TILE_BYTES, 64);              \
+        if (row_tiles == 2)                                          \
+            _tile_loadd(5, left + left_tile + (part) * TILE_BYTES, 64); \
+    } while (0)
+#define RIGHT_PART(part)                                             \
+    do {                                                             \
+        _tile_loadd(6, right + (part) * TILE_BYTES, 64);             \
+        if (column_tiles == 2)                                       \
+            _tile_loadd(7, right + right_tile + (part) * TILE_BYTES, 64); \
+    } while (0)
+
+/* Up to 2 x 2 tiles of sums over `blocks` tiles of the depth. left_tile, right_tile: bytes to the next tile of rows, of
+ * columns. */
+static inline __attribute__((always_inline, target("amx-tile,amx-bf16"))) void
+sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const unsigned char *left, int64_t left_tile,
+          const unsigned char *right, int64_t right_tile, float *to, int64_t to_row, int64_t rows, int64_t columns,
+          const sum_result *f)
+{
+    /* whole tiles are stored straight from the registers, and begin with what is added */
+    const int whole = row_tiles == 2 && column_tiles == 2 && rows == 2 * UNIT_ROWS && columns == 2 * UNIT_COLUMNS && f->scale == 1.0f;
+    int64_t row_bytes = to_row * (int64_t)sizeof(float);
+    float *below = to + UNIT_ROWS * to_row;
+    MEMORY_SETTLED();
+    if (whole && f->add) {
+        _tile_loadd(0, to, row_bytes);
+        _tile_loadd(1, to + UNIT_COLUMNS, row_bytes);
+        _tile_loadd(2, below, row_bytes);
+        _tile_loadd(3, below + UNIT_COLUMNS, row_bytes);
+    } else if (whole && f->bias) {
+        _tile_loadd(0, f->bias, 0);
+        _tile_loadd(1, f->bias + UNIT_COLUMNS, 0);
+        _tile_loadd(2, f->bias, 0);
+        _tile_loadd(3, f->bias + UNIT_COLUMNS, 0);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t k = 0; k < blocks; k++) { /* in an order that loads few tiles */
+        LEFT_PART(0);
+        RIGHT_PART(2);
+        MULTIPLY_PARTS(0);
+        RIGHT_PART(1);
+        MULTIPLY_PARTS(1);
+        RIGHT_PART(0);
+        MULTIPLY_PARTS(0);
+        LEFT_PART(2);
+        MULTIPLY_PARTS(1);
+        LEFT_PART(1);
+        MULTIPLY_PARTS(0);
+        RIGHT_PART(1);
+        MULTIPLY_PARTS(1);
+        left += PARTS_BYTES;
+        right += PARTS_BYTES;
+    }
+    if (whole) {
+        _tile_stored(0, to, row_bytes);
+        _tile_stored(1, to + UNIT_COLUMNS, row_bytes);
+        _tile_stored(2, below, row_bytes);
+        _tile_stored(3, below + UNIT_COLUMNS, row_bytes);
+        MEMORY_SETTLED();
+        return;
+    }
+    float sum[4][UNIT_ROWS][UNIT_COLUMNS] __attribute__((aligned(64)));
+    _tile_stored(0, sum[0], 64);
+    _tile_stored(1, sum[1], 64);
+    _tile_stored(2, sum[2], 64);
+    _tile_stored(3, sum[3], 64);
+    MEMORY_SETTLED();
+    for (int64_t i = 0; i < rows; i++) {
+        const int first = 2 * (i >= UNIT_ROWS), second = row_tiles == 1 && column_tiles == 2 ? 2 : 1;
+        int64_t row = i % UNIT_ROWS;
+        sums x = sums_at(sum[first][row]);
+        if (row_tiles == 1 || column_tiles == 1)
+            x += sums_at(sum[first + second][row]);
+        store_sums(to + i * to_row, x, columns < UNIT_COLUMNS ? columns : UNIT_COLUMNS, f->bias, f);
+        if (column_tiles == 1)
+            continue;
+        x = sums_at(sum[first + 1][row]);
+        if (row_tiles == 1)
+            x += sums_at(sum[3][row]);
+        store_sums(to + i * to_row + UNIT_COLUMNS, x, columns - UNIT_COLUMNS, f->bias ? f->bias + UNIT_COLUMNS : NULL, f);
+    }
+}
+
+#define DEFINE_SUM_TILES(row_tiles, column_tiles)                                                                      \
+    static FOR_MATRIX_UNIT void sum_tiles_##row_tiles##_##column_tiles(                                                \
+        int64_t blocks, const unsigned char *left, int64_t left_tile, const unsigned char *right, int64_t right_tile,  \
+        float *to, int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)                                 \
+    {                                                                                                                  \
+        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, to, to_row, rows, columns, f);  \
+    }
+DEFINE_SUM_TILES(1, 1)
+DEFINE_SUM_TILES(1, 2)
+DEFINE_SUM_TILES(2, 1)
+DEFINE_SUM_TILES(2, 2)
+
+/* One run of the depth: to = left * right, or to += where f says so; f->bias: of the first column. left: parts of this run. right: parts of the whole depth, which
+ * is `depth_blocks` tiles deep, from the run's first tile on. */
+static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const unsigned char *left,
+                         const unsigned char *right, int64_t depth_blocks, const sum_result *f, float *to, int64_t to_row)
+{
+    int64_t left_tile = blocks * PARTS_BYTES, right_tile = depth_blocks * PARTS_BYTES;
+    for (int64_t column = 0; column < columns; column += 2 * UNIT_COLUMNS)
+        for (int64_t row = 0; row < rows; row += 2 * UNIT_ROWS) {
+            int64_t height = rows - row < 2 * UNIT_ROWS ? rows - row : 2 * UNIT_ROWS;
+            int64_t width = columns - column < 2 * UNIT_COLUMNS ? columns - column : 2 * UNIT_COLUMNS;
+            sum_result here = {f->scale, f->add, f->bias ? f->bias + column : NULL};
+            (height > UNIT_ROWS ? (width > UNIT_COLUMNS ? sum_tiles_2_2 : sum_tiles_2_1)
+                                : (width > UNIT_COLUMNS ? sum_tiles_1_2 : sum_tiles_1_1))(
+                blocks, left + row / UNIT_ROWS * left_tile, left_tile, right + column / UNIT_COLUMNS * right_tile, right_tile,
+                to + row * to_row + column, to_row, height, width, &here);
+        }
+}
+
+/* Whether the unit is clearly faster than `multiply`, by rough numbers of cycles: a product of tiles takes 16, a block of
+ * 2 x 2 tiles about 1000 besides, splitting a left element 0.7; the vector unit sums 32 products a cycle, at best. */
+static int matrix_unit_pays(int64_t rows, int64_t columns, int64_t depth)
+{
+    int64_t row_tiles = tiles_of(rows, UNIT_ROWS), column_tiles = tiles_of(columns, UNIT_COLUMNS);
+    double unit = (double)(row_tiles * column_tiles) * (double)tiles_of(depth, UNIT_DEPTH) * 6 * 16 * 1.1
+                  + (double)(tiles_of(row_tiles, 2) * tiles_of(column_tiles, 2)) * 1000 + 0.7 * (double)(rows * depth) + 400;
+    double vectors = (double)tiles_of(columns, SUMS) * (double)(rows < 4 ? 4 : rows) * (double)depth / 2 / 0.8;
+    return has_matrix_unit() && unit * 1.1 < vectors;
+}
+#else
+static int matrix_unit_pays(int64_t rows, int64_t columns, int64_t depth)
+{
+    return (void)rows, (void)columns, (void)depth, 0;
+}
+#endif
+#endif

@@ -86,7 +86,7 @@ def capture(source: Source, target: Target, progress: Progress | None = None) ->
         name = target.name or (None if target.redacted else path.stem)
         one = Execution(source.shapes or shapes, source.executions, source.ranges)
         return Imported((_add(target, model, [one], name),))
-    if path.is_dir() or model_folders.is_archive(path):
+    if path.suffix.lower() != ".onnx" and (path.is_dir() or model_folders.is_archive(path)):
         return _folder(source, target, progress)
     if source.profile is None:
         executions = [Execution(source.shapes, source.executions, source.ranges)]

@@ -17,7 +17,7 @@ from graphopt.graph import Node, OperatorGraph
 from graphopt.operators import FusionClass
 from graphopt.operators.opaque import CONTROL_FLOW
 
-MOST_OPERANDS = 64
+MOST_OPERANDS = 128
 """Tensors that one kernel may read."""
 
 MOST_RESULTS = 16

@@ -16,7 +16,7 @@ from graphopt.passes.reach import reach
 Lowerable = Callable[[OperatorGraph], str | None]
 """Body to None where a kernel can be generated for it, else the reason why not."""
 
-MOST_OPERANDS = 64
+MOST_OPERANDS = 128
 """Most operands and results of a kernel, together."""
 
 LEAST_ALONE = 0.1

@@ -25,7 +25,7 @@ from graphopt.operators.lowering import (
 )
 
 MAX_RANK = 8
-MAX_INPUTS = 64
+MAX_INPUTS = 128
 MAX_OUTPUTS = 32
 MAX_WINDOW = 1 << 20
 

@@ -19,8 +19,8 @@ from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Ma
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
 from graphopt.operators.lowering import Concat, Reshape, Transpose
 
-MAX_STEPS = 96
-MAX_TEMPORARIES = 64
+MAX_STEPS = 192
+MAX_TEMPORARIES = 128
 
 
 class Step(Protocol):

@@ -70,6 +70,26 @@ typedef struct {
 
 enum { CACHE_LINE = 64 };
 
+/* Finds rows that indices of one type pick, where rows of indices and data lie evenly; 0 where an index is out of range. */
+#define DEFINE_FIND_PICKED(type)                                                                                       \
+    static int find_picked_##type(const void **rows, int64_t count, const type *index, int64_t index_step,             \
+                                  const unsigned char *data, int64_t step, int64_t stride, int64_t size, int64_t bytes) \
+    {                                                                                                                  \
+        for (int64_t r = 0; r < count; r++) {                                                                          \
+            int64_t picked = index[r * index_step];                                                                    \
+            picked += picked < 0 ? size : 0;                                                                           \
+            if ((uint64_t)picked >= (uint64_t)size)                                                                    \
+                return 0;                                                                                              \
+            const unsigned char *row = data + r * step + picked * stride;                                              \
+            rows[r] = row;                                                                                             \
+            for (int64_t line = 0; line < bytes; line += CACHE_LINE)                                                   \
+                __builtin_prefetch(row + line);                                                                        \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }
+DEFINE_FIND_PICKED(int32_t)
+DEFINE_FIND_PICKED(int64_t)
+
 /* Finds the rows of load i of a block. Rows that are picked come from far: they are fetched ahead. */
 static const char *find_rows(const column_step *x, int i, row_block *b, void *const *tensors, unsigned char *room)
 {
@@ -77,6 +97,18 @@ static const char *find_rows(const column_step *x, int i, row_block *b, void *co
     const column_access *a = &x->load[i];
     const int j = what->index[i], bytes = what->bytes[i];
     const unsigned char *data = (const unsigned char *)tensors[what->tensors[i]] + b->outer[i] * bytes;
+    if (j >= 0 && x->depths <= 1 && !a->packed) {
+        int64_t step = x->depths ? a->depth[0] : 0, index_step = x->depths ? x->load[j].depth[0] : 0;
+        int64_t at = b->outer[j] + b->first * index_step;
+        const void *index = tensors[what->tensors[j]];
+        data += b->first * step * bytes;
+        int found = what->bytes[j] == 4
+                        ? find_picked_int32_t(b->rows[i], b->count, (const int32_t *)index + at, index_step, data,
+                                              step * bytes, a->stride * bytes, a->size, b->width * bytes)
+                        : find_picked_int64_t(b->rows[i], b->count, (const int64_t *)index + at, index_step, data,
+                                              step * bytes, a->stride * bytes, a->size, b->width * bytes);
+        return found ? NULL : OUT_OF_RANGE;
+    }
     for (int64_t r = 0; r < b->count; r++) {
         int64_t from = rows_further(x, a, b->first + r);
         if (j >= 0) {
@@ -104,7 +136,11 @@ static const char *find_block(const column_step *x, int64_t unit, int64_t first,
 {
     const column_kernel *what = x->what;
     const char *error = NULL;
-    int64_t t = unit / x->strips, c0 = unit % x->strips * x->strip;
+    int64_t t = unit, c0 = 0;
+    if (x->strips > 1) {
+        t = unit / x->strips;
+        c0 = unit % x->strips * x->strip;
+    }
     b->unit = unit;
     b->first = first;
     b->count = x->depth - first < STACKED_ROWS ? x->depth - first : STACKED_ROWS;
@@ -113,8 +149,11 @@ static const char *find_block(const column_step *x, int64_t unit, int64_t first,
     for (int i = 0; i < what->loads; i++)
         b->outer[i] = x->load[i].base + c0 * x->load[i].column;
     for (int k = x->outers - 1; k >= 0; k--) {
-        int64_t count = t % x->outer_count[k];
-        t /= x->outer_count[k];
+        int64_t count = t;
+        if (k > 0) { /* divisions take long where rows are few */
+            count = t % x->outer_count[k];
+            t /= x->outer_count[k];
+        }
         b->at += count * x->store.outer[k];
         for (int i = 0; i < what->loads; i++)
             b->outer[i] += count * x->load[i].outer[k];

@@ -18,6 +18,7 @@ typedef struct {
     int kept;
     const OrtValue *constant[MAX_INPUTS];
     const void *constant_data[MAX_INPUTS];
+    shape constant_shape[MAX_INPUTS];
     kept *made;
 } fused_node;
 
@@ -46,6 +47,8 @@ static int64_t structural_at(int bytes, const void *data, int64_t i)
 static int plan_fits(const plan *p, const kernel *k, const shape *in, const void *const *data)
 {
     for (int i = 0; i < k->inputs; i++) {
+        if (p->constant && p->constant[i])
+            continue;
         if (!same_shape(&p->input_shape[i], &in[i]))
             return 0;
         if (k->structural[i])
@@ -220,8 +223,10 @@ static OrtStatus *compute_node(void *state, OrtKernelContext *context)
         if (!value) {
             RETURN_ON_ERROR(go_input(api, context, (size_t)i, &value));
             RETURN_ON_ERROR(go_tensor_const_data(api, value, &data[i]));
+            RETURN_ON_ERROR(read_shape(api, value, &in[i]));
+        } else {
+            in[i] = node->constant_shape[i];
         }
-        RETURN_ON_ERROR(read_shape(api, value, &in[i]));
         tensors[i] = (void *)(uintptr_t)data[i]; /* steps write to outputs and temporaries only */
     }
     plan *p = __atomic_load_n(&node->plans, __ATOMIC_ACQUIRE), *own = NULL;
@@ -289,6 +294,8 @@ static OrtStatus *create_node(const OrtCustomOp *op, const OrtApi *api, const Or
         OrtStatus *status = go_info_constant_input(api, info, (size_t)i, &constant, &value);
         if (!status && constant)
             status = go_tensor_const_data(api, value, &node->constant_data[i]);
+        if (!status && constant)
+            status = read_shape(api, value, &node->constant_shape[i]);
         if (status) {
             free(node);
             return status;

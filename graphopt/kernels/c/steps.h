@@ -5,7 +5,7 @@
  * depend on each other; a stage begins when the one before it is done.
  */
 
-enum { MAX_INPUTS = 64, MAX_OUTPUTS = 32, MAX_TEMPORARIES = 64, MAX_STEPS = 192, ALIGNMENT = 64 };
+enum { MAX_INPUTS = 128, MAX_OUTPUTS = 32, MAX_TEMPORARIES = 128, MAX_STEPS = 384, ALIGNMENT = 64 };
 enum { MAX_TENSORS = MAX_INPUTS + MAX_OUTPUTS + MAX_TEMPORARIES };
 
 /* What a step made of inputs that never change, for all plans of a node. */

@@ -20,6 +20,7 @@ from graphopt.passes.base import Context, Observed, Pass
 from graphopt.passes.candidates import Refusal
 from graphopt.passes.fuse import Fusion, Fusions, restricted, standalone
 from graphopt.passes.isolated import DiedError, isolated
+from graphopt.passes.regions import multiplies
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.seconds import Seconds
 from graphopt.runtime.session import Optimization, open_session
@@ -265,12 +266,13 @@ class Acceptance:
         """The calls that stay, by the nodes that they replace.
 
         One that pays gives up only the calls that clearly lose; one that does not keeps those that clearly win. A
-        kernel of a single operator must win clearly: it saves no traffic, so there is nothing else to gain.
+        kernel of a single operator must win clearly: it saves no traffic, so there is nothing else to gain. Products
+        take long enough to trust less.
         """
         total = self._seconds(fusion)
         limit = CLEARLY_SLOWER if total.after < FASTER * total.before else CLEARLY_FASTER
         if len(fusion.body.nodes) == 1:
-            limit = CLEARLY_FASTER
+            limit = FASTER if multiplies(fusion.body, 0) else CLEARLY_FASTER
         return frozenset(n for n in fusion.sets if self.times[n].after < limit * self.times[n].before)
 
     def _log(self, fusions: Sequence[Fusion]) -> None:

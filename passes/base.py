@@ -44,7 +44,8 @@ class Context:
         sources: C of hand-written kernels by the fused operator's name, in place of generated ones.
         lowerable: whether a kernel can be generated for a body; the kernel generator's answer when left out.
         keep_losing: fuse what can be fused even where no saving is predicted.
-        measured: what is fused is going to be measured, so that convolutions can be tried whatever is predicted.
+        measured: what is fused is going to be measured, so that products and convolutions can be tried whatever is
+            predicted.
         source: name of the model, for messages.
     """
 

@@ -24,6 +24,9 @@ LEAST_ALONE = 0.1
 
 LEAST_ALONE_SECONDS = 1e-6
 
+LEAST_HOPED = 1e-12
+"""Seconds per operator that a kernel may be hoped to save whatever is predicted."""
+
 MOST_WITHOUT_LOOKUP = 64
 """Most operators of a kernel that looks nothing up: only embedding tables stand side by side in greater numbers."""
 
@@ -41,14 +44,15 @@ class Occurrence:
         extraction: its body, and how the body is called.
         before: predicted seconds of its operators, one by one; per execution, averaged over the captures.
         after: predicted seconds as one kernel; likewise.
-        tried: whether it is worth measuring whatever is predicted: it holds a convolution or a product with weights, and
-            no rate says well for all sizes how fast a kernel for these is.
+        hoped: predicted seconds saved per execution where a kernel's products take no longer than the runtime's, and
+            more than nothing where it holds a convolution or a product with weights: how fast these are, no rate says
+            well for all sizes.
     """
 
     extraction: Extraction
     before: float
     after: float
-    tried: bool = False
+    hoped: float = 0.0
 
     @property
     def saving(self) -> float:
@@ -204,10 +208,14 @@ def find_candidates(
         if times is None:
             refusals.append(Refusal(nodes, "cost unknown"))
             continue
+        products = [index for index in nodes if regions.multiplies(graph, index)]
         tried = any(regions.convolves(graph, i) or regions.multiplies_weights(graph, i) for i in nodes)
         if len(nodes) == 1 and not tried and not _pays_alone(*times, machine):
             continue
-        found.append(Occurrence(extraction, *times, tried))
+        hoped = times[0] - times[1] + _lost_alone(captures, products, machine)
+        if tried:
+            hoped = max(hoped, LEAST_HOPED * len(nodes))
+        found.append(Occurrence(extraction, *times, hoped))
     refusals += _alone(graph, fusibility, {index for nodes in sets for index in nodes})
     return Candidates(tuple(found), tuple(refusals))
 
@@ -304,6 +312,15 @@ def _pays_alone(before: float, after: float, machine: Machine) -> bool:
     work = before - machine.node_seconds
     saved = work - (after - machine.kernel_seconds)
     return saved >= max(LEAST_ALONE * work, LEAST_ALONE_SECONDS)
+
+
+def _lost_alone(captures: Sequence[Capture], nodes: Sequence[int], machine: Machine) -> float:
+    """Predicted seconds per execution by which kernels of these operators alone are slower than the runtime's."""
+    lost = 0.0
+    for index in nodes:
+        times = _seconds(captures, (index,), machine)
+        lost += max(0.0, times[1] - times[0]) if times else 0.0
+    return lost
 
 
 def _seconds(captures: Sequence[Capture], nodes: tuple[int, ...], machine: Machine) -> tuple[float, float] | None:

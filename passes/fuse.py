@@ -151,10 +151,10 @@ def _choose(
     """Disjoint occurrences with the greatest saving, of at most so many identities."""
 
     def candidate(occurrence: Occurrence) -> Candidate:
+        saving = max(occurrence.saving, occurrence.hoped) if context.measured else occurrence.saving
         # Where losing ones are kept too, the number of operators decides among them.
-        tried = context.keep_losing or (context.measured and occurrence.tried)
-        least = LEAST_WORTH * len(occurrence.extraction.nodes) if tried else occurrence.saving
-        return Candidate(tuple(sorted(occurrence.extraction.nodes)), max(occurrence.saving, least))
+        least = LEAST_WORTH * len(occurrence.extraction.nodes) if context.keep_losing else saving
+        return Candidate(tuple(sorted(occurrence.extraction.nodes)), max(saving, least))
 
     chosen = [occurrences[index] for index in select(graph, [candidate(o) for o in occurrences])]
     if top_k is None:

@@ -95,6 +95,12 @@ def without_last_reorders(graph: OperatorGraph, nodes: tuple[int, ...]) -> tuple
         kept -= set(last)
 
 
+def multiplies(graph: OperatorGraph, index: int) -> bool:
+    """Whether an operator is a matrix product that a kernel can compute."""
+    operator = find(graph.nodes[index])
+    return operator is not None and isinstance(operator.lowering, MatrixProduct)
+
+
 def convolves(graph: OperatorGraph, index: int) -> bool:
     """Whether an operator is a convolution that a kernel can compute."""
     operator = find(graph.nodes[index])

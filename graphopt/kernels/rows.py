@@ -310,11 +310,8 @@ class RowStep:
         self.lines: list[str] = []
         self._used = self._reachable()
         self._kept: dict[int, str] = {}
-        self._lent: dict[int, int] = {}  # kept element to the store whose row it lies in meanwhile
-        self._last_use: dict[int, int] = {}  # kept element to the last phase that reads it
         for _ in range(2):  # first which values are kept for a later phase, then the text
             body = self._body()
-            self._lend()
         self._emit_place()
         self._emit_function(body)
         self._emit_table()
@@ -390,6 +387,9 @@ class RowStep:
         loop = _Loop(self, level, names, done)
         for at, element in stores:
             loop.store(at, element)
+        for at, (element, _, _) in enumerate(self.stores):
+            if elements[element].wide and elements[element].level == level + 1:
+                loop.announce(at)
         before, after, results = [], [], {}
         for element in reduces:
             start, fold, result = loop.reduce(element)
@@ -417,24 +417,8 @@ class RowStep:
         return self._kept[element]
 
     def kept_at(self, element: int) -> str:
-        """C text of where this chunk of a kept element lies: apart, or in a result's row until that is written."""
-        at = self._lent.get(element)
-        if at is None:
-            return f"{self._kept[element]} + c"
-        kind = held(self.program.values[self.space.elements[element].value].dtype)
-        return f"({kind} *)stores[{at}].data + r * stores[{at}].row + c"
-
-    def _lend(self) -> None:
-        """Let kept elements lie in rows of results of their type that no phase writes before it has read them."""
-        elements = self.space.elements
-        for element in self._kept:
-            dtype = self.program.values[elements[element].value].dtype
-            for at, (stored_element, value, _) in enumerate(self.stores):
-                free = at not in self._lent.values() and self.program.values[value].dtype == dtype
-                late = elements[stored_element].level >= self._last_use[element] > elements[element].level
-                if free and late and dtype not in HALVES and elements[stored_element].wide:
-                    self._lent[element] = at
-                    break
+        """C text of where this chunk of a kept element lies: aligned, as rows of results mostly are not."""
+        return f"{self._kept[element]} + c"
 
     def work(self, element: int) -> int:
         """Rough work to compute an element again: more than 1 where a loop reads it sooner from an array."""
@@ -444,10 +428,6 @@ class RowStep:
         value = self.program.values[what.value]
         own = COSTLY_WORK if isinstance(value, Map) and is_costly(value) else 0
         return own + sum(1 if self.is_kept(o) else self.work(o) for o in what.operands if o >= 0)
-
-    def used_in(self, element: int, level: int) -> None:
-        """Say that a phase reads a kept element."""
-        self._last_use[element] = max(self._last_use.get(element, 0), level)
 
     def is_kept(self, element: int) -> bool:
         """Whether a later phase needs the element."""
@@ -473,16 +453,15 @@ class RowStep:
         ]
 
     def _emit_function(self, body: Sequence[str]) -> None:
-        lines = [
-            f"static void {self.name}_rows(int64_t rows, int64_t columns, const operand *loads, const operand *stores,",
-            f"{' ' * (len(self.name) + 18)}void *scratch)",
-            "{",
-            "    (void)columns, (void)loads, (void)scratch;",
-        ]
+        parameters = "(int64_t rows, int64_t columns, const operand *loads, const operand *stores, void *scratch)"
+        known = self._known_columns()
+        if known is None:
+            lines = [f"static void {self.name}_rows{parameters}"]
+        else:
+            lines = [f"ALWAYS void {self.name}_any{parameters}"]
+        lines += ["{", "    (void)columns, (void)loads, (void)scratch;"]
         at = "scratch"
         for element, name in self._kept.items():
-            if element in self._lent:
-                continue
             kind = held(self.program.values[self.space.elements[element].value].dtype)
             lines.append(
                 f"    {kind} *{name} = aligned_after({at}, {'0' if at == 'scratch' else 'columns * sizeof *' + at});"
@@ -491,7 +470,27 @@ class RowStep:
         lines.append("    for (int64_t r = 0; r < rows; r++) {")
         lines += [f"        {line}" for line in body]
         lines += ["    }", "}", ""]
+        if known is not None:
+            lines += [
+                f"static void {self.name}_rows{parameters}",
+                "{",
+                f"    if (columns == {known})",
+                f"        {self.name}_any(rows, {known}, loads, stores, scratch);",
+                "    else",
+                f"        {self.name}_any(rows, columns, loads, stores, scratch);",
+                "}",
+                "",
+            ]
         self.lines += lines
+
+    def _known_columns(self) -> int | None:
+        """The number of columns, where it is the same in all examples, and small enough for the loops to show it."""
+        found = set()
+        for example in self.program.examples:
+            shape = example[self.space.anchor.operand]
+            found.add(None if shape is None else _split(shape, self.space.anchor.axes)[1])
+        columns = found.pop() if len(found) == 1 else None
+        return columns if columns is not None and columns <= CHUNK else None
 
     def _emit_table(self) -> None:
         elements, loads = self.space.elements, self.space.place.loads
@@ -500,7 +499,7 @@ class RowStep:
             if element.kind == "load" and element.wide:
                 wide[element.operands[0]] = 1
         kept = sum(
-            _bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept if e not in self._lent
+            _bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept
         )
         cost = 1 + sum(self._cost(elements[e]) for e in self._used if elements[e].wide or elements[e].kind == "reduce")
         dtypes = [self.program.values[value].dtype for _, value, _ in self.stores]
@@ -543,8 +542,10 @@ class _Loop:
         self._pointers: list[str] = []
         self._inside: list[str] = []
         self._stores: list[str] = []
-        self._sums: list[str] = []
         self._written: dict[int, str] = {}
+        self._read: dict[str, str] = {}  # arrays that the loop reads, by name: their type
+        self._filled: dict[str, tuple[str, bool]] = {}  # those that it writes: type, and whether only this chunk's
+        self._announced: list[int] = []
         self._statements = Statements("t")
 
     def _name(self, element: int) -> str:
@@ -558,12 +559,13 @@ class _Loop:
         if what.kind == "load":
             slot = what.operands[0]
             load = self.space.place.loads[slot]
-            self._pointer(slot)
+            self._read[self._pointer(slot)] = STORAGE[load.dtype]
             return self._statements.statement(loaded(f"load{slot}[i]", load.dtype), load.dtype)
         assert what.kind == "map" and what.wide, "a narrow element has its name before the loop"
         dtype = self.program.values[what.value].dtype
         if element in self.done and what.whole and self.step.work(element) > 1:
             name = self._again(element)
+            self._read[name] = held(dtype)
             return self._statements.statement(f"{name}[i]", dtype)
         for operand in what.operands:
             if operand >= 0:
@@ -577,7 +579,6 @@ class _Loop:
     def _again(self, element: int) -> str:
         """Name of the array that holds this chunk of an element since an earlier phase."""
         name = self.step.keep(element)
-        self.step.used_in(element, self.level)
         kind = held(self.program.values[self.space.elements[element].value].dtype)
         self._pointers.append(f"const {kind} *again_{name} = {self.step.kept_at(element)};")
         return f"again_{name}"
@@ -600,15 +601,26 @@ class _Loop:
                 self._pointers.append(f"{held(dtype)} *{array} = {self.step.kept_at(element)};")
             else:
                 self._pointers.append(f"{held(dtype)} {array}[{CHUNK}];")
+            self._filled[array] = (held(dtype), not self.step.is_kept(element))
             self._stores.append(f"{array}[i] = {name};")
             self._written[element] = array
         return self._written[element]
 
+    def _store_pointer(self, at: int) -> str:
+        """Type of a result's elements; declares where this chunk of its row lies."""
+        kind = STORAGE[self.program.values[self.step.stores[at][1]].dtype]
+        self._pointers.append(f"{kind} *store{at} = ({kind} *)stores[{at}].data + r * stores[{at}].row + c;")
+        return kind
+
+    def announce(self, at: int) -> None:
+        """Fetch the lines that the next phase writes while this one computes."""
+        self._announced.append(at)
+
     def store(self, at: int, element: int) -> None:
         """Store a wide element."""
         dtype = self.program.values[self.step.stores[at][1]].dtype
-        kind = STORAGE[dtype]
-        self._pointers.append(f"{kind} *store{at} = ({kind} *)stores[{at}].data + r * stores[{at}].row + c;")
+        kind = self._store_pointer(at)
+        self._filled[f"store{at}"] = (kind, False)
         self._stores.append(f"store{at}[i] = {stored(self._name(element), dtype)};")
 
     def reduce(self, element: int) -> tuple[list[str], list[str], str]:
@@ -617,8 +629,6 @@ class _Loop:
         value = self.program.values[what.value]
         assert isinstance(value, Reduce)
         operand, kind = what.operands[0], value.kind
-        if kind in ("sum", "mean") and held(value.dtype) == "float" and self._is_costly(operand):
-            return self._sum_within(element, operand, kind)
         squared = self._squared(operand) if kind in ("sum", "mean") and held(value.dtype) == "float" else None
         array = self._array(operand if squared is None else squared)
         suffix = SUFFIX[value.dtype]
@@ -637,20 +647,6 @@ class _Loop:
             count = "(double)columns" if double else f"({whole})columns"
             result = f"({whole})({total} / {count})" if double else f"divide_{suffix}({total}, {count})"
         return [start], [fold], result
-
-    def _is_costly(self, element: int) -> bool:
-        """Whether this loop computes the element, and takes so long over it that summing it up there costs nothing."""
-        what = self.space.elements[element]
-        return what.kind == "map" and element not in self.done and self.step.work(element) > COSTLY_WORK
-
-    def _sum_within(self, element: int, operand: int, kind: str) -> tuple[list[str], list[str], str]:
-        """As ``reduce``, for a sum that the loop makes on its way."""
-        self._pointers.append(f"float part{element} = 0.0f;")
-        self._sums.append(f"part{element}")
-        self._stores.append(f"part{element} += {self._name(operand)};")
-        mean = " / (double)columns" if kind == "mean" else ""
-        total = f"total{element}"
-        return [f"double {total} = 0;"], [f"{total} += (double)part{element};"], f"(float)({total}{mean})"
 
     def _squared(self, element: int) -> int | None:
         """The element whose square this one is, and nothing else wants."""
@@ -679,15 +675,53 @@ class _Loop:
         return self._write(element, self._name(element), dtype)
 
     def lines(self) -> list[str]:
-        """The loop over one chunk."""
+        """The loop over one chunk: whole vectors of LANES, and what is left as one vector more.
+
+        That one overlaps the one before it. What it reads is copied before the loop, which may write there.
+        """
         if not self._stores:
             return self._pointers
+        for at in self._announced:
+            self._store_pointer(at)
+        body = [*self._statements.lines, *self._stores]
+        before, after = [], []
+        for name, kind in self._read.items():
+            before += [f"{kind} end_{name}[LANES];", "if (left)", f"    take_last(end_{name}, {name}, n, sizeof *{name});"]
+        shadows = [f"const {kind} *{name} = end_{name};" for name, kind in self._read.items()]
+        for name, (kind, apart) in self._filled.items():
+            if apart:
+                before.append(f"{kind} *end_{name} = {name} + n - LANES;")
+            else:
+                before.append(f"{kind} end_{name}[LANES];")
+                after.append(f"put_last({name}, end_{name}, n, sizeof *{name});")
+            shadows.append(f"{kind} *{name} = end_{name};")
         return [
             *dict.fromkeys(self._pointers),
-            f"VECTORISED_SUM({', '.join(self._sums)})" if self._sums else "VECTORISED",
-            "for (int64_t i = 0; i < n; i++) {",
-            *(f"    {line}" for line in self._statements.lines),
-            *(f"    {line}" for line in self._stores),
+            "if (n < LANES) {",
+            "    VECTORISED",
+            "    for (int64_t i = 0; i < n; i++) {",
+            *(f"        {line}" for line in body),
+            "    }",
+            "} else {",
+            "    const int left = n % LANES;",
+            *(f"    {line}" for line in before),
+            "    for (int64_t first = 0; first < n - left; first += LANES) {",
+            *(f"        __builtin_prefetch(store{at} + first, 1);" for at in self._announced),
+            "        VECTORISED",
+            "        for (int64_t i = first; i < first + LANES; i++) {",
+            *(f"            {line}" for line in body),
+            "        }",
+            "    }",
+            "    if (left) {",
+            "        {",
+            *(f"            {line}" for line in shadows),
+            "            VECTORISED",
+            "            for (int i = 0; i < LANES; i++) {",
+            *(f"                {line}" for line in body),
+            "            }",
+            "        }",
+            *(f"        {line}" for line in after),
+            "    }",
             "}",
         ]
 

@@ -175,8 +175,8 @@ PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
     "maximum": lambda x, dtype: f"maximum_{SUFFIX[dtype]}({x[0]}, {x[1]})",
     "minimum": lambda x, dtype: f"minimum_{SUFFIX[dtype]}({x[0]}, {x[1]})",
     # bounds by a literal that is no NaN
-    "at_least": lambda x, dtype: f"at_least_f32({x[0]}, unknown_f32({x[1]}))",
-    "at_most": lambda x, dtype: f"at_most_f32({x[0]}, unknown_f32({x[1]}))",
+    "at_least": lambda x, dtype: f"at_least_f32({x[0]}, UNKNOWN({x[1]}))",
+    "at_most": lambda x, dtype: f"at_most_f32({x[0]}, UNKNOWN({x[1]}))",
     "negate": _negate,
     "absolute": _absolute,
     "sign": _sign,

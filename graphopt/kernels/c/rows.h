@@ -261,3 +261,31 @@ static inline void *aligned_after(void *from, size_t bytes)
     uintptr_t address = (uintptr_t)from + bytes;
     return (void *)((address + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
 }
+
+/* The last columns of a chunk as one vector. It is copied as vectors are: what is stored in smaller pieces than it is
+ * loaded waits for them. */
+#define WIDTH(bytes) __attribute__((vector_size(bytes), aligned(1), may_alias))
+typedef unsigned char bytes_16 WIDTH(16), bytes_32 WIDTH(32), bytes_64 WIDTH(64);
+
+/* Copies LANES elements of 1, 2, 4 or 8 bytes. */
+ALWAYS void copy_vector(void *to, const void *from, size_t bytes)
+{
+    if (bytes == 1)
+        *(bytes_16 *)to = *(const bytes_16 *)from;
+    else if (bytes == 2)
+        *(bytes_32 *)to = *(const bytes_32 *)from;
+    else
+        for (size_t k = 0; k < bytes / 4; k++)
+            ((bytes_64 *)to)[k] = ((const bytes_64 *)from)[k];
+}
+
+/* Copies the last vector of n elements, and back. */
+ALWAYS void take_last(void *to, const void *from, int64_t n, size_t bytes)
+{
+    copy_vector(to, (const unsigned char *)from + (size_t)(n - LANES) * bytes, bytes);
+}
+
+ALWAYS void put_last(void *to, const void *from, int64_t n, size_t bytes)
+{
+    copy_vector((unsigned char *)to + (size_t)(n - LANES) * bytes, from, bytes);
+}

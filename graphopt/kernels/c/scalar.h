@@ -16,10 +16,6 @@
 #define VECTORISED
 #endif
 
-/* A loop that also adds up some floats: in as many partial sums as a vector has elements. */
-#define PRAGMA(text) _Pragma(#text)
-#define VECTORISED_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
-
 #define ALWAYS static inline __attribute__((always_inline, unused))
 
 /* A fused multiply-add where the machine has one, two roundings elsewhere: exactness is not relied on. */
@@ -78,14 +74,13 @@ ALWAYS uint16_t float_to_bfloat(float x)
 
 /* ---------------------------------------------------------------- float32 */
 
-/* A number that the compiler does not know. Where it knows the bounds of a clamp, gcc makes several masked moves of one
- * maximum or minimum; calls of this function leave the loop, which then keeps them in registers. */
-#if defined(__clang__)
-#define NOT_ANALYSED __attribute__((const, noinline, unused))
-#else
-#define NOT_ANALYSED __attribute__((const, noipa, unused))
+/* One, which kernels do not know: where gcc knows the bounds of a clamp, it makes several masked moves of one maximum or
+ * minimum. */
+extern const float UNKNOWN_ONE;
+#if !defined(KERNELS_ONLY)
+__attribute__((weak, visibility("hidden"))) const float UNKNOWN_ONE = 1.0f;
 #endif
-NOT_ANALYSED static float unknown_f32(float x) { return x; }
+#define UNKNOWN(bound) ((bound) * UNKNOWN_ONE)
 
 /* Bounds that are no NaN: a NaN in x stays. */
 ALWAYS float at_least_f32(float x, float bound) { return bound > x ? bound : x; }
@@ -118,7 +113,7 @@ ALWAYS float exp_polynomial_f32(float r)
 /* e^x as the square of e^(x / 2), which is neither infinite nor subnormal. Error below 3.5 ULP. */
 ALWAYS float exp_f32(float x)
 {
-    float limited = at_most_f32(at_least_f32(x, unknown_f32(-104.0f)), unknown_f32(89.0f));
+    float limited = at_most_f32(at_least_f32(x, UNKNOWN(-104.0f)), UNKNOWN(89.0f));
     float sum = MULTIPLY_ADD(limited, 0.72134752f, TO_INTEGER + 127.0f);
     float n = sum - (TO_INTEGER + 127.0f);
     float r = MULTIPLY_ADD(n, -1.38671875f, limited);
@@ -137,7 +132,7 @@ ALWAYS float exp_f32(float x)
 /* e^x for x <= 0. Error below 1.5 ULP there. */
 ALWAYS float exp_down_f32(float x)
 {
-    float power, r = reduced_f32(at_least_f32(x, unknown_f32(-104.0f)), 64.0f, &power);
+    float power, r = reduced_f32(at_least_f32(x, UNKNOWN(-104.0f)), 64.0f, &power);
     return exp_polynomial_f32(r) * power * 5.42101086e-20f; /* 2^-64: a subnormal is rounded once, here */
 }
 
@@ -192,7 +187,7 @@ ALWAYS float log_one_plus_f32(float x)
 ALWAYS float sigmoid_f32(float x)
 {
     const float one = 18446744073709551616.0f; /* 2^64 */
-    float power, r = reduced_f32(at_least_f32(-fabsf(x), unknown_f32(-104.0f)), 64.0f, &power);
+    float power, r = reduced_f32(at_least_f32(-fabsf(x), UNKNOWN(-104.0f)), 64.0f, &power);
     float small = exp_polynomial_f32(r) * power;
     return (x < 0.0f ? small : one) / (one + small);
 }
@@ -200,7 +195,7 @@ ALWAYS float sigmoid_f32(float x)
 /* Hyperbolic tangent, from e^(-2 |x|) - 1. Error below 3 ULP. */
 ALWAYS float tanh_f32(float x)
 {
-    float e = exp_minus_one_f32(at_least_f32(-2.0f * fabsf(x), unknown_f32(-20.0f)));
+    float e = exp_minus_one_f32(at_least_f32(-2.0f * fabsf(x), UNKNOWN(-20.0f)));
     return copysignf(e / (e + 2.0f), x);
 }
 
@@ -214,7 +209,7 @@ ALWAYS float softplus_f32(float x)
 /* Error function: 1 - e^q with a polynomial q in |x|, log(1 - erf) within 4e-9. Error below 3.5 ULP. */
 ALWAYS float erf_f32(float x)
 {
-    float magnitude = at_most_f32(fabsf(x), unknown_f32(3.93f));
+    float magnitude = at_most_f32(fabsf(x), UNKNOWN(3.93f));
     float q = MULTIPLY_ADD(9.2556547e-6f, magnitude, -1.1763558e-4f);
     q = MULTIPLY_ADD(q, magnitude, 6.3281559e-4f);
     q = MULTIPLY_ADD(q, magnitude, -1.6669864e-3f);

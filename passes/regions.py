@@ -95,24 +95,21 @@ def without_last_reorders(graph: OperatorGraph, nodes: tuple[int, ...]) -> tuple
         kept -= set(last)
 
 
-def multiplies(graph: OperatorGraph, index: int) -> bool:
-    """Whether an operator is a matrix product that a kernel can compute."""
-    operator = find(graph.nodes[index])
-    return operator is not None and isinstance(operator.lowering, MatrixProduct)
-
-
 def convolves(graph: OperatorGraph, index: int) -> bool:
     """Whether an operator is a convolution that a kernel can compute."""
     operator = find(graph.nodes[index])
     return operator is not None and isinstance(operator.lowering, Convolving)
 
 
+def multiplies(graph: OperatorGraph, index: int) -> bool:
+    """Whether an operator is a matrix product that a kernel can compute."""
+    operator = find(graph.nodes[index])
+    return operator is not None and isinstance(operator.lowering, MatrixProduct)
+
+
 def multiplies_weights(graph: OperatorGraph, index: int) -> bool:
     """Whether an operator is a matrix product with a constant right operand, which a kernel packs once."""
-    node = graph.nodes[index]
-    operator = find(node)
-    product = operator is not None and isinstance(operator.lowering, MatrixProduct)
-    return product and graph.tensors[node.inputs[1]].constant
+    return multiplies(graph, index) and graph.tensors[graph.nodes[index].inputs[1]].constant
 
 
 FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)

@@ -352,7 +352,7 @@ static const float *panels_of(const contraction *x, int64_t batch, int64_t colum
 #if defined(MATRIX_UNIT)
 /* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
 static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
-                          int64_t left_row, contraction_state *state, const float *bias, float *to, int64_t to_row)
+                          int64_t left_row, int far, contraction_state *state, const float *bias, float *to, int64_t to_row)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
     for (int64_t k = 0; k < x->depth; k += x->run) {
@@ -365,7 +365,7 @@ static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64
         }
         sum_result f = {x->code->scale, k > 0, k > 0 ? NULL : bias};
         multiply_run(rows, columns, tiles_of(run, UNIT_DEPTH), state->scratch,
-                     x->parts + split_bytes(x->depth, column) + k / UNIT_DEPTH * PARTS_BYTES, blocks, &f, to, to_row);
+                     x->parts + split_bytes(x->depth, column) + k / UNIT_DEPTH * PARTS_BYTES, blocks, far, &f, to, to_row);
     }
     return 1;
 }
@@ -414,13 +414,13 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
                                   : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
     int64_t to_row = x->code->epilogue ? columns : x->columns;
+    int far = p->constant_bytes > FAR_BYTES;
     if (!x->parts) {
-        int far = x->panels && p->constant_bytes > FAR_BYTES;
         const float *panels = panels_of(x, batch, column, columns, state, tensors);
-        multiply(rows, columns, x->depth, left, left_row, left_step, panels, far, x->code->scale, bias, to, to_row);
+        multiply(rows, columns, x->depth, left, left_row, left_step, panels, far && x->panels, x->code->scale, bias, to, to_row);
     }
 #if defined(MATRIX_UNIT)
-    if (x->parts && !multiply_parts(x, row, rows, column, columns, left, left_row, state, bias, to, to_row)) {
+    if (x->parts && !multiply_parts(x, row, rows, column, columns, left, left_row, far, state, bias, to, to_row)) {
         const char *error = multiply_large(x, rows, column, columns, left, left_row, bias, to, to_row, tensors);
         if (error)
             return error;

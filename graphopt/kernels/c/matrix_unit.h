@@ -223,11 +223,20 @@ static __attribute__((noinline, target("avx512bf16"))) int split_rows(unsigned c
             _tile_loadd(7, right + right_tile + (part) * TILE_BYTES, 64); \
     } while (0)
 
+/* What is fetched into the second-level cache while tiles are summed: for each tile of the depth, cache lines [first, last) of two tiles of columns in parts. */
+typedef struct {
+    const unsigned char *from; /* NULL for nothing */
+    int64_t column_tile;       /* bytes to the second tile of columns */
+    int first, last;
+} fetch_ahead;
+
+enum { UNIT_LINES = PARTS_BYTES / 64 };
+
 /* Up to 2 x 2 tiles of sums over `blocks` tiles of the depth. left_tile, right_tile: bytes to the next tile of rows, of
  * columns. */
 static inline __attribute__((always_inline, target("amx-tile,amx-bf16"))) void
 sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const unsigned char *left, int64_t left_tile,
-          const unsigned char *right, int64_t right_tile, float *to, int64_t to_row, int64_t rows, int64_t columns,
+          const unsigned char *right, int64_t right_tile, fetch_ahead ahead, float *to, int64_t to_row, int64_t rows, int64_t columns,
           const sum_result *f)
 {
     /* whole tiles are stored straight from the registers, and begin with what is added */
@@ -252,6 +261,13 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
         _tile_zero(3);
     }
     for (int64_t k = 0; k < blocks; k++) { /* in an order that loads few tiles */
+        if (ahead.from) {
+            for (int line = ahead.first; line < ahead.last; line++) {
+                __builtin_prefetch(ahead.from + line * 64, 0, 2);
+                __builtin_prefetch(ahead.from + ahead.column_tile + line * 64, 0, 2);
+            }
+            ahead.from += PARTS_BYTES;
+        }
         LEFT_PART(0);
         RIGHT_PART(2);
         MULTIPLY_PARTS(0);
@@ -301,30 +317,37 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
 #define DEFINE_SUM_TILES(row_tiles, column_tiles)                                                                      \
     static FOR_MATRIX_UNIT void sum_tiles_##row_tiles##_##column_tiles(                                                \
         int64_t blocks, const unsigned char *left, int64_t left_tile, const unsigned char *right, int64_t right_tile,  \
-        float *to, int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)                                 \
+        fetch_ahead ahead, float *to, int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)              \
     {                                                                                                                  \
-        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, to, to_row, rows, columns, f);  \
+        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, ahead, to, to_row, rows,        \
+                  columns, f);                                                                                         \
     }
 DEFINE_SUM_TILES(1, 1)
 DEFINE_SUM_TILES(1, 2)
 DEFINE_SUM_TILES(2, 1)
 DEFINE_SUM_TILES(2, 2)
 
-/* One run of the depth: to = left * right, or to += where f says so; f->bias: of the first column. left: parts of this run. right: parts of the whole depth, which
- * is `depth_blocks` tiles deep, from the run's first tile on. */
+/* One run of the depth: to = left * right, or to += where f says so; f->bias: of the first column. left: parts of this
+ * run. right: parts of the whole depth, which is `depth_blocks` tiles deep, from the run's first tile on. far: they come
+ * from beyond the second-level cache, so the next columns are fetched while these are used. */
 static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const unsigned char *left,
-                         const unsigned char *right, int64_t depth_blocks, const sum_result *f, float *to, int64_t to_row)
+                         const unsigned char *right, int64_t depth_blocks, int far, const sum_result *f, float *to, int64_t to_row)
 {
     int64_t left_tile = blocks * PARTS_BYTES, right_tile = depth_blocks * PARTS_BYTES;
+    int64_t groups = tiles_of(rows, 2 * UNIT_ROWS);
     for (int64_t column = 0; column < columns; column += 2 * UNIT_COLUMNS)
         for (int64_t row = 0; row < rows; row += 2 * UNIT_ROWS) {
             int64_t height = rows - row < 2 * UNIT_ROWS ? rows - row : 2 * UNIT_ROWS;
             int64_t width = columns - column < 2 * UNIT_COLUMNS ? columns - column : 2 * UNIT_COLUMNS;
+            int64_t group = row / (2 * UNIT_ROWS);
+            fetch_ahead ahead = {NULL, right_tile, (int)(UNIT_LINES * group / groups), (int)(UNIT_LINES * (group + 1) / groups)};
+            if (far && column + 3 * UNIT_COLUMNS < columns)
+                ahead.from = right + (column / UNIT_COLUMNS + 2) * right_tile;
             sum_result here = {f->scale, f->add, f->bias ? f->bias + column : NULL};
             (height > UNIT_ROWS ? (width > UNIT_COLUMNS ? sum_tiles_2_2 : sum_tiles_2_1)
                                 : (width > UNIT_COLUMNS ? sum_tiles_1_2 : sum_tiles_1_1))(
                 blocks, left + row / UNIT_ROWS * left_tile, left_tile, right + column / UNIT_COLUMNS * right_tile, right_tile,
-                to + row * to_row + column, to_row, height, width, &here);
+                ahead, to + row * to_row + column, to_row, height, width, &here);
         }
 }
 

@@ -287,7 +287,7 @@ class _Builder:
 
     def start(self) -> None:
         kind = self.below(10)
-        if kind < 2 and self.dtype == "float32":
+        if kind < 2 and self.dtype == "float32" and block_size():
             self.from_blocked()
             return
         rank = 1 + self.below(5)
@@ -302,7 +302,7 @@ class _Builder:
         self.add("ReorderOutput", [x], [(4, self.fresh("form"))], BLOCKED, **attributes)
 
     def to_blocked(self, x: Known) -> None:
-        if x.rank == 4 and x.dtype == "float32":
+        if x.rank == 4 and x.dtype == "float32" and block_size():
             self.add("ReorderInput", [x.name], [(4, ("blocked", x.form))], BLOCKED)
 
     def unary(self, x: Known) -> None:

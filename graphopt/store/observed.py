@@ -179,13 +179,14 @@ class ObservedCorpus:
         """Sorted names of all files of captures, compacted and replaced ones included.
 
         A folder is not listed in one instant: a listing could miss a compacted file that is new and the files that
-        are deleted after it. Two listings in a row with the same compacted files did not.
+        are deleted after it. Of two listings in a row with the same compacted files, the second misses only what a
+        compacted file replaced that appeared after the first: so what stands in either is all.
         """
         names = self.folder.names(CAPTURES, ".parquet")
         for _ in range(_ATTEMPTS):
             before, names = names, self.folder.names(CAPTURES, ".parquet")
             if _compacted(before) == _compacted(names):
-                return names
+                return sorted({*before, *names})
         raise GraphoptError(f"{self.folder.url}/{CAPTURES}: compacted again and again while it is listed")
 
     def read_captures(self, name: str) -> tuple["pa.Table", frozenset[str]]:

@@ -11,7 +11,7 @@ from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import Literal
 
 MOST_BLOCKS = 4
-LARGEST_TILE = {0: 12, 1: 16, 2: 12, 3: 8, 4: 6}
+LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
 """Most pixels of a tile by output blocks (0: depthwise): what 32 vector registers hold."""
 LARGEST_SMALL_TILE = {0: 4, 1: 4, 2: 3}
 """The same for 16 registers, and for tile functions that serve any step."""
@@ -29,16 +29,19 @@ class Family:
         depthwise: each input block makes one output block.
         plain: the input is not blocked.
         stride: pixels of the input from one pixel of the result to the next; 0 for any.
+        pointwise: the window is one pixel.
     """
 
     depthwise: bool
     plain: bool
     stride: int
+    pointwise: bool = False
 
     @property
     def name(self) -> str:
         """C identifier."""
-        kind = "depthwise" if self.depthwise else "plain" if self.plain else "blocked"
+        blocked = "pointwise" if self.pointwise else "blocked"
+        kind = "depthwise" if self.depthwise else "plain" if self.plain else blocked
         return f"{kind}_{self.stride}" if self.stride else f"{'depthwise' if self.depthwise else 'dense'}_any"
 
     @property
@@ -58,20 +61,37 @@ def dense_tile(family: Family, pixels: int, blocks: int) -> Iterable[str]:
     yield f"    const int64_t pixel = {family.pixel}, step = {step}, weights_output = t->weights_output;"
     yield from _starts(cells)
     yield "    (void)pixel, (void)weights_output;"
-    yield "    for (int64_t b = 0; b < t->blocks; b++)"
-    yield "        for (int64_t y = 0; y < t->taps_y; y++) {"
-    yield "            const float *w = t->weights + b * t->weights_input + y * t->weights_row;"
-    yield "            for (int64_t tap = 0; tap < t->taps_x; tap++) {"
-    yield "                const float *x = t->input + at + b * t->input_block + y * t->tap_y + tap * t->tap_x;"
-    yield "                for (int64_t c = 0; c < t->length; c++, x += step, w += BLOCK) {"
-    for f in range(blocks):
-        yield f"                    const channels w{f} = load(w + {f} * weights_output);"
-    for p in range(pixels):
-        yield f"                    const channels x{p} = all(x[{p} * pixel]);"
-        yield from (f"                    sum{p}_{f} += x{p} * w{f};" for f in range(blocks))
-    yield from ("                }", "            }", "        }")
+    if family.pointwise:
+        yield "    const float *x = t->input + at, *w = t->weights;"
+        yield "    const int64_t next = t->input_block - BLOCK;"
+        yield "    for (int64_t b = t->blocks; b > 0; b--, x += next) {"
+        yield "        for (int c = 0; c < BLOCK; c++, x += step, w += BLOCK) {"
+        yield from _products(pixels, blocks)
+        yield from ("        }", "    }")
+    else:
+        yield "    const float *block = t->input + at, *block_weights = t->weights;"
+        yield "    const int64_t input_block = t->input_block, tap_y = t->tap_y, tap_x = t->tap_x;"
+        yield "    const int64_t weights_input = t->weights_input, row_weights = t->weights_row;"
+        yield "    for (int64_t b = t->blocks; b > 0; b--, block += input_block, block_weights += weights_input) {"
+        yield "        const float *row = block, *w_row = block_weights;"
+        yield "        for (int64_t y = t->taps_y; y > 0; y--, row += tap_y, w_row += row_weights) {"
+        yield "            const float *at_tap = row, *w = w_row;"
+        yield "            for (int64_t tap = t->taps_x; tap > 0; tap--, at_tap += tap_x) {"
+        yield "                const float *x = at_tap;"
+        yield "                for (int64_t c = t->length; c > 0; c--, x += step, w += BLOCK) {"
+        yield from _products(pixels, blocks)
+        yield from ("                }", "            }", "        }", "    }")
     yield from _finish(cells)
     yield from ("}", "")
+
+
+def _products(pixels: int, blocks: int) -> Iterable[str]:
+    """The innermost statements: a value of each pixel times a vector of weights of each block."""
+    for f in range(blocks):
+        yield f"            const channels w{f} = load(w + {f} * weights_output);"
+    for p in range(pixels):
+        yield f"            const channels x{p} = all(x[{p} * pixel]);"
+        yield from (f"            sum{p}_{f} += x{p} * w{f};" for f in range(blocks))
 
 
 def depthwise_tile(family: Family, pixels: int) -> Iterable[str]:
@@ -93,24 +113,28 @@ def depthwise_tile(family: Family, pixels: int) -> Iterable[str]:
 
 
 def _starts(cells: Sequence[tuple[int, int]]) -> Iterable[str]:
-    """The beginning of a tile function: the bias, where all is summed in one run."""
-    yield "    const float *start = t->first && t->last && !t->sum ? t->start : NO_BIAS;"
+    """The beginning of a tile function: the bias, for the first run of sums."""
+    yield "    const float *start = t->first ? t->start : NO_BIAS;"
     yield from (f"    channels sum{p}_{f} = load(start + {f} * BLOCK);" for p, f in cells)
 
 
 def _finish(cells: Sequence[tuple[int, int]]) -> Iterable[str]:
-    """The end of a tile function: bias, an added tensor, bounds, stores."""
+    """The end of a tile function: earlier runs, an added tensor, bounds, stores."""
     blocks = 1 + max(f for _, f in cells)
-    yield "    if (t->first && t->last && !t->sum) {"
     for f in range(blocks):
-        yield f"        float *to{f} = t->result + {f} * t->result_block + place;"
-    yield "        if (t->bounded) {"
-    yield from (f"            sum{p}_{f} = bounded(sum{p}_{f}, t->low, t->high);" for p, f in cells)
-    yield "        }"
-    yield from (f"        store(to{f} + {p} * BLOCK, sum{p}_{f});" for f in range(blocks) for p, g in cells if g == f)
-    yield "        return;"
+        yield f"    float *to{f} = t->result + {f} * t->result_block + place;"
+    yield "    if (!t->first) {"
+    yield from (f"        sum{p}_{f} += load(to{f} + {p} * BLOCK);" for p, f in cells)
     yield "    }"
-    yield from (f"    finish(t, {f}, place + {p} * BLOCK, sum{p}_{f});" for p, f in cells)
+    yield "    else if (t->sum) {"
+    for f in range(blocks):
+        yield f"        const float *added{f} = t->sum + {f} * t->result_block + place;"
+    yield from (f"        sum{p}_{f} += load(added{f} + {p} * BLOCK);" for p, f in cells)
+    yield "    }"
+    yield "    if (t->last && t->bounded) {"
+    yield from (f"        sum{p}_{f} = bounded(sum{p}_{f}, t->low, t->high);" for p, f in cells)
+    yield "    }"
+    yield from (f"    store(to{f} + {p} * BLOCK, sum{p}_{f});" for f in range(blocks) for p, g in cells if g == f)
 
 
 ANY_STEP = (Family(True, False, 0), Family(False, False, 0))
@@ -149,7 +173,8 @@ def _functions(order: Sequence[Family], tiles: set[tuple[Family, int, int]]) -> 
         for blocks, pixels in entries:
             yield from dense_tile(family, pixels, blocks) if blocks else depthwise_tile(family, pixels)
         yield f"static const tile_family {family.name} = {{"
-        yield f"    {int(family.depthwise)}, {int(family.plain)}, {family.pixel if family.stride else 0},"
+        kind = f"{int(family.depthwise)}, {int(family.plain)}, {int(family.pointwise)}"
+        yield f"    {kind}, {family.pixel if family.stride else 0},"
         rows = ", ".join(f"[{b}][{p}] = {family.name}_{p}_{b}" for b, p in entries)
         yield f"    {{{rows}}},"
         yield from ("};", "")
@@ -252,15 +277,16 @@ def _tiles(
     row = width == image[-1] == kernel == 1 and not window.before[1]
     if row:
         width, stride, kernel = result[2], window.strides[0], weights[2]
-    if prod(weights[2:]) == 1 and prod(window.strides) == 1 and not any((*window.before, *window.after)):
+    one_tap = prod(weights[2:]) == 1 and not any((*window.before, *window.after))
+    if one_tap and prod(window.strides) == 1:
         width = prod(result[2:])
-    family = Family(depthwise, plain, stride)
+    family = Family(depthwise, plain, stride, one_tap and not (depthwise or plain))
     blocks = -(-(weights[0] // window.groups) // block)
     kinds = {0} if depthwise else _kinds(blocks) | _kinds(-(-blocks // max(1, min(blocks // 8, 8))))
     steps_of_one = prod(window.strides) * prod(window.dilations) == 1
     if steps_of_one and not (depthwise or plain) and 1 < max(weights[2:]) <= WINOGRAD_TAPS:
         yield from (  # of the products of c/winograd.h
-            (Family(False, False, 1), pixels, kind)
+            (Family(False, False, 1, True), pixels, kind)
             for kind in _kinds(blocks)
             for pixels in {1, 2, 4, LARGEST_TILE[kind] * 2 // 3, LARGEST_TILE[kind]}
         )

@@ -50,7 +50,7 @@ typedef struct {
     int64_t weights_tap, weights_row, weights_input, weights_output; /* floats from one to the next */
     float *result;
     int64_t result_block;
-    const float *start; /* what the first run is added to: the bias (or NULL) */
+    const float *start; /* what the first run is added to: the bias (or NO_BIAS) */
     const float *sum;   /* a tensor like the result to add (or NULL), by the same steps */
     int merged;         /* the taps of a row follow each other and are one run of values */
     int first, last;    /* the first and the last run of sums */
@@ -96,29 +96,12 @@ static inline __attribute__((always_inline)) channels bounded(channels x, float 
 
 static const float NO_BIAS[MOST_BLOCKS * BLOCK] __attribute__((unused));
 
-/* Adds what came before to a run of sums and stores it. */
-static inline __attribute__((always_inline, unused)) void finish(const tile *t, int64_t block, int64_t place, channels x)
-{
-    float *to = t->result + block * t->result_block + place;
-    if (!t->first) {
-        x += load(to);
-    } else {
-        if (t->start)
-            x += load(t->start + block * BLOCK);
-        if (t->sum)
-            x += load(t->sum + block * t->result_block + place);
-    }
-    if (t->last && t->bounded)
-        x = bounded(x, t->low, t->high);
-    store(to, x);
-}
-
 typedef void (*tile_function)(const tile *t, int64_t at, int64_t place);
 
 /* Tile functions for one step from pixel to pixel, by output blocks (0: depthwise) and pixels; NULL where there is none,
  * but for one pixel of one block. */
 typedef struct {
-    int depthwise, plain;
+    int depthwise, plain, pointwise;
     int64_t pixel; /* 0: any */
     tile_function tile[MOST_BLOCKS + 1][MOST_PIXELS + 1];
 } tile_family;
@@ -170,6 +153,16 @@ SHARED int window_positions(const convolution *c, int d, int64_t size, int64_t k
     *before = c->before[d];
     *result = padded < span ? 0 : (padded - span) / stride + 1;
     return padded >= span;
+}
+
+/* The tile functions for some convolutions. */
+SHARED const tile_family *family_of(int depthwise, int plain, int pointwise, int64_t pixel)
+{
+    const tile_family *const *f = TILE_FAMILIES;
+    while (*f && ((*f)->depthwise != depthwise
+                  || ((*f)->pixel != 0 && ((*f)->pixel != pixel || (*f)->plain != plain || (*f)->pointwise != pointwise))))
+        f++;
+    return *f;
 }
 
 /* The plan of a convolution of these shapes, without what depends on memory; NULL or what is wrong. */
@@ -254,10 +247,8 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
         p->input_width = p->width = p->inner_end = p->height * p->width;
         p->input_height = p->height = 1;
     }
-    for (const tile_family *const *f = TILE_FAMILIES; *f && !p->tiles; f++)
-        if ((*f)->depthwise == p->depthwise
-            && ((*f)->pixel == 0 || ((*f)->pixel == p->stride_x * p->pitch && (*f)->plain == p->plain_input)))
-            p->tiles = *f;
+    p->tiles = family_of(p->depthwise, p->plain_input, !p->depthwise && !p->plain_input && taps == 1 && !p->bordered,
+                         p->stride_x * p->pitch);
     int64_t most_blocks = clamp(SUM_RUN / (taps * p->pitch), 1, p->input_blocks);
     p->blocks_at_once = p->depthwise ? 1 : quotient_up(p->input_blocks, quotient_up(p->input_blocks, most_blocks));
     int64_t work = p->batch * p->groups * p->output_blocks * p->height * p->width * taps

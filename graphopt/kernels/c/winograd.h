@@ -100,9 +100,7 @@ SHARED int plan_winograd(const convolution_plan *p, winograd_plan *w)
             w->x = x;
         }
     }
-    for (const tile_family *const *f = TILE_FAMILIES; *f && !w->tiles; f++)
-        if (!(*f)->depthwise && !(*f)->plain && ((*f)->pixel == BLOCK || (*f)->pixel == 0))
-            w->tiles = *f;
+    w->tiles = family_of(0, 0, 1, BLOCK);
     if (!w->x.points || !w->tiles)
         return 0;
     int64_t places = w->y.points * w->x.points, blocks = p->input_blocks + least(p->output_blocks, MOST_BLOCKS);

@@ -33,11 +33,11 @@ def bounds(batch: Batch, level: Level, largest: int) -> Sums:
     others = np.zeros(len(rows))
     for steps in range(1, largest - size + 1):
         others += batch.gains_within(steps)[rows].max(axis=1)
-    number = level.pattern.astype(np.int64) * len(batch.graphs) + level.graph
+    number = level.pattern.astype(np.int64) * batch.count + level.graph
     pairs, which = np.unique(number, return_inverse=True)
     which = which.ravel()
     sums = np.zeros(len(pairs))
-    multiplicity = 1.0 if level.multiplicity is None else level.multiplicity.astype(np.float64)
+    multiplicity = level.multiplicities(np.arange(len(level))).astype(np.float64)
     np.add.at(sums, which, multiplicity * (gains + others))
     greatest = np.zeros(len(pairs))
     np.maximum.at(greatest, which, others)
@@ -49,5 +49,5 @@ def bounds(batch: Batch, level: Level, largest: int) -> Sums:
     moved = np.zeros(len(pairs), dtype=np.bool_)
     moved[which[batch.families.moved[rows].any(axis=1)]] = True  # images hold other nodes
     covered[moved] = np.inf
-    found: Sums = np.minimum(np.minimum(sums, covered), batch.total_gains[pairs % len(batch.graphs)])
+    found: Sums = np.minimum(np.minimum(sums, covered), batch.total_gains[pairs % batch.count])
     return found

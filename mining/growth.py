@@ -14,16 +14,15 @@ Of equal branches only one representative grows (see symmetry.py); counts are th
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.mining.canonical import PADDING, Vocabulary, canonical_forms
 from graphopt.mining.graphs import MiningGraph
+from graphopt.mining.levels import Level, narrow
 from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, spread_out
 from graphopt.mining.symmetry import Families, OpenBranches, Symmetry
-from graphopt.mining.tallies import Counts
 
 CHUNK_ROWS = 60_000
 """Occurrences that are extended at once, unless one graph has more."""
@@ -31,7 +30,8 @@ CHUNK_ROWS = 60_000
 BITS = 63
 """Bits of a packed number."""
 
-Numbers = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int32]
+"""Numbers of nodes, labels, graphs of a batch."""
 
 
 class Patterns:
@@ -124,74 +124,6 @@ class Patterns:
         )
 
 
-@dataclass
-class Level:
-    """Occurrences of one size in a batch, one row each; rows of one graph stand together, graphs in order.
-
-    Attributes:
-        nodes: the occurrence's nodes in the canonical order of its pattern, as numbers in the batch.
-        pattern: number of the pattern.
-        graph: position of the graph in the batch.
-        multiplicity: number of occurrences that the row stands for; None when that is 1 everywhere.
-        parents: for each step of growth that led here, the row in the level before.
-        children: for each step, the row in this level.
-        several: for each step, whether equal branches give more such steps from the same row.
-    """
-
-    nodes: Numbers
-    pattern: Numbers
-    graph: Numbers
-    multiplicity: Counts | None
-    parents: Numbers
-    children: Numbers
-    several: Flags
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def multiplicities(self, rows: Integers) -> Counts:
-        """Number of occurrences that each of some rows stands for."""
-        return np.ones(len(rows), dtype=np.int64) if self.multiplicity is None else self.multiplicity[rows]
-
-    @cached_property
-    def _by_pattern(self) -> tuple[Integers, Numbers]:
-        order = np.argsort(self.pattern, kind="stable")
-        return order, self.pattern[order]
-
-    def rows_of(self, pattern: int) -> Integers:
-        """Rows of one pattern."""
-        order, patterns = self._by_pattern
-        low, high = np.searchsorted(patterns, [pattern, pattern + 1])
-        return order[low:high]
-
-    @cached_property
-    def _by_parent(self) -> tuple[Numbers, Integers]:
-        order = np.argsort(self.parents, kind="stable")
-        last = int(self.parents.max(initial=-1))
-        return self.children[order], np.searchsorted(self.parents[order], np.arange(last + 2))
-
-    def children_of(self, rows: Integers) -> Integers:
-        """Rows, each once, that steps lead to from rows of the level before."""
-        children, starts = self._by_parent
-        rows = rows[rows < len(starts) - 1]
-        found = np.sort(children[spread_out(starts[rows], starts[rows + 1] - starts[rows])]).astype(np.int64)
-        return found[np.diff(found, prepend=-1) > 0]
-
-    def kept(self, rows: Flags, numbers: Integers) -> "Level":
-        """Some of the rows, with new numbers for their patterns."""
-        place = np.cumsum(rows) - 1
-        steps = rows[self.children]
-        return Level(
-            self.nodes[rows],
-            numbers[self.pattern[rows]].astype(np.int32),
-            self.graph[rows],
-            None if self.multiplicity is None else self.multiplicity[rows],
-            self.parents[steps],
-            place[self.children[steps]].astype(np.int32),
-            self.several[steps],
-        )
-
-
 @dataclass(frozen=True)
 class _Side:
     """Edges of all nodes towards their consumers, or towards their producers.
@@ -205,9 +137,9 @@ class _Side:
         forward: whether the others are consumers.
     """
 
-    starts: Integers
-    other: Integers
-    kind: Integers
+    starts: Places
+    other: Places
+    kind: Places
     apart: Flags
     reach: Hashes
     forward: bool
@@ -262,39 +194,44 @@ class Batch:
 
     def __init__(self, graphs: Sequence[tuple[int, MiningGraph]], vocabulary: Vocabulary) -> None:
         self.indices: Integers = np.array([index for index, _ in graphs], dtype=np.int64)
-        self.graphs = [graph for _, graph in graphs]
-        self.weights = [graph.weight for graph in self.graphs]
-        self.symmetries = [Symmetry.of(graph) for graph in self.graphs]
+        own = [graph for _, graph in graphs]
+        self.count = len(own)
+        self.weights = [graph.weight for graph in own]
         self._vocabulary = vocabulary
-        counts = [len(graph.labels) for graph in self.graphs]
+        counts = [len(graph.labels) for graph in own]
         self.offsets: Integers = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         total = int(self.offsets[-1])
         self.words = max(1, -(-max(counts) // 64))
-        self.graph_of = np.repeat(np.arange(len(counts)), counts)
-        self._local = np.arange(total) - self.offsets[self.graph_of]
+        self.graph_of: Places = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._local: Places = (np.arange(total) - self.offsets[self.graph_of]).astype(np.int32)
         self._word = self._local >> 6
         self._bit = np.uint64(1) << (self._local & 63).astype(np.uint64)
-        self._label: Integers = np.array(
-            [vocabulary.label_numbers[label] for graph in self.graphs for label in graph.labels], dtype=np.int64
+        self._label: Places = np.array(
+            [vocabulary.label_numbers[label] for graph in own for label in graph.labels], dtype=np.int32
         )
         self._random = mixed(self._local.astype(np.uint64) + np.uint64(1))
-        self._eligible = self._flags([graph.eligible_nodes for graph in self.graphs])
-        most = max(len(graph.single) for graph in self.graphs)
+        self._eligible = _flags(own, [graph.eligible_nodes for graph in own])
+        most = max(len(graph.single) for graph in own)
         self._groups = [
-            self._flags([graph.single[place] if place < len(graph.single) else 0 for graph in self.graphs])
+            _flags(own, [graph.single[place] if place < len(graph.single) else 0 for graph in own])
             for place in range(most)
         ]
-        self._sides = self._tables()
-        self.families = Families(self.symmetries, self.offsets)
-        self._add_gains()
-        for graph in self.graphs:
+        self.symmetries = []
+        reaches: tuple[list[bytes], list[bytes]] = ([], [])
+        for graph in own:  # one after the other: what is computed of a graph takes much room
+            self.symmetries.append(Symmetry.of(graph))
+            for sets, reach in zip((graph.descendants, graph.ancestors), reaches, strict=True):
+                reach.append(b"".join(bits.to_bytes(8 * self.words, "little") for bits in sets))
             graph.forget_tables()
+        self._sides = self._tables(own, reaches)
+        self.families = Families(self.symmetries, self.offsets)
+        self._add_gains(own)
         self.levels: list[Level] = []
         self.truncated: dict[int, int] = {}
 
-    def _add_gains(self) -> None:
+    def _add_gains(self, graphs: Sequence[MiningGraph]) -> None:
         """Gains of nodes, the greatest of those that can change places, and the sum of each graph's."""
-        own = [graph.gains or (0.0,) * len(graph.labels) for graph in self.graphs]
+        own = [graph.gains or (0.0,) * len(graph.labels) for graph in graphs]
         self.total_gains = np.array([sum(gains) for gains in own])
         self.gains = self.families.greatest(np.array([gain for gains in own for gain in gains], dtype=np.float64))
         self._gains_within = [np.where(self._eligible, self.gains, 0.0)]
@@ -313,42 +250,35 @@ class Batch:
             self._gains_within.append(after)
         return self._gains_within[steps]
 
-    def _flags(self, masks: Sequence[int]) -> Flags:
-        """Sets of each graph's nodes as a flag per node of the batch."""
-        parts = []
-        for mask, graph in zip(masks, self.graphs, strict=True):
-            count = len(graph.labels)
-            content = np.frombuffer((mask & ((1 << count) - 1)).to_bytes(-(-count // 8) or 1, "little"), dtype=np.uint8)
-            parts.append(np.unpackbits(content, bitorder="little")[:count].astype(np.bool_))
-        return np.concatenate(parts)
-
-    def _tables(self) -> tuple[_Side, _Side]:
+    def _tables(self, graphs: Sequence[MiningGraph], reaches: tuple[list[bytes], list[bytes]]) -> tuple[_Side, _Side]:
         numbers = self._vocabulary.kind_numbers
         columns: list[tuple[int, int, int, bool]] = []
-        for graph, offset in zip(self.graphs, self.offsets.tolist(), strict=False):
+        for graph, offset in zip(graphs, self.offsets.tolist(), strict=False):
             apart = set(graph.apart)
             columns.extend(
                 (offset + p, offset + c, numbers[output, slot], (p, c) in apart) for p, output, c, slot in graph.edges
             )
-        edges = np.array(columns, dtype=np.int64).reshape(-1, 4)
+        edges = np.array(columns, dtype=np.int32).reshape(-1, 4)
         total = len(self._local)
         sides = []
-        for near, far, forward in ((0, 1, True), (1, 0, False)):
+        for near, far, reached in ((0, 1, reaches[0]), (1, 0, reaches[1])):
             ordered = edges[np.argsort(edges[:, near], kind="stable")]
-            sets = [bits for graph in self.graphs for bits in (graph.descendants if forward else graph.ancestors)]
-            width = 8 * self.words
-            reach = np.frombuffer(b"".join(bits.to_bytes(width, "little") for bits in sets), dtype="<u8")
+            reach = np.frombuffer(b"".join(reached), dtype="<u8")
             sides.append(
                 _Side(
-                    starts=np.searchsorted(ordered[:, near], np.arange(total + 1)),
-                    other=ordered[:, far],
-                    kind=ordered[:, 2],
+                    starts=np.searchsorted(ordered[:, near], np.arange(total + 1)).astype(np.int32),
+                    other=ordered[:, far].copy(),
+                    kind=ordered[:, 2].copy(),
                     apart=ordered[:, 3].astype(np.bool_),
                     reach=np.ascontiguousarray(reach.reshape(total, self.words).T.astype(np.uint64)),
-                    forward=forward,
+                    forward=near == 0,
                 )
             )
         return sides[0], sides[1]
+
+    def forget_growth(self) -> None:
+        """Give back the memory of what only growth needs."""
+        del self._sides, self._gains_within, self._label, self._random, self._eligible, self._groups
 
     def start(self, patterns: Patterns) -> None:
         """The level of single nodes."""
@@ -357,17 +287,38 @@ class Batch:
         labels, inverse = np.unique(self._label[nodes[:, 0]], return_inverse=True)
         none = np.zeros((len(labels), 0), dtype=np.int64)
         numbers = patterns.numbered(labels[:, None], none, self._vocabulary.keys(labels[:, None], none))
-        self.levels = [
-            Level(
-                nodes.astype(np.int32),
-                numbers[inverse].astype(np.int32),
-                self.graph_of[nodes[:, 0]].astype(np.int32),
-                self.families.multiplicities(nodes),
-                np.zeros(0, dtype=np.int32),
-                np.zeros(0, dtype=np.int32),
-                np.zeros(0, dtype=np.bool_),
-            )
-        ]
+        none = np.zeros(0, dtype=np.int64)
+        below = np.zeros(self.count, dtype=np.int64)
+        self.levels = [self._level(nodes, numbers[inverse.ravel()], none, none, none.astype(np.bool_), below)]
+
+    def _level(
+        self, nodes: Integers, pattern: Integers, parents: Integers, children: Integers, several: Flags, below: Integers
+    ) -> Level:
+        """Occurrences and the steps to them, as they are kept; see Level.
+
+        Args:
+            nodes: a row per occurrence.
+            pattern: for each the number of its pattern.
+            parents: for each step the row in the level before.
+            children: for each step its row.
+            several: for each step whether equal branches give more of them.
+            below: for each graph, its first row in the level before.
+        """
+        order = np.argsort(children, kind="stable")
+        parents = parents[order]
+        multiples, counts = self.families.multiples(nodes)
+        owners = self.graph_of[nodes[children[order], 0]] if len(order) else children
+        return Level(
+            narrow(nodes),
+            narrow(pattern),
+            multiples.astype(np.int32),
+            counts,
+            narrow(np.bincount(children, minlength=len(nodes))),
+            narrow(parents - below[owners]),
+            np.flatnonzero(several[order]).astype(np.int32),
+            self.graph_of,
+            below,
+        )
 
     def grow(self, patterns: Patterns, larger: Patterns, budget: int) -> None:
         """The next level, from all that is left of the last one.
@@ -378,35 +329,27 @@ class Batch:
             budget: the most rows that a graph may have; a graph that has more has no rows from this level on.
         """
         level = self.levels[-1]
-        parts = []
-        base = 0
-        for low, high in _chunks(level.graph):
-            part = self._grown(level, low, high, patterns, larger, budget)
-            part.children += base
-            base += len(part)
-            parts.append(part)
-        multiplicity = None
-        if any(part.multiplicity is not None for part in parts):
-            multiplicity = np.concatenate([part.multiplicities(np.arange(len(part))) for part in parts])
-        empty = np.zeros(0, dtype=np.int32)
-        self.levels.append(
-            Level(
-                np.concatenate([np.zeros((0, larger.size), dtype=np.int32), *(part.nodes for part in parts)]),
-                np.concatenate([empty, *(part.pattern for part in parts)]),
-                np.concatenate([empty, *(part.graph for part in parts)]),
-                multiplicity,
-                np.concatenate([empty, *(part.parents for part in parts)]),
-                np.concatenate([empty, *(part.children for part in parts)]),
-                np.concatenate([np.zeros(0, dtype=np.bool_), *(part.several for part in parts)]),
-            )
-        )
+        below = level.firsts(self.count)
+        parts = [
+            self._grown(level, low, high, below, patterns, larger, budget) for low, high in _chunks(level.graph)
+        ]
+        self.levels.append(Level.joined(parts, larger.size, self.graph_of, below))
 
-    def _grown(self, level: Level, low: int, high: int, patterns: Patterns, larger: Patterns, budget: int) -> Level:
+    def _grown(
+        self,
+        level: Level,
+        low: int,
+        high: int,
+        below: Integers,
+        patterns: Patterns,
+        larger: Patterns,
+        budget: int,
+    ) -> Level:
         rows = level.nodes[low:high].astype(np.int64)
-        graph = level.graph[low:high].astype(np.int64)
+        graph = self.graph_of[rows[:, 0]]
         steps = self._steps(rows, graph)
         # A larger occurrence is reached in as many ways as it has nodes at most.
-        ways = np.bincount(graph[steps.row], minlength=len(self.graphs))
+        ways = np.bincount(graph[steps.row], minlength=self.count)
         if ways.max(initial=0) > budget * larger.size:
             for position in np.flatnonzero(ways > budget * larger.size).tolist():
                 self.truncated[int(self.indices[position])] = larger.size
@@ -416,7 +359,7 @@ class Batch:
         sets[astray] = self.families.representatives(sets[astray])
         first, which = self._distinct(sets)
         owners = graph[steps.row[first]]
-        sizes = np.bincount(owners, minlength=len(self.graphs))
+        sizes = np.bincount(owners, minlength=self.count)
         alive = np.arange(len(steps.row))
         if sizes.max(initial=0) > budget:
             for position in np.flatnonzero(sizes > budget).tolist():
@@ -427,15 +370,7 @@ class Batch:
             which, first = place[which[alive]], first[fits]
         numbers, orders = self._recognised(level.pattern[low:high].astype(np.int64), steps, first, patterns, larger)
         nodes = np.take_along_axis(sets[first], orders, axis=1)
-        return Level(
-            nodes.astype(np.int32),
-            numbers.astype(np.int32),
-            graph[steps.row[first]].astype(np.int32),
-            self.families.multiplicities(nodes),
-            (steps.row[alive] + low).astype(np.int32),
-            which.astype(np.int32),
-            steps.several[alive],
-        )
+        return self._level(nodes, numbers, steps.row[alive] + low, which, steps.several[alive], below)
 
     def bits(self, rows: Integers, counted: Flags | None = None) -> Hashes:
         """Sets of nodes as bits: a row of words per set.
@@ -578,7 +513,17 @@ class Batch:
         return numbers[which], forms.order[which]
 
 
-def _chunks(graph: Numbers) -> Iterator[tuple[int, int]]:
+def _flags(graphs: Sequence[MiningGraph], masks: Sequence[int]) -> Flags:
+    """Sets of each graph's nodes as a flag per node of the batch."""
+    parts = []
+    for mask, graph in zip(masks, graphs, strict=True):
+        count = len(graph.labels)
+        content = np.frombuffer((mask & ((1 << count) - 1)).to_bytes(-(-count // 8) or 1, "little"), dtype=np.uint8)
+        parts.append(np.unpackbits(content, bitorder="little")[:count].astype(np.bool_))
+    return np.concatenate(parts)
+
+
+def _chunks(graph: Integers) -> Iterator[tuple[int, int]]:
     """Ranges of rows of whole graphs, of about CHUNK_ROWS rows each."""
     ends = np.flatnonzero(np.diff(graph, append=-1)) + 1
     low = 0

@@ -14,9 +14,10 @@ from graphopt.errors import GraphoptError
 from graphopt.mining.canonical import SHORT_DIGEST, Edge
 from graphopt.mining.engine import Engine
 from graphopt.mining.engines import open_engine
+from graphopt.mining.found import Found, Places
 from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
 from graphopt.mining.refinement import Flags
-from graphopt.mining.shard import Code, Places
+from graphopt.mining.shard import Code
 from graphopt.mining.symmetry import Occurrence, Symmetry
 from graphopt.mining.tallies import Tallies, combined, joined_up
 
@@ -56,7 +57,6 @@ class Pattern:
         edges: (producer, output, consumer, slot) between places in that order.
         support: sum of the weights of the graphs that contain it.
         occurrences: number of occurrences, each counted with the weight of its graph.
-        places: representative occurrences in the distinct graphs.
         closed: whether no larger pattern has the same occurrences; None when that was not asked.
     """
 
@@ -65,9 +65,10 @@ class Pattern:
     edges: tuple[Edge, ...]
     support: int
     occurrences: int
-    places: tuple[Places, ...] = field(repr=False, compare=False)
     closed: bool | None = None
     _corpus: Corpus | None = field(default=None, repr=False, compare=False)
+    _found: Found | None = field(default=None, repr=False, compare=False)
+    _id: int = field(default=-1, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -79,17 +80,15 @@ class Pattern:
         """The first digits of the digest, for people."""
         return self.digest[:SHORT_DIGEST]
 
-    def occurrences_in(self, graph: int, *, apart_from: int = 0) -> Iterator[Occurrence]:
-        """Every occurrence in one *distinct* graph, nodes in canonical order.
+    @property
+    def places(self) -> tuple[Places, ...]:
+        """Representative occurrences in the distinct graphs, in order."""
+        return () if self._found is None else tuple(self._found.of_pattern(self._id))
 
-        Args:
-            graph: index of a distinct graph.
-            apart_from: bits of nodes that occurrences must not hold.
-        """
-        for places in self.places:
-            if places.graph == graph:
-                for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
-                    yield from self.images(graph, tuple(nodes), multiplicity, apart_from)
+    def occurrences_in(self, places: Places) -> Iterator[Occurrence]:
+        """Every occurrence in one distinct graph, nodes in canonical order."""
+        for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
+            yield from self.images(places.graph, tuple(nodes), multiplicity)
 
     def images(self, graph: int, nodes: Occurrence, multiplicity: int, apart_from: int = 0) -> Iterator[Occurrence]:
         """All occurrences that a representative in a distinct graph stands for, see Places.
@@ -115,9 +114,11 @@ class Pattern:
         """
         if self._corpus is None:
             return
+        by_graph = {places.graph: places for places in self.places}
         for position, graph in enumerate(self._corpus.given):
-            for nodes in self.occurrences_in(self._corpus.index[position]):
-                yield position, tuple(graph.identities[node] for node in nodes)
+            if self._corpus.index[position] in by_graph:
+                for nodes in self.occurrences_in(by_graph[self._corpus.index[position]]):
+                    yield position, tuple(graph.identities[node] for node in nodes)
 
     @cached_property
     def disjoint_occurrences(self) -> int:
@@ -295,7 +296,7 @@ def mine(
             if len(levels) == max_size or not len(frequent.keys):
                 break
             level = combined(running.call("grow", frequent.keys))
-        running.call("keep", frequent.keys)
+        running.call("end", frequent.keys)
         tallies = joined_up(levels)
         sizes = np.repeat(np.arange(1, len(levels) + 1), [len(frequent.keys) for frequent in levels])
         wanted = sizes >= min_size
@@ -318,10 +319,10 @@ def mine(
         else:
             codes = [code for code in codes if wanted[code.id]]
         codes.sort(key=lambda code: (len(code.labels), code.digest))
-        places: dict[int, list[Places]] = {}
-        for found in running.call("places", ids):
-            for number, entries in found.items():
-                places.setdefault(number, []).extend(entries)
+        found = {
+            size: Found.joined(running.call("found", size, ids[sizes[ids] == size]), size)
+            for size in range(1, len(levels) + 1)
+        }
         cut: dict[int, int] = {}
         for truncated in running.call("truncated"):
             cut.update(truncated)
@@ -333,9 +334,10 @@ def mine(
             edges=code.edges,
             support=support[code.id],
             occurrences=occurrences[code.id],
-            places=tuple(sorted(places[code.id], key=lambda entry: entry.graph)),
             closed=True if closed else None,
             _corpus=corpus,
+            _found=found[len(code.labels)],
+            _id=code.id,
         )
         for code in codes
     )

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from graphopt.mining import closedness
+from graphopt.mining import claims, closedness
 from graphopt.mining.bounds import bounds
 from graphopt.mining.canonical import Edge, Vocabulary, digest
-from graphopt.mining.closedness import Claim, Pairs
+from graphopt.mining.claims import Claim
+from graphopt.mining.closedness import Pairs
 from graphopt.mining.graphs import MiningGraph
-from graphopt.mining.growth import Batch, Level, Patterns
+from graphopt.mining.found import Found
+from graphopt.mining.growth import Batch, Patterns
+from graphopt.mining.levels import Level
 from graphopt.mining.refinement import Flags, Hashes, Integers, mixed, spread_out
 from graphopt.mining.symmetry import Occurrence
 from graphopt.mining.tallies import SMALL, Counts, Tallies, by_key, located
@@ -40,20 +41,6 @@ class Code:
     edges: tuple[Edge, ...]
     graph: int
     nodes: Occurrence
-
-
-class Places(NamedTuple):
-    """Representative occurrences of one pattern in one graph.
-
-    Attributes:
-        graph: index of the graph.
-        nodes: a row per representative, its nodes in canonical order.
-        multiplicities: for each, the number of occurrences it stands for.
-    """
-
-    graph: int
-    nodes: npt.NDArray[np.int32]
-    multiplicities: tuple[int, ...]
 
 
 class Shard:
@@ -121,6 +108,12 @@ class Shard:
             level = batch.levels[-1]
             batch.levels[-1] = level.kept(numbers[level.pattern] >= 0, numbers)
 
+    def end(self, frequent: Hashes) -> None:
+        """End growth: see keep."""
+        self.keep(frequent)
+        for batch in self.batches:
+            batch.forget_growth()
+
     def _tallies(self) -> Tallies:
         """Support and counts of every pattern of the last level."""
         patterns = self.patterns[-1]
@@ -131,7 +124,7 @@ class Shard:
         columns: list[tuple[Integers, Counts, Sequence[int], Integers]] = []
         most = 1
         for batch in self.batches:
-            pattern, position, counts = _counts(batch.levels[-1], len(batch.graphs))
+            pattern, position, counts = _counts(batch.levels[-1], batch.count)
             index = batch.indices[position]
             most = max(most, int(counts.max(initial=0)))
             np.add.at(spread, pattern, _spread(index, counts))
@@ -193,33 +186,28 @@ class Shard:
                     low = high
         return codes
 
-    def places(self, wanted: Integers) -> dict[int, list[Places]]:
-        """Representative occurrences of patterns, by id.
+    def found(self, size: int, wanted: Integers) -> Found:
+        """Representative occurrences of patterns of one size.
 
         Args:
+            size: their number of nodes.
             wanted: sorted ids of patterns.
         """
-        result: dict[int, list[Places]] = {}
-        for size, patterns in enumerate(self.patterns, start=1):
-            for batch in self.batches:
-                level = batch.levels[size - 1]
-                ids = patterns.ids[level.pattern]
-                rows = np.flatnonzero(_member(ids, wanted) >= 0)
-                rows = rows[np.lexsort((level.graph[rows], ids[rows]))]
-                if not len(rows):
-                    continue
-                graphs, ids = level.graph[rows], ids[rows]
-                nodes = (level.nodes[rows] - batch.offsets[graphs][:, None]).astype(np.int32)
-                multiplicities = level.multiplicities(rows).tolist()
-                change = (graphs[1:] != graphs[:-1]) | (ids[1:] != ids[:-1])
-                starts = np.concatenate([[0], np.flatnonzero(change) + 1])
-                ends = np.append(starts[1:], len(rows)).tolist()
-                indices = batch.indices[graphs[starts]].tolist()
-                names = ids[starts].tolist()
-                for name, index, low, high in zip(names, indices, starts.tolist(), ends, strict=True):
-                    entry = Places(index, nodes[low:high], tuple(multiplicities[low:high]))
-                    result.setdefault(name, []).append(entry)
-        return result
+        if size > len(self.patterns):
+            return Found.joined([], size)
+        patterns = self.patterns[size - 1]
+        parts = []
+        for batch in self.batches:
+            level = batch.levels[size - 1]
+            rows = np.flatnonzero(_member(patterns.ids, wanted)[level.pattern] >= 0)
+            graphs = level.graphs(rows)
+            nodes = level.nodes[rows] - batch.offsets[graphs][:, None]
+            parts.append(
+                Found.of(
+                    patterns.ids[level.pattern[rows]], batch.indices[graphs], nodes, level.multiplicities(rows)
+                )
+            )
+        return Found.joined(parts, size)
 
     # Closedness
 
@@ -240,11 +228,12 @@ class Shard:
             first: for each id, the index of the first graph that contains it: its shard looks into it.
             shards: for each id, the number of shards whose graphs contain it.
         """
-        return closedness.claims(self.batches, self.patterns, alike, wanted, first, shards)
+        return claims.claims(self.batches, self.patterns, alike, wanted, first, shards)
 
-    def confirm(self, claims: Iterable[Claim]) -> list[bool]:
+    def confirm(self, asked: Iterable[Claim]) -> list[bool]:
         """For each claim, whether it holds in the graphs of this shard."""
-        return [closedness.holds(self.batches, self.patterns, claim) for claim in claims]
+        occurrences = claims.Occurrences(self.batches, self.patterns)
+        return [occurrences.holds(claim) for claim in asked]
 
 
 def _batches(graphs: Sequence[tuple[int, MiningGraph]]) -> list[list[tuple[int, MiningGraph]]]:
@@ -266,13 +255,15 @@ def _batches(graphs: Sequence[tuple[int, MiningGraph]]) -> list[list[tuple[int, 
 
 def _counts(level: Level, graphs: int) -> tuple[Integers, Integers, Counts]:
     """Pattern and graph of every pair of both that occurs, and how often it does."""
-    number = level.pattern.astype(np.int64) * graphs + level.graph
-    pairs, inverse, counts = np.unique(number, return_inverse=True, return_counts=True)
-    if level.multiplicity is not None:
-        counts = np.zeros(len(pairs), dtype=level.multiplicity.dtype)
-        np.add.at(counts, inverse.ravel(), level.multiplicity)
+    pairs, inverse, counts = np.unique(
+        level.pattern.astype(np.int64) * graphs + level.graph, return_inverse=True, return_counts=True
+    )
     pattern, position = np.divmod(pairs, graphs)
-    return pattern, position, counts
+    if not len(level.multiples):
+        return pattern, position, counts
+    total: Counts = counts.astype(level.counts.dtype)
+    np.add.at(total, inverse.ravel()[level.multiples], level.counts - 1)
+    return pattern, position, total
 
 
 def _spread(index: Integers, counts: Counts) -> Hashes:

@@ -168,9 +168,9 @@ class Families:
 
     def __init__(self, symmetries: Sequence[Symmetry], offsets: Integers) -> None:
         total = int(offsets[-1])
-        self.family = np.full(total, -1, dtype=np.int64)
-        self.branch = np.zeros(total, dtype=np.int64)
-        self.place = np.zeros(total, dtype=np.int64)
+        self.family = np.full(total, -1, dtype=np.int32)
+        self.branch = np.zeros(total, dtype=np.int32)
+        self.place = np.zeros(total, dtype=np.uint8)
         starts, lengths, counts = [0], list[int](), list[int]()
         members: list[Integers] = []
         for symmetry, offset in zip(symmetries, offsets.tolist(), strict=False):
@@ -232,11 +232,11 @@ class Families:
             state = part.state
         return OpenBranches(self, number, state)
 
-    def multiplicities(self, sets: Integers) -> Counts | None:
-        """Number of sets in the orbit of each set; None when that is 1 for all."""
+    def multiples(self, sets: Integers) -> tuple[Integers, Counts]:
+        """Sets whose orbits have several members, by position, and how many."""
         touched = np.flatnonzero(self.moved[sets].any(axis=1))
         if not len(touched):
-            return None
+            return touched, np.zeros(0, dtype=np.int64)
         _, _, _, part = self._held(sets[touched])
         # Branches with the same state are a choice out of those that are left.
         order = np.lexsort((part.state, part.family, part.row))
@@ -252,9 +252,9 @@ class Families:
         row_start = np.ones(len(runs), dtype=np.bool_)
         row_start[1:] = row[runs][1:] != row[runs][:-1]
         product = np.multiply.reduceat(choices, np.flatnonzero(row_start))
-        result: Counts = np.ones(len(sets), dtype=np.int64 if product.max() < SMALL >> 16 else object)
-        result[touched] = product
-        return result
+        several = product > 1
+        kind = np.int64 if product.max() < SMALL >> 16 else object
+        return touched[several], product[several].astype(kind)
 
     def _held(self, rows: Integers) -> tuple[Integers, Integers, Integers, "_Held"]:
         """What sets hold of branches: row and column of each node in a family, which entry it belongs to; entries."""

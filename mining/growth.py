@@ -13,19 +13,23 @@ Of equal branches only one representative grows (see symmetry.py); counts are th
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.mining.canonical import PADDING, Vocabulary, canonical_forms
+from graphopt.mining.families import Families, OpenBranches
 from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.levels import Level, narrow
 from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, spread_out
-from graphopt.mining.symmetry import Families, OpenBranches, Symmetry
+from graphopt.mining.symmetry import Symmetry
 
-CHUNK_ROWS = 60_000
-"""Occurrences that are extended at once, unless one graph has more."""
+CHUNK_ROWS = 20000
+"""Occurrences that are made distinct at once, unless one graph has more."""
+
+PIECE_EDGES = 200_000
+"""Edges of nodes of occurrences that are extended at once, unless one occurrence has more."""
 
 BITS = 63
 """Bits of a packed number."""
@@ -181,6 +185,21 @@ class _Steps:
             lengths=self.lengths[steps],
             several=self.several[steps],
             astray=self.astray[steps],
+        )
+
+    def of_rows(self, rows: Integers) -> "_Steps":
+        """The same steps, of occurrences with other numbers."""
+        return replace(self, row=rows[self.row])
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Steps"]) -> "_Steps":
+        """The steps of several, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        edges = np.cumsum([0, *(len(part.place) for part in parts)]).tolist()
+        moved = [replace(part, starts=part.starts + low) for part, low in zip(parts, edges, strict=False)]
+        return cls(
+            *(np.concatenate([getattr(part, column.name) for part in moved]) for column in fields(cls)),
         )
 
 
@@ -347,13 +366,21 @@ class Batch:
     ) -> Level:
         rows = level.nodes[low:high].astype(np.int64)
         graph = self.graph_of[rows[:, 0]]
-        steps = self._steps(rows, graph)
         # A larger occurrence is reached in as many ways as it has nodes at most.
-        ways = np.bincount(graph[steps.row], minlength=self.count)
-        if ways.max(initial=0) > budget * larger.size:
-            for position in np.flatnonzero(ways > budget * larger.size).tolist():
+        most_ways = budget * larger.size
+        ways = np.zeros(self.count, dtype=np.int64)
+        pieces = []
+        ahead, behind = (np.diff(side.starts)[rows].sum(axis=1) for side in self._sides)
+        part = np.cumsum(ahead + behind) // PIECE_EDGES
+        for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(part)) + 1):
+            piece = piece[ways[graph[piece]] <= most_ways]
+            pieces.append(self._steps(rows[piece], graph[piece]).of_rows(piece))
+            ways += np.bincount(graph[pieces[-1].row], minlength=self.count)
+        steps = _Steps.joined(pieces)
+        if ways.max() > most_ways:
+            for position in np.flatnonzero(ways > most_ways).tolist():
                 self.truncated[int(self.indices[position])] = larger.size
-            steps = steps.of(np.flatnonzero(ways[graph[steps.row]] <= budget * larger.size))
+            steps = steps.of(np.flatnonzero(ways[graph[steps.row]] <= most_ways))
         sets = np.concatenate([rows[steps.row], steps.node[:, None]], axis=1)
         astray = np.flatnonzero(steps.astray)
         sets[astray] = self.families.representatives(sets[astray])
@@ -393,17 +420,7 @@ class Batch:
         taken: list[Flags] = [np.any(flags[rows], axis=1) for flags in self._groups]
         branches = self.families.open_branches(rows)
         ahead, behind = (self._one_way(side, rows, graph, bits, taken, branches) for side in self._sides)
-        return _Steps(
-            np.concatenate([ahead.row, behind.row]),
-            np.concatenate([ahead.node, behind.node]),
-            np.concatenate([ahead.starts, behind.starts + len(ahead.place)]),
-            np.concatenate([ahead.lengths, behind.lengths]),
-            np.concatenate([ahead.place, behind.place]),
-            np.concatenate([ahead.kind, behind.kind]),
-            np.concatenate([ahead.forward, behind.forward]),
-            np.concatenate([ahead.several, behind.several]),
-            np.concatenate([ahead.astray, behind.astray]),
-        )
+        return _Steps.joined([ahead, behind])
 
     def _one_way(
         self, side: _Side, rows: Integers, graph: Integers, bits: Hashes, taken: Sequence[Flags], branches: OpenBranches

@@ -18,7 +18,7 @@ from graphopt.mining.found import Found, Places
 from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
 from graphopt.mining.refinement import Flags
 from graphopt.mining.shard import Code
-from graphopt.mining.symmetry import Occurrence, Symmetry
+from graphopt.mining.symmetry import Arrangement, Occurrence
 from graphopt.mining.tallies import Tallies, combined, joined_up
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ class Corpus:
     given: tuple[MiningGraph, ...]
     distinct: tuple[MiningGraph, ...]
     index: tuple[int, ...]
-    symmetries: dict[int, Symmetry] = field(default_factory=dict, compare=False, repr=False)
+    _arrangements: dict[int, Arrangement] = field(default_factory=dict, compare=False, repr=False)
 
-    def symmetry(self, graph: int) -> Symmetry:
-        """The families of a distinct graph, found when first asked for."""
-        if graph not in self.symmetries:
-            self.symmetries[graph] = Symmetry.of(self.distinct[graph])
-        return self.symmetries[graph]
+    def arrangement(self, graph: int) -> Arrangement:
+        """The canonical order of a distinct graph's nodes, found when first asked for."""
+        if graph not in self._arrangements:
+            self._arrangements[graph] = Arrangement.of(self.distinct[graph])
+            self.distinct[graph].forget_tables()
+        return self._arrangements[graph]
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,23 @@ class Pattern:
     def images(self, graph: int, nodes: Occurrence, multiplicity: int, apart_from: int = 0) -> Iterator[Occurrence]:
         """All occurrences that a representative in a distinct graph stands for, see Places.
 
+        They come in an order that does not depend on how the graph's nodes are numbered.
+
         Args:
             graph: index of the distinct graph.
             nodes: the representative.
             multiplicity: how many occurrences it stands for.
             apart_from: bits of nodes that occurrences must not hold.
         """
-        mask = bits(nodes)
-        if multiplicity == 1 or self._corpus is None:
-            if not mask & apart_from:
-                yield nodes
-        else:
-            yield from self._corpus.symmetry(graph).images(mask, nodes, apart_from)
+        if multiplicity > 1:
+            yield from self.arrangement(graph).images(nodes, apart_from)
+        elif not bits(nodes) & apart_from:
+            yield nodes
+
+    def arrangement(self, graph: int) -> Arrangement:
+        """The canonical order of a distinct graph's nodes."""
+        assert self._corpus is not None
+        return self._corpus.arrangement(graph)
 
     def found(self) -> Iterator[tuple[int, tuple[Hashable, ...]]]:
         """Every occurrence in every graph that was given, on demand.
@@ -124,39 +130,30 @@ class Pattern:
     def disjoint_occurrences(self) -> int:
         """Size of a maximal set of disjoint occurrences, each counted with the weight of its graph.
 
-        Found by going through the occurrences in order of their nodes; a set with more may exist.
+        Found by going through the occurrences in the order of disjoint_in; a set with more may exist. The number does
+        not depend on the order of graphs or nodes.
         """
         if self._corpus is None:
             return 0
         return sum(
-            self._corpus.distinct[places.graph].weight * len(list(self.disjoint_in(places.graph)))
-            for places in self.places
+            self._corpus.distinct[places.graph].weight * len(list(self.disjoint_in(places))) for places in self.places
         )
 
-    def disjoint_in(self, graph: int, covered: int = 0) -> Iterator[Occurrence]:
-        """Disjoint occurrences in one distinct graph, chosen in order of their nodes.
+    def disjoint_in(self, places: Places, covered: int = 0) -> Iterator[Occurrence]:
+        """Disjoint occurrences in one distinct graph, chosen in an order that is the same in isomorphic graphs.
+
+        The order is that of the nodes' places in the canonical order of the whole graph.
 
         Args:
-            graph: index of a distinct graph.
+            places: the occurrences there.
             covered: bits of nodes that are taken already.
         """
-        for places in self.places:
-            if places.graph != graph:
-                continue
-            rows = sorted(
-                zip(places.nodes.tolist(), places.multiplicities, strict=True), key=lambda row: sorted(row[0])
-            )
-            for nodes, multiplicity in rows:
-                mask = bits(nodes)
-                if multiplicity == 1 or self._corpus is None:
-                    if not mask & covered:
-                        covered |= mask
-                        yield tuple(nodes)
-                    continue
-                symmetry = self._corpus.symmetry(graph)
-                while (image := next(symmetry.images(mask, tuple(nodes), covered), None)) is not None:
-                    covered |= bits(image)
-                    yield image
+        arrangement = self.arrangement(places.graph)
+        rows = [(tuple(nodes), many) for nodes, many in zip(places.nodes.tolist(), places.multiplicities, strict=True)]
+        for nodes, multiplicity in sorted(rows, key=lambda row: arrangement.key(row[0])):
+            while (image := next(self.images(places.graph, nodes, multiplicity, covered), None)) is not None:
+                covered |= bits(image)
+                yield image
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,10 @@ class Ranking:
 
     def _candidates(self, pattern: Pattern) -> list[_Candidate]:
         """Occurrences that save time, best first."""
-        found = []
+        found: list[tuple[list[int], _Candidate]] = []
         for places in pattern.places:
             alike = self._alike(places.graph)
+            place = pattern.arrangement(places.graph).place
             savings: dict[tuple[int, ...], float] = {}
             for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
                 most = MOST_OVERLAPPING_IMAGES if multiplicity > len(alike) else MOST_IMAGES
@@ -156,9 +157,10 @@ class Ranking:
                     if saving is None:
                         saving = savings[key] = self._saving(places.graph, image)
                     if saving > 0:
-                        found.append(_Candidate(places.graph, image, bits(image), saving))
-        found.sort(key=lambda candidate: (-candidate.saving, candidate.graph, sorted(candidate.nodes)))
-        return found
+                        order = sorted([place[node] for node in image])
+                        found.append((order, _Candidate(places.graph, image, bits(image), saving)))
+        found.sort(key=lambda pair: (-pair[1].saving, pair[1].graph, pair[0]))
+        return [candidate for _, candidate in found]
 
     def _alike(self, graph: int) -> list[int]:
         """Numbers for the nodes of a graph, equal where occurrences of one pattern cost the same with either node.

@@ -14,7 +14,7 @@ from graphopt.mining import MiningResult, mine, miner
 from graphopt.mining.engine import Numbered, answer, dealt
 from graphopt.mining.shard import Shard
 from tests.brute_force import Entry
-from tests.random_dags import branches, corpora
+from tests.random_dags import branches, corpora, graphs
 from tests.test_mining_exact import given_graphs
 
 Weighted = list[tuple[nx.MultiDiGraph, int]]
@@ -22,7 +22,9 @@ Weighted = list[tuple[nx.MultiDiGraph, int]]
 
 def written(result: MiningResult) -> bytes:
     """All that a result says of the fleet, in bytes."""
-    rows = [(p.digest, p.labels, p.edges, p.support, p.occurrences, p.closed) for p in result]
+    rows = [
+        (p.digest, p.labels, p.edges, p.support, p.occurrences, p.disjoint_occurrences, p.closed) for p in result
+    ]
     return json.dumps([rows, result.weight, result.min_support, result.incomplete]).encode()
 
 
@@ -53,6 +55,24 @@ def test_order_and_copies(corpus: list[Entry], chance: random.Random, closed: bo
     copies = [(renamed(graph, chance), 1) for graph, weight in weighted for _ in range(weight)]
     chance.shuffle(copies)
     assert written(mine(copies, **asked)) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(graphs(12), st.randoms(use_true_random=False))
+def test_order_of_nodes_and_disjoint_occurrences(graph: nx.MultiDiGraph, chance: random.Random) -> None:
+    asked: dict[str, Any] = {"max_size": 4, "closed": False, "engine": "serial"}
+    first, second = mine([graph], **asked), mine([renamed(graph, chance)], **asked)
+    assert [p.disjoint_occurrences for p in first] == [p.disjoint_occurrences for p in second]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_order_of_nodes_among_equal_branches(count: int) -> None:
+    chance = random.Random(count)
+    asked: dict[str, Any] = {"max_size": 7, "closed": False, "engine": "serial"}
+    graph = nx.MultiDiGraph(branches(count, 3))
+    expected = written(mine([graph], **asked))
+    for _ in range(10):
+        assert written(mine([renamed(graph, chance)], **asked)) == expected
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from graphopt import operators
+from graphopt.mining.canonical import Edge
 from graphopt.mining.graphs import ANY_OPERAND, MiningGraph, bits
 
 MEAN_SIZE = 300
@@ -97,6 +98,7 @@ def fleet(graphs: Sequence[MiningGraph], count: int, *, seed: int = 0, mean: int
     chance = random.Random(seed)
     seen: set[int] = set()
     made: list[MiningGraph] = []
+    edges: dict[Edge, Edge] = {}
     total = 0
     while len(made) < count:
         # Sizes spread as 40 … 1200; what is behind or ahead of the mean so far is made good.
@@ -106,7 +108,7 @@ def fleet(graphs: Sequence[MiningGraph], count: int, *, seed: int = 0, mean: int
         key = hash((graph.labels, graph.edges))
         if key not in seen:
             seen.add(key)
-            made.append(graph)
+            made.append(graph.sharing(edges))
             total += len(graph.labels)
     return made
 
@@ -436,5 +438,5 @@ def finished(made: Base) -> MiningGraph:
         eligible=-1 if all(node.eligible for node in nodes) else bits(i for i, n in enumerate(nodes) if n.eligible),
         single=tuple(bits(i for i, n in enumerate(nodes) if group in n.groups) for group in range(made.groups)),
         apart=tuple(sorted({(o.producer, at) for at, node in enumerate(nodes) for o in node.operands if o.apart})),
-        identities=tuple(range(len(nodes))),
+        identities=range(len(nodes)),
     )

@@ -64,7 +64,9 @@ def pairs_that_agree(batches: Sequence[Batch], patterns: Sequence[Patterns], ali
             np.bincount(which.ravel(), weights=np.concatenate(column), minlength=len(values))
             for column in zip(*((link.steps, link.parents, link.children, link.uneven) for link in linked), strict=True)
         )
-        agree = (steps == parents) & (steps == children) & (steps == rows_of_inner[values // len(outer)]) & (uneven == 0)
+        agree = (
+            (steps == parents) & (steps == children) & (steps == rows_of_inner[values // len(outer)]) & (uneven == 0)
+        )
         for batch, links in zip(batches, linked, strict=True):
             at = np.searchsorted(values, links.pairs)
             own = np.flatnonzero(agree[at][links.pair])

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Self
 
 import graphopt
 from graphopt.errors import GraphoptError
+from graphopt.mining.canonical import Edge
 from graphopt.mining.engine import Numbered, answer
 from graphopt.mining.shard import Shard
 
@@ -36,7 +37,9 @@ class Processes:
                     process_group=0,  # an interrupt from the terminal is for us, and we end them
                 )
                 self._workers.append(worker)
-                self._send(worker, (hand, self._budget))
+                self._send(worker, (len(hand), self._budget))
+                for numbered in hand:  # one by one: pickling many at once takes more room than they do
+                    self._send(worker, numbered)
         except BaseException:
             self.__exit__()
             raise
@@ -88,7 +91,16 @@ def serve() -> None:
     first = _receive(source)
     if first is None:
         return
-    shard = Shard(*first)
+    count, budget = first
+    hand: Numbered = []
+    edges: dict[Edge, Edge] = {}
+    while len(hand) < count:
+        numbered = _receive(source)
+        if numbered is None:
+            return
+        hand.append((numbered[0], numbered[1].sharing(edges)))
+    shard = Shard(hand, budget)
+    del hand, edges  # the shard has made tables of them
     while (message := _receive(source)) is not None:
         _write(target, (answer(shard, *message),))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.mining.levels import Numbers
 from graphopt.mining.refinement import Flags, Integers
 from graphopt.mining.symmetry import Symmetry
 from graphopt.mining.tallies import SMALL, Counts
@@ -22,9 +23,9 @@ class Families:
 
     def __init__(self, symmetries: Sequence[Symmetry], offsets: Integers) -> None:
         total = int(offsets[-1])
-        self.family = np.full(total, -1, dtype=np.int32)
-        self.branch = np.zeros(total, dtype=np.int32)
-        self.place = np.zeros(total, dtype=np.uint8)
+        self.family: Numbers = np.full(total, -1, dtype=np.int32)
+        self.branch: Numbers = np.zeros(total, dtype=np.int32)
+        self.place: Numbers = np.zeros(total, dtype=np.uint8)
         starts, lengths, counts = [0], list[int](), list[int]()
         members: list[Integers] = []
         for symmetry, offset in zip(symmetries, offsets.tolist(), strict=False):

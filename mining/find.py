@@ -1,35 +1,26 @@
 """The whole of ``graphopt mine``: from captures and a machine to a report of opportunities."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import fsum
-
-import numpy as np
 
 from graphopt import operators
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
+from graphopt.mining.folding import folded
 from graphopt.mining.graphs import MiningGraph, from_operator_graph, merged
-from graphopt.mining.miner import DEFAULT_BUDGET, Pattern, Progress, mine
+from graphopt.mining.marginal import widened
+from graphopt.mining.miner import DEFAULT_BUDGET, MiningResult, Progress, mine
 from graphopt.mining.opportunities import ClassShare, Report, Stopped
-from graphopt.mining.ranking import SLACK, Ranking
+from graphopt.mining.opportunity import Opportunity
+from graphopt.mining.pattern import Pattern
+from graphopt.mining.ranking import Ranking
 from graphopt.mining.rules import OPERATOR_RULES, Rule, stopped_operator, stopped_pattern
+from graphopt.mining.saving import whole
 from graphopt.mining.shard import Code
 from graphopt.operators import FusionClass
-
-GAIN_UNITS = 2.0**40
-"""The gains of all operators together, in the units that the miner adds them up in."""
-
-FIRST_SHARE = 0.1
-"""What each of the best k opportunities is first expected to save at least: this share of a k-th of all gains."""
-
-NEXT_SHARE = 0.9
-"""What they are expected to save after that: this share of what the least of those found saves."""
-
-MOST_ATTEMPTS = 3
-"""Times that a corpus is mined for the best k at most; the last time, for everything."""
 
 Refusal = Callable[[OperatorGraph, Sequence[int]], str | None]
 """(graph, nodes of an occurrence) to the reason why its pattern is not wanted; None when it is."""
@@ -90,20 +81,21 @@ def find_opportunities(
         raise GraphoptError("an opportunity has at least two operators: max_size must be 2 or more")
     if k is not None and k < 1:
         raise GraphoptError("k must be 1 or more")
-    rules = {id(capture.graph): _stopping_rules(capture.graph) for capture in captures}
+    given = len(captures)
+    observed = folded(captures)
+    captures = [one.capture for one in observed]
+    rules = _all_stopping_rules(captures)
     graphs = _mining_graphs(captures, rules, ruled_out)
     distinct, index = merged(graphs)
     first = {graph: capture for capture, graph in reversed(list(zip(captures, index, strict=True)))}
     judge = _Judge([first[graph].graph for graph in range(len(distinct))], rules, refuse)
-    ranking = Ranking(captures, index, machine)
-    gains, unit = _whole_gains(ranking)
+    ranking = Ranking(observed, index, machine)
+    gains, unit = whole([ranking.gains[graph].tolist() for graph in range(len(distinct))])
     for graph, position in {graph: place for place, graph in reversed(list(enumerate(index)))}.items():
         graphs[position] = replace(graphs[position], gains=gains[graph])
-    least_saving = 0.0 if k is None or ruled_out else FIRST_SHARE * sum(map(sum, gains.values())) / k
-    for attempt in range(MOST_ATTEMPTS):
-        if attempt == MOST_ATTEMPTS - 1:
-            least_saving = 0.0
-        result = mine(
+
+    def search(least_saving: float) -> tuple[MiningResult, list[Opportunity]]:
+        found = mine(
             graphs,
             min_support=min_support,
             max_size=max_size,
@@ -116,16 +108,19 @@ def find_opportunities(
             least_saving=least_saving,
             progress=progress,
         )
-        allowed = [pattern for pattern in result if judge.rule(pattern) is None]
-        best = ranking.best(allowed, k)
-        weakest = min((found.saving_seconds / unit for found in best), default=0.0) if len(best) == k else 0.0
-        if weakest >= least_saving * (1 + SLACK):
-            break  # nothing that was left out could have been among them
-        least_saving = weakest * NEXT_SHARE
+        return found, ranking.best((pattern for pattern in found if judge.rule(pattern) is None), k)
+
+    def weakest(found: tuple[MiningResult, list[Opportunity]]) -> float:
+        return min(one.saving_seconds for one in found[1]) / unit if len(found[1]) == k else 0.0
+
+    if k is None or ruled_out:
+        result, best = search(0.0)
+    else:
+        result, best = widened(k, sum(map(sum, gains)), search, weakest)
     stopped = [pattern for pattern in result if judge.rule(pattern) is not None] if ruled_out else []
     return Report(
         machine=machine.name,
-        captures=len(captures),
+        captures=given,
         graphs=result.distinct,
         executions=result.weight,
         seconds=ranking.seconds,
@@ -139,7 +134,7 @@ def find_opportunities(
         ),
         max_size=max_size,
         min_support=result.min_support,
-        patterns=len(allowed),
+        patterns=sum(judge.rule(pattern) is None for pattern in result),
         incomplete=tuple(sorted({captures[position].graph.name for position, _ in result.truncated})),
         classes=_classes(ranking, first),
         stopped=_stopped(ranking, first, rules),
@@ -148,20 +143,17 @@ def find_opportunities(
     )
 
 
-def _whole_gains(ranking: Ranking) -> tuple[dict[int, tuple[float, ...]], float]:
-    """Gains of each distinct graph's nodes in whole numbers, rounded up, so that sums are exact; seconds of a unit."""
-    total = fsum(float(gains.sum()) for gains in ranking.gains.values())
-    unit = total / GAIN_UNITS or 1.0
-    return {graph: tuple(np.ceil(gains / unit).tolist()) for graph, gains in ranking.gains.items()}, unit
-
-
 def _pays(graphs: Sequence[MiningGraph]) -> bool:
     """Whether there is enough to mine for worker processes."""
     return sum(graph.eligible_nodes.bit_count() for graph in graphs) >= NODES_FOR_PROCESSES
 
 
-def _stopping_rules(graph: OperatorGraph) -> tuple[Rule | None, ...]:
-    return tuple(stopped_operator(graph, node) for node in range(len(graph.nodes)))
+def _all_stopping_rules(captures: Iterable[Capture]) -> dict[int, tuple[Rule | None, ...]]:
+    """For each graph, by its identity, the rule that stops each node."""
+    graphs = {id(capture.graph): capture.graph for capture in captures}
+    return {
+        key: tuple(stopped_operator(graph, node) for node in range(len(graph.nodes))) for key, graph in graphs.items()
+    }
 
 
 def mining_graphs(captures: Sequence[Capture], *, ruled_out: bool = False) -> list[MiningGraph]:
@@ -171,8 +163,7 @@ def mining_graphs(captures: Sequence[Capture], *, ruled_out: bool = False) -> li
         captures: what was executed.
         ruled_out: whether patterns that a rule stops shall be found, too.
     """
-    rules = {id(capture.graph): _stopping_rules(capture.graph) for capture in captures}
-    return _mining_graphs(captures, rules, ruled_out)
+    return _mining_graphs(captures, _all_stopping_rules(captures), ruled_out)
 
 
 def _mining_graphs(
@@ -191,6 +182,7 @@ def _mining_graphs(
                 return rule is None or (ruled_out and rule.name not in NEVER_IN_PATTERNS)
 
             converted[key] = from_operator_graph(capture.graph, eligible=grows, contractions_once=not ruled_out)
+            _ = converted[key].fingerprint  # its copies share it
         graphs.append(converted[key].weighted(capture.executions))
     return graphs
 

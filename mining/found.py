@@ -69,12 +69,12 @@ class Found(NamedTuple):
         if len(parts) == 1:
             return parts[0]
         empty = np.zeros(0, dtype=np.uint8)
-        multiplicities: Counts = np.concatenate([np.zeros(0, dtype=np.int64), *(part.multiplicities() for part in parts)])
+        many: Counts = np.concatenate([np.zeros(0, dtype=np.int64), *(part.multiplicities() for part in parts)])
         return cls.of(
             np.concatenate([empty, *(part.pattern for part in parts)]),
             np.concatenate([empty, *(part.graph for part in parts)]),
             np.concatenate([np.zeros((0, size), dtype=np.uint8), *(part.nodes for part in parts)]),
-            multiplicities,
+            many,
         )
 
     def multiplicities(self) -> Counts:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -58,13 +59,22 @@ class MiningGraph:
     single: tuple[int, ...] = ()
     apart: tuple[tuple[int, int], ...] = ()
     gains: tuple[float, ...] = field(default=(), compare=False)
-    identities: tuple[Hashable, ...] = field(default=(), compare=False)
+    identities: Sequence[Hashable] = field(default=(), compare=False)
 
     def weighted(self, weight: int) -> "MiningGraph":
         """The same graph with another weight; it shares what has been computed of this one."""
         found = copy(self)
         object.__setattr__(found, "weight", weight)
         return found
+
+    def sharing(self, edges: dict[Edge, Edge]) -> "MiningGraph":
+        """The same graph, whose labels and edges are the same objects as those of other graphs.
+
+        Args:
+            edges: the edges that are known so far.
+        """
+        shared = tuple([edges.setdefault(edge, edge) for edge in self.edges])
+        return replace(self, labels=tuple(map(intern, self.labels)), edges=shared)
 
     def forget_tables(self) -> None:
         """Give back the memory of what has been computed of the graph's edges; it is computed again when needed."""

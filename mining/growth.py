@@ -21,7 +21,7 @@ import numpy.typing as npt
 from graphopt.mining.canonical import PADDING, Vocabulary, canonical_forms
 from graphopt.mining.families import Families, OpenBranches
 from graphopt.mining.graphs import MiningGraph
-from graphopt.mining.levels import Level, narrow
+from graphopt.mining.levels import Level, Numbers, narrow
 from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, spread_out
 from graphopt.mining.symmetry import Symmetry
 
@@ -33,9 +33,6 @@ PIECE_EDGES = 200_000
 
 BITS = 63
 """Bits of a packed number."""
-
-Places = npt.NDArray[np.int32]
-"""Numbers of nodes, labels, graphs of a batch."""
 
 
 class Patterns:
@@ -141,9 +138,9 @@ class _Side:
         forward: whether the others are consumers.
     """
 
-    starts: Places
-    other: Places
-    kind: Places
+    starts: Numbers
+    other: Numbers
+    kind: Numbers
     apart: Flags
     reach: Hashes
     forward: bool
@@ -221,11 +218,11 @@ class Batch:
         self.offsets: Integers = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         total = int(self.offsets[-1])
         self.words = max(1, -(-max(counts) // 64))
-        self.graph_of: Places = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        self._local: Places = (np.arange(total) - self.offsets[self.graph_of]).astype(np.int32)
+        self.graph_of: Numbers = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._local: Numbers = (np.arange(total) - self.offsets[self.graph_of]).astype(np.int32)
         self._word = self._local >> 6
         self._bit = np.uint64(1) << (self._local & 63).astype(np.uint64)
-        self._label: Places = np.array(
+        self._label: Numbers = np.array(
             [vocabulary.label_numbers[label] for graph in own for label in graph.labels], dtype=np.int32
         )
         self._random = mixed(self._local.astype(np.uint64) + np.uint64(1))
@@ -306,9 +303,11 @@ class Batch:
         labels, inverse = np.unique(self._label[nodes[:, 0]], return_inverse=True)
         none = np.zeros((len(labels), 0), dtype=np.int64)
         numbers = patterns.numbered(labels[:, None], none, self._vocabulary.keys(labels[:, None], none))
-        none = np.zeros(0, dtype=np.int64)
+        no_steps = np.zeros(0, dtype=np.int64)
         below = np.zeros(self.count, dtype=np.int64)
-        self.levels = [self._level(nodes, numbers[inverse.ravel()], none, none, none.astype(np.bool_), below)]
+        self.levels = [
+            self._level(nodes, numbers[inverse.ravel()], no_steps, no_steps, no_steps.astype(np.bool_), below)
+        ]
 
     def _level(
         self, nodes: Integers, pattern: Integers, parents: Integers, children: Integers, several: Flags, below: Integers
@@ -349,9 +348,7 @@ class Batch:
         """
         level = self.levels[-1]
         below = level.firsts(self.count)
-        parts = [
-            self._grown(level, low, high, below, patterns, larger, budget) for low, high in _chunks(level.graph)
-        ]
+        parts = [self._grown(level, low, high, below, patterns, larger, budget) for low, high in _chunks(level.graph)]
         self.levels.append(Level.joined(parts, larger.size, self.graph_of, below))
 
     def _grown(

@@ -52,11 +52,13 @@ class Level:
     @property
     def graph(self) -> Numbers:
         """Position of each row's graph in the batch."""
-        return self.graph_of[self.nodes[:, 0]]
+        found: Numbers = self.graph_of[self.nodes[:, 0]]
+        return found
 
     def graphs(self, rows: Integers) -> Numbers:
         """Position of some rows' graphs in the batch."""
-        return self.graph_of[self.nodes[rows, 0]]
+        found: Numbers = self.graph_of[self.nodes[rows, 0]]
+        return found
 
     def firsts(self, graphs: int) -> Integers:
         """For each graph of the batch its first row."""
@@ -94,6 +96,10 @@ class Level:
             self.graph_of,
             self.below,
         )
+
+    def none(self) -> "Level":
+        """No rows."""
+        return Level.joined([], self.nodes.shape[1], self.graph_of, self.below)
 
     @classmethod
     def joined(cls, parts: Sequence["Level"], size: int, graph_of: Numbers, below: Integers) -> "Level":

@@ -2,23 +2,22 @@
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphopt.errors import GraphoptError
-from graphopt.mining.canonical import SHORT_DIGEST, Edge
 from graphopt.mining.engine import Engine
 from graphopt.mining.engines import open_engine
-from graphopt.mining.found import Found, Places
-from graphopt.mining.graphs import MiningGraph, Weighted, bits, from_any, merged
+from graphopt.mining.graphs import MiningGraph, Weighted, from_any, merged
+from graphopt.mining.marginal import widened
+from graphopt.mining.pattern import Corpus, Pattern
 from graphopt.mining.refinement import Flags
+from graphopt.mining.saving import Gain, Saving, Savings, label_gains, whole
 from graphopt.mining.shard import Code
-from graphopt.mining.symmetry import Arrangement, Occurrence
 from graphopt.mining.tallies import Tallies, combined, joined_up
 
 if TYPE_CHECKING:
@@ -32,133 +31,8 @@ DEFAULT_BUDGET = 20_000
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """The graphs that were mined: distinct ones, and which of them each given graph is."""
-
-    given: tuple[MiningGraph, ...]
-    distinct: tuple[MiningGraph, ...]
-    index: tuple[int, ...]
-    _arrangements: dict[int, Arrangement] = field(default_factory=dict, compare=False, repr=False)
-
-    def arrangement(self, graph: int) -> Arrangement:
-        """The canonical order of a distinct graph's nodes, found when first asked for."""
-        if graph not in self._arrangements:
-            self._arrangements[graph] = Arrangement.of(self.distinct[graph])
-            self.distinct[graph].forget_tables()
-        return self._arrangements[graph]
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """A connected labelled DAG that occurs.
-
-    Attributes:
-        digest: SHA-256 of its canonical form, 64 hexadecimal digits.
-        labels: its nodes' labels, in canonical order.
-        edges: (producer, output, consumer, slot) between places in that order.
-        support: sum of the weights of the graphs that contain it.
-        occurrences: number of occurrences, each counted with the weight of its graph.
-        closed: whether no larger pattern has the same occurrences; None when that was not asked.
-    """
-
-    digest: str
-    labels: tuple[str, ...]
-    edges: tuple[Edge, ...]
-    support: int
-    occurrences: int
-    closed: bool | None = None
-    _corpus: Corpus | None = field(default=None, repr=False, compare=False)
-    _found: Found | None = field(default=None, repr=False, compare=False)
-    _id: int = field(default=-1, repr=False, compare=False)
-
-    @property
-    def size(self) -> int:
-        """Number of nodes."""
-        return len(self.labels)
-
-    @property
-    def short(self) -> str:
-        """The first digits of the digest, for people."""
-        return self.digest[:SHORT_DIGEST]
-
-    @property
-    def places(self) -> tuple[Places, ...]:
-        """Representative occurrences in the distinct graphs, in order."""
-        return () if self._found is None else tuple(self._found.of_pattern(self._id))
-
-    def occurrences_in(self, places: Places) -> Iterator[Occurrence]:
-        """Every occurrence in one distinct graph, nodes in canonical order."""
-        for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
-            yield from self.images(places.graph, tuple(nodes), multiplicity)
-
-    def images(self, graph: int, nodes: Occurrence, multiplicity: int, apart_from: int = 0) -> Iterator[Occurrence]:
-        """All occurrences that a representative in a distinct graph stands for, see Places.
-
-        They come in an order that does not depend on how the graph's nodes are numbered.
-
-        Args:
-            graph: index of the distinct graph.
-            nodes: the representative.
-            multiplicity: how many occurrences it stands for.
-            apart_from: bits of nodes that occurrences must not hold.
-        """
-        if multiplicity > 1:
-            yield from self.arrangement(graph).images(nodes, apart_from)
-        elif not bits(nodes) & apart_from:
-            yield nodes
-
-    def arrangement(self, graph: int) -> Arrangement:
-        """The canonical order of a distinct graph's nodes."""
-        assert self._corpus is not None
-        return self._corpus.arrangement(graph)
-
-    def found(self) -> Iterator[tuple[int, tuple[Hashable, ...]]]:
-        """Every occurrence in every graph that was given, on demand.
-
-        Yields:
-            the position of the graph among those given, and its own names of the nodes, in canonical order.
-        """
-        if self._corpus is None:
-            return
-        by_graph = {places.graph: places for places in self.places}
-        for position, graph in enumerate(self._corpus.given):
-            if self._corpus.index[position] in by_graph:
-                for nodes in self.occurrences_in(by_graph[self._corpus.index[position]]):
-                    yield position, tuple(graph.identities[node] for node in nodes)
-
-    @cached_property
-    def disjoint_occurrences(self) -> int:
-        """Size of a maximal set of disjoint occurrences, each counted with the weight of its graph.
-
-        Found by going through the occurrences in the order of disjoint_in; a set with more may exist. The number does
-        not depend on the order of graphs or nodes.
-        """
-        if self._corpus is None:
-            return 0
-        return sum(
-            self._corpus.distinct[places.graph].weight * len(list(self.disjoint_in(places))) for places in self.places
-        )
-
-    def disjoint_in(self, places: Places, covered: int = 0) -> Iterator[Occurrence]:
-        """Disjoint occurrences in one distinct graph, chosen in an order that is the same in isomorphic graphs.
-
-        The order is that of the nodes' places in the canonical order of the whole graph.
-
-        Args:
-            places: the occurrences there.
-            covered: bits of nodes that are taken already.
-        """
-        arrangement = self.arrangement(places.graph)
-        rows = [(tuple(nodes), many) for nodes, many in zip(places.nodes.tolist(), places.multiplicities, strict=True)]
-        for nodes, multiplicity in sorted(rows, key=lambda row: arrangement.key(row[0])):
-            while (image := next(self.images(places.graph, nodes, multiplicity, covered), None)) is not None:
-                covered |= bits(image)
-                yield image
-
-
-@dataclass(frozen=True)
 class MiningResult:
-    """Patterns in order of size and digest.
+    """Patterns in order of size and digest; the best k in marginal order.
 
     Attributes:
         patterns: what was found.
@@ -167,7 +41,8 @@ class MiningResult:
         weight: sum of all weights.
         min_support: the threshold that was applied, as a weight.
         index: for each graph given, the index of its distinct graph, as places of patterns name it.
-        visited: number of frequent patterns that were grown or could have been, closed or not.
+        visited: number of frequent patterns that were grown or could have been, closed or not; where graphs were mined
+            several times for the best k, of all times.
         truncated: graphs (by position among those given) that exceeded the work budget, with the size from which on
             patterns or occurrences of theirs are missing.
     """
@@ -208,6 +83,8 @@ def mine(
     min_size: int = 1,
     closed: bool = True,
     k: int | None = None,
+    saving: Saving | None = None,
+    gain: Gain | None = None,
     engine: str = "processes",
     jobs: int | None = None,
     scheduler: "str | Client | None" = None,
@@ -239,7 +116,14 @@ def mine(
         max_size: most nodes of a pattern.
         min_size: fewest nodes of a pattern that is returned.
         closed: whether only closed patterns are returned.
-        k: return only that many patterns, those that cover most: by size times weighted occurrences.
+        k: return only the k patterns that save most, in marginal order: the best, then the best of what its occurrences
+            leave over, and so on; of equals, the first by digest. A pattern saves ``saving`` for each execution of each
+            of its disjoint occurrences (see Pattern.disjoint_in) that holds no node of a better pattern's. Those that
+            save nothing are left out. Growth is bounded by the most that can still be saved (see bounds.py).
+        saving: for ``k``: what one execution of one occurrence of a pattern saves, no more than the gains of its nodes
+            together; their gains but the greatest, when None.
+        gain: for ``k``: the most that a node with this label can add to that; 1 for all, when None, so that a pattern
+            of n nodes saves n - 1.
         engine: ``processes``, ``serial`` or ``dask``.
         jobs: number of worker processes on this machine; all processors when None.
         scheduler: for ``dask``: the address of a scheduler, or a client, all of whose workers are used; worker
@@ -275,54 +159,90 @@ def mine(
     given = tuple(from_any(item, known) for item in items)
     if max_size < 1 or min_size < 1:
         raise GraphoptError("patterns have at least one node: max_size and min_size must be 1 or more")
+    if k is not None and k < 1:
+        raise GraphoptError("k must be 1 or more")
     distinct, index = merged(given)
-    corpus = Corpus(given, tuple(distinct), tuple(index))
     weight = sum(graph.weight for graph in given)
     threshold = absolute_support(min_support, weight)
     if not distinct:
-        return MiningResult((), 0, 0, 0, threshold)
+        return MiningResult((), len(given), 0, 0, threshold)
+
+    def mined(graphs: Sequence[MiningGraph], least: float) -> MiningResult:
+        corpus = Corpus(given, tuple(graphs), tuple(index))
+        with open_engine(engine, graphs, jobs=jobs, budget=budget, scheduler=scheduler) as running:
+            return _mined(running, corpus, threshold, min_size, max_size, closed, group, least, progress)
+
+    if k is None:
+        return mined(distinct, least_saving)
+    own_gain = gain or (lambda _: 1)
+
+    def gains_but_the_greatest(pattern: Pattern) -> float:
+        gains = sorted(map(own_gain, pattern.labels))
+        return sum(gains[:-1])
+
+    gains, unit = whole(label_gains(distinct, own_gain))
+    distinct = [replace(graph, gains=row) for graph, row in zip(distinct, gains, strict=True)]
+    visited = 0
+
+    def search(least: float) -> tuple[MiningResult, float]:
+        nonlocal visited
+        found = mined(distinct, least)
+        visited += found.visited
+        savings = Savings(found.patterns, distinct, saving or gains_but_the_greatest)
+        best = savings.best(k)
+        return replace(found, patterns=tuple(best)), savings.last / unit if len(best) == k else 0.0
+
+    found, _ = widened(k, sum(map(sum, gains)), search, lambda found: found[1])
+    return replace(found, visited=visited)
+
+
+def _mined(
+    running: Engine,
+    corpus: Corpus,
+    threshold: int,
+    min_size: int,
+    max_size: int,
+    closed: bool,
+    group: Callable[[Sequence[Code]], Mapping[str, Hashable]] | None,
+    least_saving: float,
+    progress: Progress | None,
+) -> MiningResult:
+    """What an engine finds in its graphs, those of the corpus; see mine."""
     levels: list[Tallies] = []
-    with open_engine(engine, distinct, jobs=jobs, budget=budget, scheduler=scheduler) as running:
-        level = combined(running.call("start", max_size if least_saving else 0))
-        while True:
-            promising = (level.support >= threshold).astype(np.bool_) & (level.bound >= least_saving)
-            frequent = level.of(promising)
-            levels.append(frequent)
-            if progress is not None:
-                progress(len(levels), len(frequent.keys), int(frequent.occurrences.sum()))
-            if len(levels) == max_size or not len(frequent.keys):
-                break
-            level = combined(running.call("grow", frequent.keys))
-        running.call("end", frequent.keys)
-        tallies = joined_up(levels)
-        sizes = np.repeat(np.arange(1, len(levels) + 1), [len(frequent.keys) for frequent in levels])
-        wanted = sizes >= min_size
-        codes: list[Code] = []
-        if group is not None:
-            every = np.arange(len(tallies.keys))
-            codes = sorted(itertools.chain(*running.call("describe", every, tallies.first)), key=lambda code: code.id)
-        if closed:
-            groups = None if group is None else group(codes)
-            listed = None if groups is None else [groups[code.digest] for code in codes]
-            wanted &= _closed(running, tallies, listed)
-        if k is not None:
-            cover = [-size * count for size, count in zip(sizes.tolist(), tallies.occurrences.tolist(), strict=True)]
-            keys = tallies.keys.tolist()
-            best = sorted(np.flatnonzero(wanted).tolist(), key=lambda number: (cover[number], keys[number]))[:k]
-            wanted = np.isin(np.arange(len(tallies.keys)), best)
-        ids = np.flatnonzero(wanted)
-        if group is None:
-            codes = list(itertools.chain(*running.call("describe", ids, tallies.first[ids])))
-        else:
-            codes = [code for code in codes if wanted[code.id]]
-        codes.sort(key=lambda code: (len(code.labels), code.digest))
-        found = {
-            size: Found.joined(running.call("found", size, ids[sizes[ids] == size]), size)
-            for size in range(1, len(levels) + 1)
-        }
-        cut: dict[int, int] = {}
-        for truncated in running.call("truncated"):
-            cut.update(truncated)
+    level = combined(running.call("start", max_size if least_saving else 0))
+    while True:
+        promising = (level.support >= threshold).astype(np.bool_) & (level.bound >= least_saving)
+        frequent = level.of(promising)
+        levels.append(frequent)
+        if progress is not None:
+            progress(len(levels), len(frequent.keys), int(frequent.occurrences.sum()))
+        if len(levels) == max_size or not len(frequent.keys):
+            break
+        level = combined(running.call("grow", frequent.keys))
+    running.call("end", frequent.keys)
+    tallies = joined_up(levels)
+    sizes = np.repeat(np.arange(1, len(levels) + 1), [len(frequent.keys) for frequent in levels])
+    wanted = sizes >= min_size
+    codes: list[Code] = []
+    if group is not None:
+        every = np.arange(len(tallies.keys))
+        codes = sorted(itertools.chain(*running.call("describe", every, tallies.first)), key=lambda code: code.id)
+    if closed:
+        groups = None if group is None else group(codes)
+        listed = None if groups is None else [groups[code.digest] for code in codes]
+        wanted &= _closed(running, tallies, listed)
+    ids = np.flatnonzero(wanted)
+    if group is None:
+        codes = list(itertools.chain(*running.call("describe", ids, tallies.first[ids])))
+    else:
+        codes = [code for code in codes if wanted[code.id]]
+    codes.sort(key=lambda code: (len(code.labels), code.digest))
+    found = {
+        size: tuple(running.call("hand_over", size, ids[sizes[ids] == size])) for size in range(len(levels), 0, -1)
+    }
+    cut: dict[int, int] = {}
+    for truncated in running.call("truncated"):
+        cut.update(truncated)
     support, occurrences = tallies.support.tolist(), tallies.occurrences.tolist()
     patterns = tuple(
         Pattern(
@@ -340,13 +260,13 @@ def mine(
     )
     return MiningResult(
         patterns=patterns,
-        graphs=len(given),
-        distinct=len(distinct),
-        weight=weight,
+        graphs=len(corpus.given),
+        distinct=len(corpus.distinct),
+        weight=sum(graph.weight for graph in corpus.given),
         min_support=threshold,
-        index=tuple(index),
+        index=corpus.index,
         visited=len(tallies.keys),
-        truncated=tuple((position, cut[graph]) for position, graph in enumerate(index) if graph in cut),
+        truncated=tuple((position, cut[graph]) for position, graph in enumerate(corpus.index) if graph in cut),
     )
 
 

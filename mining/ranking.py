@@ -18,8 +18,9 @@ from graphopt import operators, roofline
 from graphopt.graph import Capture
 from graphopt.machine import Machine
 from graphopt.mining.canonical import topological_order
+from graphopt.mining.folding import Folded
 from graphopt.mining.graphs import bits
-from graphopt.mining.miner import Pattern
+from graphopt.mining.marginal import SLACK, Covered, marginal_order
 from graphopt.mining.opportunity import (
     FUSIBLE,
     MOST_SHAPES,
@@ -30,6 +31,7 @@ from graphopt.mining.opportunity import (
     ShapeExample,
     TensorShape,
 )
+from graphopt.mining.pattern import Pattern
 from graphopt.mining.rules import Rule
 from graphopt.mining.symmetry import Occurrence
 
@@ -38,9 +40,6 @@ MOST_IMAGES = 256
 
 MOST_OVERLAPPING_IMAGES = 16
 """The same where they all share a node, so that one of them at most is chosen."""
-
-SLACK = 1e-9
-"""Rounding that bounds on savings allow for, as a share of them."""
 
 Gains = npt.NDArray[np.float64]
 
@@ -61,17 +60,19 @@ class Ranking:
     """Values patterns on captures.
 
     Args:
-        captures: what was executed.
-        index: for each capture, the index of its distinct graph, as ``places`` of patterns name it.
+        observed: what was executed, with the same shapes as one.
+        index: for each, the index of its distinct graph, as ``places`` of patterns name it.
         machine: the roofline.
     """
 
-    def __init__(self, captures: Sequence[Capture], index: Sequence[int], machine: Machine) -> None:
+    def __init__(self, observed: Sequence[Folded], index: Sequence[int], machine: Machine) -> None:
         self.machine = machine
-        self.captures = captures
+        captures = [one.capture for one in observed]
         self.by_graph: dict[int, list[Capture]] = {}
-        for capture, graph in zip(captures, index, strict=True):
-            self.by_graph.setdefault(graph, []).append(capture)
+        self._observed: dict[int, int] = {}
+        for one, graph in zip(observed, index, strict=True):
+            self.by_graph.setdefault(graph, []).append(one.capture)
+            self._observed[graph] = self._observed.get(graph, 0) + one.count
         self._numbers: dict[int, list[int]] = {}
         self.times = {id(capture): roofline.operator_times(capture, machine) for capture in captures}
         self.gains = {graph: self._gains(graph) for graph in self.by_graph}
@@ -110,39 +111,11 @@ class Ranking:
             verdict: the rule that stops a pattern, for the opportunity's verdict.
         """
         known = {pattern.digest: pattern for pattern in patterns}
-        # Patterns that have not been valued yet, the most promising last: most of them never need to be.
-        waiting = sorted(((self._most(pattern), name) for name, pattern in known.items()), key=lambda p: (p[0], p[1]))
-        candidates: dict[str, list[_Candidate]] = {}
-        touched: dict[str, dict[int, int]] = {}
-        values: dict[str, float] = {}
-        covered: dict[int, int] = {}
-        chosen: list[Opportunity] = []
-        while k is None or len(chosen) < k:
-            greatest = max(values.values(), default=0.0)
-            while waiting and waiting[-1][0] >= greatest and waiting[-1][0] > 0:
-                _, name = waiting.pop()
-                found = self._candidates(known[name])
-                if found:
-                    candidates[name] = found
-                    touched[name] = _union(found)
-                    values[name] = _value(_packed(found, covered))
-                    greatest = max(greatest, values[name])
-            if greatest <= 0:
-                break
-            digest = min((name for name, value in values.items() if value == greatest))
-            del values[digest]
-            taken = _packed(candidates[digest], covered)
-            chosen.append(self._opportunity(known[digest], taken, verdict(known[digest])))
-            fresh = _union(taken)
-            for graph, mask in fresh.items():
-                covered[graph] = covered.get(graph, 0) | mask
-            for name in values:
-                union = touched[name]
-                if any(graph in union and union[graph] & mask for graph, mask in fresh.items()):
-                    values[name] = _value(_packed(candidates[name], covered))
-        return chosen
+        offer = _Offer(self, known, verdict)
+        marginal_order({name: self._most(pattern) for name, pattern in known.items()}, offer, k)
+        return offer.taken
 
-    def _candidates(self, pattern: Pattern) -> list[_Candidate]:
+    def candidates(self, pattern: Pattern) -> list[_Candidate]:
         """Occurrences that save time, best first."""
         found: list[tuple[list[int], _Candidate]] = []
         for places in pattern.places:
@@ -192,7 +165,8 @@ class Ranking:
             return None, None
         return fsum(known), roofline.fused_seconds(capture, nodes, self.machine)
 
-    def _opportunity(self, pattern: Pattern, taken: Sequence[_Candidate], rule: Rule | None) -> Opportunity:
+    def opportunity(self, pattern: Pattern, taken: Sequence[_Candidate], rule: Rule | None) -> Opportunity:
+        """What is reported of a pattern of which these occurrences are taken."""
         before: list[float] = []
         after: list[float] = []
         executions = bytes_before = bytes_after = 0
@@ -224,7 +198,7 @@ class Ranking:
             edges=pattern.edges,
             operators=_operators(pattern),
             support=pattern.support,
-            captures=sum(len(self.by_graph[graph]) for graph in holding),
+            captures=sum(self._observed[graph] for graph in holding),
             occurrences=sum(sum(places.multiplicities) for places in pattern.places),
             disjoint_occurrences=len(taken),
             executions=executions,
@@ -242,11 +216,40 @@ class Ranking:
         )
 
 
-def rank(
-    captures: Sequence[Capture], index: Sequence[int], patterns: Iterable[Pattern], machine: Machine, k: int | None
-) -> list[Opportunity]:
-    """The k patterns that save most, in marginal order; see Ranking."""
-    return Ranking(captures, index, machine).best(patterns, k)
+class _Offer:
+    """What patterns save of what is left.
+
+    Args:
+        ranking: values occurrences.
+        patterns: the patterns by digest.
+        verdict: see Ranking.best.
+    """
+
+    def __init__(self, ranking: Ranking, patterns: Mapping[str, Pattern], verdict: Verdict) -> None:
+        self._ranking = ranking
+        self._patterns = patterns
+        self._verdict = verdict
+        self._candidates: dict[str, list[_Candidate]] = {}
+        self._touched: dict[str, dict[int, int]] = {}
+        self.taken: list[Opportunity] = []
+
+    def value(self, name: str, covered: Covered) -> float:
+        """What occurrences save that are disjoint and hold nothing covered."""
+        if name not in self._candidates:
+            self._candidates[name] = self._ranking.candidates(self._patterns[name])
+            self._touched[name] = _union(self._candidates[name])
+        return fsum(candidate.saving for candidate in _packed(self._candidates[name], covered))
+
+    def touched(self, name: str) -> Covered:
+        """All nodes that occurrences may hold."""
+        return self._touched[name]
+
+    def take(self, name: str, covered: Covered) -> Covered:
+        """The nodes of the occurrences that ``value`` counts; the pattern becomes an opportunity."""
+        chosen = _packed(self._candidates[name], covered)
+        pattern = self._patterns[name]
+        self.taken.append(self._ranking.opportunity(pattern, chosen, self._verdict(pattern)))
+        return _union(chosen)
 
 
 def _cost_keys(capture: Capture) -> list[object]:
@@ -272,7 +275,7 @@ def _cost_keys(capture: Capture) -> list[object]:
     ]
 
 
-def _packed(candidates: Sequence[_Candidate], covered: Mapping[int, int]) -> list[_Candidate]:
+def _packed(candidates: Sequence[_Candidate], covered: Covered) -> list[_Candidate]:
     """Disjoint candidates outside of what is covered: best first."""
     taken = dict(covered)
     chosen = []
@@ -289,10 +292,6 @@ def _union(candidates: Iterable[_Candidate]) -> dict[int, int]:
     for candidate in candidates:
         found[candidate.graph] = found.get(candidate.graph, 0) | candidate.mask
     return found
-
-
-def _value(taken: Iterable[_Candidate]) -> float:
-    return fsum(candidate.saving for candidate in taken)
 
 
 def _example(

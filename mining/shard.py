@@ -10,8 +10,8 @@ from graphopt.mining.bounds import bounds
 from graphopt.mining.canonical import Edge, Vocabulary, digest
 from graphopt.mining.claims import Claim
 from graphopt.mining.closedness import Pairs
-from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.found import Found
+from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.growth import Batch, Patterns
 from graphopt.mining.levels import Level
 from graphopt.mining.refinement import Flags, Hashes, Integers, mixed, spread_out
@@ -186,8 +186,8 @@ class Shard:
                     low = high
         return codes
 
-    def found(self, size: int, wanted: Integers) -> Found:
-        """Representative occurrences of patterns of one size.
+    def hand_over(self, size: int, wanted: Integers) -> Found:
+        """Representative occurrences of patterns of one size, which the shard then forgets.
 
         Args:
             size: their number of nodes.
@@ -196,16 +196,15 @@ class Shard:
         if size > len(self.patterns):
             return Found.joined([], size)
         patterns = self.patterns[size - 1]
+        wanted_numbers = _member(patterns.ids, wanted) >= 0
         parts = []
         for batch in self.batches:
-            level = batch.levels[size - 1]
-            rows = np.flatnonzero(_member(patterns.ids, wanted)[level.pattern] >= 0)
+            level, batch.levels[size - 1] = batch.levels[size - 1], batch.levels[size - 1].none()
+            rows = np.flatnonzero(wanted_numbers[level.pattern])
             graphs = level.graphs(rows)
             nodes = level.nodes[rows] - batch.offsets[graphs][:, None]
             parts.append(
-                Found.of(
-                    patterns.ids[level.pattern[rows]], batch.indices[graphs], nodes, level.multiplicities(rows)
-                )
+                Found.of(patterns.ids[level.pattern[rows]], batch.indices[graphs], nodes, level.multiplicities(rows))
             )
         return Found.joined(parts, size)
 

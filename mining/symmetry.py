@@ -13,6 +13,7 @@ states. Branches within branches, and symmetries of other kinds, are not collaps
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from hashlib import sha256
 from math import factorial
 from typing import NamedTuple
@@ -38,13 +39,20 @@ class Symmetry:
     def __init__(self, families: Sequence[tuple[tuple[int, ...], ...]]) -> None:
         self.families = tuple(families)
         self.moved = 0
-        self._place: dict[int, tuple[int, int, int]] = {}
         self._held: dict[tuple[int, int], list[int]] = {}
-        for family, branches in enumerate(self.families):
-            for branch, nodes in enumerate(branches):
-                for place, node in enumerate(nodes):
-                    self._place[node] = (family, branch, place)
-                    self.moved |= 1 << node
+        for branches in self.families:
+            for nodes in branches:
+                self.moved |= bits(nodes)
+
+    @cached_property
+    def _place(self) -> dict[int, tuple[int, int, int]]:
+        """Family, branch and place in the branch of each node."""
+        return {
+            node: (family, branch, place)
+            for family, branches in enumerate(self.families)
+            for branch, nodes in enumerate(branches)
+            for place, node in enumerate(nodes)
+        }
 
     @classmethod
     def of(cls, graph: MiningGraph) -> "Symmetry":

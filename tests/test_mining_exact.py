@@ -119,18 +119,6 @@ def result_index(pattern: Pattern, position: int) -> int:
     return pattern._corpus.index[position]
 
 
-@settings(max_examples=60, deadline=None)
-@given(corpora(), st.integers(1, 3), st.integers(1, 12), st.booleans())
-def test_the_first_k(corpus: list[Entry], min_support: int, k: int, closed: bool) -> None:
-    """As mining everything and then taking those that cover most."""
-    settings = {"min_support": min_support, "max_size": 4, "closed": closed, "engine": "serial"}
-    every = {pattern.digest: pattern.size * pattern.occurrences for pattern in mine(given_graphs(corpus), **settings)}
-    first = mine(given_graphs(corpus), k=k, **settings)
-    cover = sorted((pattern.size * pattern.occurrences for pattern in first), reverse=True)
-    assert cover == sorted(every.values(), reverse=True)[:k]
-    assert {pattern.digest for pattern in first} <= set(every)
-
-
 def test_operands_of_commutative_operators_can_change_places() -> None:
     def model(operator: str, operands: str) -> str:
         return f"m (float[2] x) => (float[2] y) {{ a = Relu(x)\n b = Neg(x)\n y = {operator}({operands}) }}"

@@ -51,7 +51,12 @@ def numbers(described: Machine) -> Iterator[tuple[str, Quantity]]:
         if level.capacity is not None:
             yield f"{level.name} capacity", level.capacity
         yield f"{level.name} bandwidth", level.bandwidth
-    prices = {"node": described.per_node, "kernel": described.per_kernel, "call": described.per_call}
+    prices = {
+        "node": described.per_node,
+        "kernel": described.per_kernel,
+        "step": described.per_step,
+        "call": described.per_call,
+    }
     yield from ((f"price of a {name}", price) for name, price in prices.items() if price is not None)
 
 

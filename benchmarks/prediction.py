@@ -6,9 +6,9 @@
 MODELS and ``--captures`` are those of ``benchmarks/corpus.py``. The pairs (pattern, shape) are occurrences for which a
 kernel can be generated and which take at least LEAST_SECONDS by prediction, at most PER_MODEL new ones from each model
 and PER_PATTERN of each pattern. Each is cut out as a model of its own and timed on one core, everything bound in
-advance: its operators in onnxruntime, and its kernel. Models fall into two halves by their names: what the roofline
-looks like was decided on half 0, so half 1 is what it is judged by. The machine was calibrated before, on none of
-these.
+advance: its operators in onnxruntime, and its kernel. Passes that a neighbour disturbed are done again. What is timed
+over and over is warm, so the prices of a node and of a kernel are those of a warm chain, timed beside; all other
+numbers are the machine's, which was calibrated before, on none of these pairs.
 
 ``--prepare FOLDER`` compiles and stores the pairs without timing anything; ``--from FOLDER`` times what it stored.
 """
@@ -19,8 +19,10 @@ import json
 import pickle
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,13 @@ from onnx import helper, numpy_helper
 from scipy.stats import spearmanr
 
 from graphopt import kernels, machine, models, operators, roofline
+from graphopt.calibrate import chains
 from graphopt.calibrate.cases import TINY
-from graphopt.calibrate.timing import bound, case_model, fastest, session
+from graphopt.calibrate.timing import ENOUGH, Run, Timed, Watch, bound, case_model, fastest, session
 from graphopt.capture import capture_model
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
-from graphopt.machine import Machine
+from graphopt.machine import Machine, Quantity
 from graphopt.operators.base import storage_bytes
 from graphopt.passes.candidates import find_candidates
 from graphopt.passes.extract import Extraction
@@ -46,7 +49,9 @@ from graphopt.passes.rewrite import function
 
 LEAST_SECONDS = 10e-6
 PER_MODEL, PER_PATTERN = 4, 2
-SECONDS, PASSES = 0.03, 2
+SECONDS = 0.015
+"""Time of a pass. There are passes until each pair has had enough that nobody disturbed, or ``--seconds`` are over."""
+WARM_PASSES = 8
 COPIES_UNTIL = 60e-6
 """A pattern that takes less than this stands several times in its model, so that the price of a call matters less."""
 MOST_COPIES = 8
@@ -93,6 +98,7 @@ def main() -> int:
     parser.add_argument("--machine", default=machine.DEFAULT, help="machine file or name")
     parser.add_argument("--half", type=int, choices=(0, 1), help="models of this half only")
     parser.add_argument("--json", type=Path, help="write the rows too")
+    parser.add_argument("--seconds", type=float, default=80.0, help="time for measurements")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="store the pairs and their kernels, and stop")
     parser.add_argument("--from", dest="stored", type=Path, metavar="FOLDER", help="time stored pairs")
     arguments = parser.parse_args()
@@ -105,7 +111,7 @@ def main() -> int:
             prepare(arguments.models, arguments.captures, arguments.half, hardware, folder)
         if arguments.prepare:
             return 0
-        rows = list(measured(folder, hardware))
+        rows = list(measured(folder, hardware, arguments.seconds))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
@@ -159,7 +165,7 @@ def prepare(folder: Path, listing: Path | None, half: int | None, hardware: Mach
             print(f"{name}: no kernel: {type(error).__name__}: {error}", file=sys.stderr)
             continue
         fused.append(made)
-    kernels.build_library(fused, target, "pairs")
+    kernels.build_library([*fused, *chains.links()], target, "pairs")
     generated = {made.name for made in fused}
     pairs = [pair for pair in pairs if pair.extraction.name in generated]
     (target / "pairs.pickle").write_bytes(pickle.dumps(pairs))
@@ -216,34 +222,53 @@ def alone(extraction: Extraction, shapes: Mapping[str, Shape], values: Mapping[s
 # ------------------------------------------------------------------------------------------------------ their times
 
 
-def measured(folder: Path, hardware: Machine) -> Iterator[dict[str, Any]]:
-    """Predicted and measured seconds of every stored pair."""
-    pairs: list[Pair] = pickle.loads((folder / "pairs.pickle").read_bytes())
+def measured(folder: Path, hardware: Machine, limit: float) -> Iterator[dict[str, Any]]:
+    """Predicted and measured seconds of every stored pair; passes stop after ``limit`` seconds."""
+    end = time.monotonic() + limit
+    watch = Watch(1)
     library = folder / "pairs.so"
-    call = fastest(bound(session(case_model(TINY), 1), TINY.feeds), 0.3)
-    for pair in pairs:
-        graph = pair.capture.graph
+    hardware, tiny = warm(hardware, watch, library), Timed(watch)
+    probes: list[tuple[Pair, dict[str, float], dict[str, Timed]]] = []
+    for pair in pickle.loads((folder / "pairs.pickle").read_bytes()):
         times = roofline.operator_times(pair.capture, hardware)
-        fused = roofline.fused_seconds(pair.capture, range(len(graph.nodes)), hardware)
-        if fused is None or any(seconds is None for seconds in times):
-            continue
-        predicted = {"unfused": sum(seconds or 0.0 for seconds in times), "fused": fused}
-        try:
-            seconds = {
-                "unfused": seconds_of(pair, operator_nodes, predicted["unfused"], call, None),
-                "fused": seconds_of(pair, kernel_nodes, predicted["fused"], call, library),
+        fused = roofline.fused_seconds(pair.capture, range(len(times)), hardware)
+        if fused is not None and None not in times:
+            predicted = {"unfused": sum(seconds or 0.0 for seconds in times), "fused": fused}
+            probes.append((pair, predicted, {what: Timed(watch) for what in predicted}))
+    broken: set[int] = set()
+    while True:
+        tiny.time(lambda: fastest(bound(session(case_model(TINY), 1), TINY.feeds), SECONDS))
+        todo = [
+            (number, what)
+            for number, (_, _, timed) in enumerate(probes)
+            for what in timed
+            if number not in broken and len(timed[what].undisturbed) < ENOUGH
+        ]
+        for number, what in todo:
+            pair, predicted, timed = probes[number]
+            if number in broken or (time.monotonic() > end and timed[what].passes):
+                continue
+            try:
+                run = runner(pair, what, copies_of(pair, predicted["unfused"]), library)
+                timed[what].time(partial(fastest, run, SECONDS))
+            except Exception as error:  # onnxruntime's exceptions share no base class of their own
+                broken.add(number)
+                print(f"{pair.model}: {pair.operators}: {' '.join(str(error).split())[:160]}", file=sys.stderr)
+        if not todo or time.monotonic() > end:
+            break
+    disturbed = sum(not one.undisturbed for _, _, timed in probes for one in timed.values())
+    print(f"{disturbed} of {2 * len(probes)} times were never measured undisturbed", file=sys.stderr)
+    for number, (pair, predicted, timed) in enumerate(probes):
+        if number not in broken:
+            copies = copies_of(pair, predicted["unfused"])
+            yield {
+                "model": pair.model,
+                "pattern": pair.extraction.name,
+                "operators": pair.operators,
+                "elements": pair.size,
+                "predicted": predicted,
+                "measured": {what: (one.best - tiny.best) / copies for what, one in timed.items()},
             }
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            print(f"{pair.model}: {pair.operators}: {' '.join(str(error).split())[:160]}", file=sys.stderr)
-            continue
-        yield {
-            "model": pair.model,
-            "pattern": pair.extraction.name,
-            "operators": pair.operators,
-            "elements": pair.size,
-            "predicted": predicted,
-            "measured": seconds,
-        }
 
 
 def operator_nodes(pair: Pair, copy: int) -> Nodes:
@@ -271,21 +296,41 @@ def kernel_nodes(pair: Pair, copy: int) -> Nodes:
     return [helper.make_node(body.name, list(body.inputs), outputs, domain="graphopt.fused", name=f"fused_{copy}")]
 
 
-def seconds_of(pair: Pair, nodes: Any, predicted: float, call: float, library: Path | None) -> float:
-    """Seconds of one execution of the pattern, all else taken off."""
+def warm(hardware: Machine, watch: Watch, library: Path) -> Machine:
+    """The machine with the prices of nodes and kernels that were executed a moment ago."""
+    prices = []
+    for blob, own in ((chains.chain_of_nodes(), None), (chains.chain_of_kernels(), library)):
+        timed = Timed(watch)
+        run = bound(session(blob, 1, own), chains.FEEDS)
+        while len(timed.passes) < WARM_PASSES:
+            timed.time(partial(fastest, run, SECONDS))
+        prices.append(timed.best / chains.LENGTH)
+    source = "a chain of small nodes, executed over and over"
+    node, kernel = (Quantity(seconds, "s", "measured", "core", source) for seconds in prices)
+    return replace(hardware, per_node=node, per_kernel=kernel)
+
+
+def copies_of(pair: Pair, seconds: float) -> int:
+    """How often a pattern that takes about so long stands in its model."""
     graph = pair.capture.graph
     results = sum(storage_bytes(graph.tensors[name].dtype, prod(pair.capture.shapes[name])) for name in graph.outputs)
-    copies = max(1, min(MOST_COPIES, round(COPIES_UNTIL / predicted), COPIES_HOLD // max(1, results)))
+    return max(1, min(MOST_COPIES, round(COPIES_UNTIL / seconds), COPIES_HOLD // max(1, results)))
+
+
+def runner(pair: Pair, what: str, copies: int, library: Path) -> Run:
+    """A call of a model that holds copies of a pattern: its operators, or its kernel."""
+    graph, fused = pair.capture.graph, what == "fused"
     rng = np.random.default_rng(0)
     constants = {
         name: np.asarray(value_of(pair, name, rng))
         for name, tensor in graph.tensors.items()
-        if tensor.constant and (library is None or name in pair.extraction.body.inputs)
+        if tensor.constant and (not fused or name in pair.extraction.body.inputs)
     }
     inputs = [
         helper.make_tensor_value_info(name, element_type(graph.tensors[name].dtype), pair.capture.shapes[name])
         for name in graph.inputs
     ]
+    nodes = kernel_nodes if fused else operator_nodes
     proto = helper.make_graph(
         [node for copy in range(copies) for node in nodes(pair, copy)],
         "pair",
@@ -299,8 +344,7 @@ def seconds_of(pair: Pair, nodes: Any, predicted: float, call: float, library: P
     model = helper.make_model(proto, opset_imports=imports, ir_version=10)
     feeds = models.seeded_inputs(model, {name: pair.capture.shapes[name] for name in graph.inputs})
     # The price of a call holds one node, and one node's price is part of what is measured.
-    run = bound(session(model.SerializeToString(), 1, library), feeds)
-    return (min(fastest(run, SECONDS) for _ in range(PASSES)) - call) / copies
+    return bound(session(model.SerializeToString(), 1, library if fused else None), feeds)
 
 
 def element_type(dtype: str) -> int:
@@ -315,7 +359,11 @@ def value_of(pair: Pair, name: str, rng: np.random.Generator) -> np.ndarray:
         return tensor.value
     shape = tensor.shape or ()
     if np.dtype(tensor.dtype).kind == "f":
-        return (0.5 + rng.random(shape)).astype(tensor.dtype)
+        if len(shape) < 2:
+            return (0.5 + rng.random(shape)).astype(tensor.dtype)
+        # Weights as large as trained ones: larger ones lead to subnormal numbers, which take a core much longer.
+        weights: np.ndarray = (rng.standard_normal(shape) / max(shape[-2:]) ** 0.5).astype(tensor.dtype)
+        return weights
     return np.zeros(shape, tensor.dtype)
 
 

@@ -89,11 +89,13 @@ class Machine:
             (``com.microsoft.SkipLayerNormalization``) or a rate class; the name goes first.
         kernel_rates: the same inside of a fused kernel, where they differ.
         piece_rates: contiguous pieces per second (see ``operators.pieces``) of an operator class as a node of its own:
-            what a short row costs besides its elements. A class without one pays nothing for pieces.
+            what a short row costs besides its elements. A class without one pays nothing for pieces. Behind a colon
+            stands what else is counted (``gemm:weights``).
         kernel_piece_rates: the same inside of a fused kernel.
         per_node: time that the runtime needs for a node besides its work; None when nobody states it.
         per_kernel: the same for a fused operator.
-        per_call: the same for an execution of a whole graph.
+        per_step: what a kernel spends on each lookup, reduction and contraction after its first.
+        per_call: the same as per_node for an execution of a whole graph.
         source: path of the file it was read from.
     """
 
@@ -108,6 +110,7 @@ class Machine:
     kernel_piece_rates: Mapping[str, Quantity] = field(default_factory=dict)
     per_node: Quantity | None = None
     per_kernel: Quantity | None = None
+    per_step: Quantity | None = None
     per_call: Quantity | None = None
     source: str = field(default="")
 
@@ -120,6 +123,11 @@ class Machine:
     def kernel_seconds(self) -> float:
         """Seconds per fused operator besides its work; a node's when not stated apart."""
         return self.per_kernel.value if self.per_kernel is not None else self.node_seconds
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds for each step of a kernel after the first; 0 when unknown."""
+        return self.per_step.value if self.per_step is not None else 0.0
 
     def level(self, size: float) -> MemoryLevel:
         """The smallest memory level that holds so many bytes."""
@@ -156,10 +164,19 @@ class Machine:
         found = next((self.kernel_rates[key] for key in keys if key in self.kernel_rates), None)
         return found or self.rate([*(key for key in keys if key != operator), operator])
 
-    def pieces_per_second(self, keys: Sequence[str], *, fused: bool = False) -> float | None:
-        """Pieces per second of an operator, as a node or inside of a fused kernel; None when pieces cost nothing."""
-        table = self.kernel_piece_rates if fused else self.piece_rates
-        return next((table[key].value for key in keys if key in table), None)
+    def seconds_of_counts(self, keys: Sequence[str], counts: Mapping[str, int], *, fused: bool = False) -> float:
+        """Seconds for what an operator works through besides its work (see ``operators.pieces.counts``).
+
+        Args:
+            keys: names that its rate may have; the prices of the first one that the machine knows count, for they were
+                measured together with its rate.
+            counts: how many there are of what, by name.
+            fused: inside of a kernel.
+        """
+        rates, table = (self.kernel_rates, self.kernel_piece_rates) if fused else (self.rates, self.piece_rates)
+        key = next((key for key in keys if key in rates or key in table), "")
+        found = ((number, table.get(f"{key}:{name}" if name else key)) for name, number in counts.items())
+        return sum(number / rate.value for number, rate in found if rate is not None)
 
     def peak_of(self, dtype: str) -> float:
         """Operations per second for a dtype; where it is not listed float32's, or else that of the slowest listed."""
@@ -265,7 +282,7 @@ def parse(document: Mapping[str, object], path: str) -> Machine:
 
     peak = reader.quantities("peak", ("flop/s",), scope)
     overhead = reader.quantities("overhead", ("s",), scope, optional=True)
-    if extra := sorted(set(overhead) - {"per_node", "per_kernel", "per_call"}):
+    if extra := sorted(set(overhead) - {"per_node", "per_kernel", "per_step", "per_call"}):
         raise reader.error(f"overhead.{extra[0]}", "unknown field")
     return Machine(
         name=name,
@@ -279,6 +296,7 @@ def parse(document: Mapping[str, object], path: str) -> Machine:
         kernel_piece_rates=reader.quantities("kernel_piece_rates", PIECE_UNITS, scope, optional=True),
         per_node=overhead.get("per_node"),
         per_kernel=overhead.get("per_kernel"),
+        per_step=overhead.get("per_step"),
         per_call=overhead.get("per_call"),
         source=path,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TypeVar, cast
 
 from graphopt import operators
 from graphopt.graph import Capture, Node
@@ -18,7 +19,7 @@ from graphopt.machine import Machine
 from graphopt.operators.base import Cost, FusionClass, Operator, storage_bytes
 from graphopt.operators.blocked import DOMAIN
 from graphopt.operators.opaque import CONTROL_FLOW
-from graphopt.operators.pieces import pieces
+from graphopt.operators.pieces import counts, regimes, spans
 from graphopt.residence import Touches, touches
 
 OVERLAP = 3.0
@@ -32,8 +33,13 @@ SPECIAL = "_"
 BROADCAST = "broadcast"
 """Key of the kernel rate at which operands that repeat are copied out, in elements of the result."""
 
-_Turn = tuple[str, tuple[int, ...]]
-"""An operator that changes the order of elements: its name and, for a transpose, its permutation."""
+T = TypeVar("T")
+
+MOVED = "moved"
+"""Special case of kernels that compute nothing: what they move goes straight to its place."""
+
+_Turn = tuple[str, tuple[int, ...], int]
+"""An operator that changes the order of elements: its name, for a transpose its permutation, and its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +95,14 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
         when the time of any operator or the size of any tensor is unknown.
     """
     profile = _profile(capture)
-    rates = profile.on(machine)
-    compute = 0.0
-    for index in nodes:
-        own = rates.fused_compute[index]
-        if own is None:
-            return None
-        compute += own
-    compute += profile.seconds_of_strided_reads(nodes, machine)
+    work = profile.seconds_of_kernel(nodes, machine)
     traffic = profile.external_traffic(nodes)
-    if traffic is None:
+    if work is None or traffic is None:
         return None
-    moved, parameters = traffic
+    (compute, packing), (moved, parameters) = work, traffic
     memory = machine.seconds_to_move(moved) + profile.seconds_of_parameters(parameters, machine)
-    return together(compute, memory) + machine.kernel_seconds
+    further = profile.further_steps(nodes) * machine.step_seconds
+    return together(compute, memory) + packing + machine.kernel_seconds + further
 
 
 def operator_gains(capture: Capture, machine: Machine) -> list[float]:
@@ -118,19 +118,18 @@ def operator_gains(capture: Capture, machine: Machine) -> list[float]:
     ]
 
 
-def rate_keys(operator: str, cost: Cost, row: Operator, *, kind: str = "") -> list[str]:
+def rate_keys(operator: str, cost: Cost, row: Operator, kinds: Sequence[str] = ()) -> list[str]:
     """Names that an operator's rate may have on a machine, the most special one first.
 
     Args:
         operator: its full name.
         cost: of this execution.
         row: its row in the table.
-        kind: a special case with a class of its own where the machine has one: ``elements`` for a layout operator or a
-            lookup that moves single elements (``transpose_elements``), ``row`` for a matrix product of one row
-            (``gemm_row``). Such a class pays no price for pieces but its own.
+        kinds: special cases that may have a class of their own (``transpose_elements``, ``gemm_row``), the most special
+            one first; see ``operators.pieces.regimes``.
     """
     names = [name for name in (operator, cost.rate_class, row.rate_class) if name]
-    return [f"{name}{SPECIAL}{kind}" for name in names] + names if kind else names
+    return [f"{name}{SPECIAL}{kind}" for kind in kinds for name in names] + names
 
 
 def together(arithmetic: float, traffic: float) -> float:
@@ -191,6 +190,7 @@ class _Profile:
             None if row is None or row.op_type in CONTROL_FLOW else operators.cost(capture, index)
             for index, row in enumerate(self.rows)
         ]
+        self._known: dict[tuple[int, Callable[..., object]], object] = {}
         self.machines: weakref.WeakKeyDictionary[Machine, _OnMachine] = weakref.WeakKeyDictionary()
 
     def on(self, machine: Machine) -> _OnMachine:
@@ -270,37 +270,76 @@ class _Profile:
         if row.fusion_class is FusionClass.METADATA or not (cost.flops or cost.bytes_written):
             return 0.0
         keys = self.keys(index)
-        if (
-            fused
-            and row.fusion_class is FusionClass.LAYOUT
-            and (index in self._turns or not any(key in machine.kernel_rates for key in keys))
-        ):
-            return 0.0
+        if fused and row.fusion_class is FusionClass.LAYOUT:
+            return 0.0  # an index map, whose price depends on what else the kernel does
         if fused and row.fusion_class is FusionClass.LOOKUP and self._is_summed(index):
             return 0.0  # an embedding bag adds up rows where they lie
+        return self._seconds_at_rate(index, cost, keys, machine, fused=fused)
+
+    def _seconds_at_rate(self, index: int, cost: Cost, keys: Sequence[str], machine: Machine, *, fused: bool) -> float:
+        """Work and what else is counted, at the first rate that the machine knows."""
         rate = machine.kernel_rate(keys, self.graph.nodes[index].operator) if fused else machine.rate(keys)
         if rate is None:
             seconds = cost.flops / machine.peak_of(self._dtype(index))
-        elif rate.unit == "flop/s":
-            seconds = cost.flops / rate.value
         else:
-            seconds = self._results_of(index) / rate.value
-        table = machine.kernel_rates if fused else machine.rates
-        known = next((key for key in keys if key in table), "")
-        special = known.endswith((f"{SPECIAL}elements", f"{SPECIAL}row"))
-        per_second = machine.pieces_per_second([known] if special else keys, fused=fused)
-        if per_second is not None:
-            seconds += self._pieces(index) / per_second
-        return seconds + (self._seconds_of_broadcasts(index, machine) if fused else 0.0)
+            seconds = (cost.flops if rate.unit == "flop/s" else self._results_of(index)) / rate.value
+        return seconds + machine.seconds_of_counts(keys, self._counted(index, counts), fused=fused)
 
-    def _seconds_of_broadcasts(self, index: int, machine: Machine) -> float:
+    def seconds_of_kernel(self, nodes: Sequence[int], machine: Machine) -> tuple[float, float] | None:
+        """What a set of operators computes as one kernel, and what it packs before that; None when unknown.
+
+        Returns:
+            Seconds of arithmetic, which goes along with the traffic, and seconds of copying out operands that repeat or
+            do not lie in the order of the result, which comes before it. A kernel that only moves packs nothing: its
+            copies are what it computes.
+        """
+        inside = set(nodes)
+        own = self.on(machine).fused_compute
+        kinds = {row.fusion_class for index in inside if (row := self.rows[index]) is not None}
+        moves = kinds <= {FusionClass.LAYOUT, FusionClass.LOOKUP, FusionClass.METADATA}
+        compute = 0.0
+        for index in inside:
+            seconds, row, cost = own[index], self.rows[index], self.costs[index]
+            if seconds is None or row is None or cost is None:
+                return None
+            if moves and seconds:
+                seconds = self._seconds_at_rate(index, cost, self._kernel_keys(index, moves=True), machine, fused=True)
+            compute += seconds
+        packing = self._seconds_of_copies(inside, machine, moves=moves)
+        if FusionClass.REDUCTION not in kinds:  # along rows, what repeats stays where it is
+            packing += self._seconds_of_broadcasts(inside, machine)
+        return (compute + packing, 0.0) if moves else (compute, packing)
+
+    def _kernel_keys(self, index: int, *, moves: bool) -> list[str]:
+        keys = self.keys(index)
+        return [*(f"{key}{SPECIAL}{MOVED}" for key in keys), *keys] if moves else keys
+
+    def further_steps(self, nodes: Sequence[int]) -> int:
+        """How many steps of a kernel come after its first: lookups, reductions and contractions stand for one each."""
+        kinds = (FusionClass.LOOKUP, FusionClass.REDUCTION, FusionClass.CONTRACTION, FusionClass.WINDOW)
+        steps = sum(row is not None and row.fusion_class in kinds for row in (self.rows[index] for index in nodes))
+        return max(0, steps - 1)
+
+    def _seconds_of_broadcasts(self, inside: set[int], machine: Machine) -> float:
         """Seconds that a kernel needs to copy out operands that repeat along a result; single values are free."""
-        row, rate = self.rows[index], machine.kernel_rates.get(BROADCAST)
-        if rate is None or row is None or row.fusion_class is not FusionClass.ELEMENTWISE:
+        if BROADCAST not in machine.kernel_rates:
             return 0.0
-        elements = self._results_of(index)
-        shapes = (self.shape(name) for name in dict.fromkeys(self.graph.nodes[index].inputs) if name)
-        return sum(elements for shape in shapes if shape is not None and 1 < prod(shape) < elements) / rate.value
+        done: set[tuple[str, tuple[int, ...]]] = set()
+        seconds = 0.0
+        for index in inside:
+            row, node = self.rows[index], self.graph.nodes[index]
+            result = self.shape(node.outputs[0])
+            if row is None or row.fusion_class is not FusionClass.ELEMENTWISE or not result:
+                continue
+            for name in dict.fromkeys(node.inputs):
+                shape = self.shape(name)
+                if shape is None or not 1 < prod(shape) < prod(result) or (name, result) in done:
+                    continue
+                done.add((name, result))
+                numbers = {"": spans(result, [result, shape])}
+                seconds += prod(result) / machine.kernel_rates[BROADCAST].value
+                seconds += machine.seconds_of_counts([BROADCAST], numbers, fused=True)
+        return seconds
 
     def _is_summed(self, index: int) -> bool:
         """Whether nothing but reductions reads an operator's result."""
@@ -313,30 +352,22 @@ class _Profile:
         cost, row = self.costs[index], self.rows[index]
         if cost is None or row is None:
             return []
-        operator = self.graph.nodes[index].operator
-        if row.fusion_class is FusionClass.CONTRACTION:
-            return rate_keys(operator, cost, row, kind="row" if self._rows_of(index) == 1 else "")
-        moves = row.fusion_class in (FusionClass.LAYOUT, FusionClass.LOOKUP)
-        single = moves and self._pieces(index) >= self._results_of(index) > 1
-        return rate_keys(operator, cost, row, kind="elements" if single else "")
-
-    def _rows_of(self, index: int) -> int:
-        """Rows of a matrix product: elements of its result but for the last axis."""
-        shape = self.shape(self.graph.nodes[index].outputs[0])
-        return prod(shape[:-1]) if shape else 0
+        return rate_keys(self.graph.nodes[index].operator, cost, row, self._counted(index, regimes))
 
     def _results_of(self, index: int) -> int:
         """Elements of an operator's results."""
         shapes = (self.shape(name) for name in self.graph.nodes[index].outputs if name)
         return sum(prod(shape) for shape in shapes if shape is not None)
 
-    def _pieces(self, index: int) -> int:
-        node, row = self.graph.nodes[index], self.rows[index]
-        if row is None:
-            return 0
-        inputs = [self.shape(name) if name else None for name in node.inputs]
-        outputs = [self.shape(name) if name else None for name in node.outputs]
-        return pieces(self.graph, node, row, inputs, outputs)
+    def _counted(self, index: int, count: Callable[..., T]) -> T:
+        """What a function of ``operators.pieces`` says about a node that has a row; computed once."""
+        found = self._known.get((index, count))
+        if found is None:
+            node, row = self.graph.nodes[index], self.rows[index]
+            inputs = [self.shape(name) if name else None for name in node.inputs]
+            outputs = [self.shape(name) if name else None for name in node.outputs]
+            found = self._known[index, count] = count(self.graph, node, row, inputs, outputs)
+        return cast(T, found)
 
     def _dtype(self, index: int) -> str:
         """The dtype that an operator computes in: its first operand's, or its first result's without operands."""
@@ -344,36 +375,53 @@ class _Profile:
         name = next((name for name in (*node.inputs, *node.outputs) if name), "")
         return self.graph.tensors[name].dtype if name in self.graph.tensors else "float32"
 
-    def seconds_of_strided_reads(self, nodes: Sequence[int], machine: Machine) -> float:
-        """Seconds that a kernel needs for operands that it does not read in the order in which it writes.
+    def _seconds_of_copies(self, inside: set[int], machine: Machine, *, moves: bool) -> float:
+        """Seconds that a kernel needs for operands that do not lie in the order in which it writes.
 
-        Transposes and reorders on the way from a result back to an operand compose; where they cancel (an operand in
-        the blocked layout whose result is in the blocked layout again), reading is in order and free.
+        On the way from a result back to an operand, layout operators become one index map: the slowest of them counts,
+        for as many elements as the smallest tensor on the way has. Transposes and reorders compose; where they cancel
+        (an operand in the blocked layout whose result is in the blocked layout again), they are free.
         """
-        inside = set(nodes)
-        if self._turns.keys().isdisjoint(inside):
+        copied = {index: each for index in inside if (each := self._seconds_of_copy(index, machine, moves=moves))}
+        if not copied:
             return 0.0
         seconds = 0.0
-        todo: list[tuple[str, tuple[_Turn, ...]]] = [
-            (result.name, ()) for index in sorted(inside) for result in self._results[index] if result.leaves(inside)
+        todo: list[tuple[str, tuple[_Turn, ...], int, float]] = [
+            (result.name, (), self._elements(result.name), 0.0)
+            for index in sorted(inside)
+            for result in self._results[index]
+            if result.leaves(inside)
         ]
         seen: set[tuple[str, tuple[_Turn, ...]]] = set()
         while todo:
-            name, turns = todo.pop()
+            name, turns, least, slowest = todo.pop()
             if (name, turns) in seen:
                 continue
             seen.add((name, turns))
+            least = min(least, self._elements(name))
             index = self.graph.producers.get(name, (-1, 0))[0]
             if index in inside:
-                node = self.graph.nodes[index]
                 turn = self._turns.get(index)
                 after = turns if turn is None else _composed(turns, turn)
-                todo += [(operand, after) for operand in node.inputs if operand]
-            elif turns:
-                rate = machine.kernel_rates.get(turns[-1][0], machine.kernel_rates.get("transpose"))
-                if rate is not None:
-                    seconds += prod(self.shape(name) or (0,)) / rate.value
+                slowest = max(slowest, copied.get(index, 0.0) if turn is None else 0.0)
+                todo += [(operand, after, least, slowest) for operand in self.graph.nodes[index].inputs if operand]
+            else:
+                seconds += least * max([slowest, *(copied.get(number, 0.0) for _, _, number in turns)])
         return seconds
+
+    def _seconds_of_copy(self, index: int, machine: Machine, *, moves: bool) -> float:
+        """Seconds for each element that a layout operator moves inside of a kernel; 0 where that costs nothing."""
+        row, cost = self.rows[index], self.costs[index]
+        if row is None or row.fusion_class is not FusionClass.LAYOUT or cost is None or not cost.bytes_written:
+            return 0.0
+        keys = self._kernel_keys(index, moves=moves)
+        elements = self._results_of(index)
+        if not elements or not any(key in machine.kernel_rates for key in keys):
+            return 0.0
+        return self._seconds_at_rate(index, cost, keys, machine, fused=True) / elements
+
+    def _elements(self, name: str) -> int:
+        return prod(self.shape(name) or (0,))
 
     def external_traffic(self, nodes: Sequence[int]) -> tuple[int, int] | None:
         """Bytes that cross the border of a set of nodes: computed tensors and results, and constants apart."""
@@ -402,7 +450,7 @@ class _Profile:
     @cached_property
     def _turns(self) -> dict[int, _Turn]:
         """Nodes that change the order of elements."""
-        return {i: turn for i, node in enumerate(self.graph.nodes) if (turn := _turn(node)) is not None}
+        return {i: turn for i, node in enumerate(self.graph.nodes) if (turn := _turn(node, i)) is not None}
 
     @cached_property
     def _results(self) -> list[list["_Result"]]:
@@ -493,23 +541,23 @@ def _profile(capture: Capture) -> _Profile:
 _OPPOSITE = {f"{DOMAIN}.ReorderInput": f"{DOMAIN}.ReorderOutput", f"{DOMAIN}.ReorderOutput": f"{DOMAIN}.ReorderInput"}
 
 
-def _turn(node: Node) -> _Turn | None:
+def _turn(node: Node, index: int) -> _Turn | None:
     if node.operator in _OPPOSITE:
-        return node.operator, ()
+        return node.operator, (), index
     perm = node.attributes.get("perm")
     if node.operator != "Transpose":
         return None
-    return "Transpose", tuple(p for p in perm if isinstance(p, int)) if isinstance(perm, tuple) else ()
+    return "Transpose", tuple(p for p in perm if isinstance(p, int)) if isinstance(perm, tuple) else (), index
 
 
 def _composed(turns: tuple[_Turn, ...], turn: _Turn) -> tuple[_Turn, ...]:
     """Turns met on the way back from a result, with one more that stands before them."""
     if not turns:
         return (turn,)
-    (name, perm), (before, earlier) = turns[-1], turn
+    (name, perm, _), (before, earlier, index) = turns[-1], turn
     if _OPPOSITE.get(name) == before:
         return turns[:-1]
     if name == before == "Transpose" and len(perm) == len(earlier):
         both = tuple(earlier[axis] for axis in perm) or tuple(range(2))  # without permutation: reversed twice
-        return turns[:-1] if both == tuple(range(len(both))) else (*turns[:-1], ("Transpose", both))
+        return turns[:-1] if both == tuple(range(len(both))) else (*turns[:-1], ("Transpose", both, index))
     return (*turns, turn)

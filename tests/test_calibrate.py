@@ -12,7 +12,7 @@ from graphopt.calibrate import kernel_cases
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, arithmetic, fit
 from graphopt.calibrate.machine_text import machine_text
-from graphopt.calibrate.timing import bound, case_model, fastest, session
+from graphopt.calibrate.timing import Timed, Watch, bound, case_model, fastest, session
 from graphopt.cli.environment import Exit
 from graphopt.errors import GraphoptError
 from graphopt.machine import Machine
@@ -25,22 +25,25 @@ def test_taking_traffic_out_and_putting_it_back_gives_the_measured_time(
     seconds: float, rate: float, moved: float
 ) -> None:
     xeon = machine.load()
-    left = arithmetic(Measurement("k", seconds, seconds * rate, "flop/s", 0, moved), xeon)
+    left = arithmetic(Measurement("k", seconds, seconds * rate, "flop/s", {}, moved), xeon)
     traffic = xeon.seconds_to_move(moved)
     assert left >= 0.3 * seconds * (1 - 1e-9)
+    apart = arithmetic(Measurement("k", seconds, seconds * rate, "flop/s", {}, moved, apart=True), xeon)
+    if traffic < 0.9 * seconds:
+        assert apart + traffic == pytest.approx(seconds, rel=1e-6)
     if traffic < 0.9 * seconds:
         assert roofline.together(left, traffic) == pytest.approx(seconds, rel=1e-6)
 
 
 def test_work_and_pieces_are_told_apart() -> None:
-    """1e10 operations and 1e8 pieces per second, from rows of two lengths."""
+    """1e10 operations and 1e8 pieces per second, from rows of three lengths."""
     rows = [(1 << 16, 128), (1 << 16, 2048), (1 << 15, 4096)]
-    cases = [Measurement("softmax", w / 1e10 + p / 1e8, w, "flop/s", p, 1.0) for w, p in rows]
+    cases = [Measurement("softmax", w / 1e10 + p / 1e8, w, "flop/s", {"": p, "never": 0}, 1.0) for w, p in rows]
     found = fit(cases, machine.load())
     assert found.work == pytest.approx(1e10, rel=0.02)
-    assert found.pieces == pytest.approx(1e8, rel=0.02)
+    assert found.counts == {"": pytest.approx(1e8, rel=0.02)}
     alone = fit(cases[:1], machine.load())
-    assert alone.pieces is None
+    assert not alone.counts
     assert alone.work == pytest.approx(rows[0][0] / cases[0].seconds, rel=0.02)
 
 
@@ -61,13 +64,16 @@ def test_a_machine_is_written_as_it_is_read() -> None:
 
 def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
     known = set()
-    for name in ("", "_elements", "_row"):
-        known |= {f"{key}{name}" for row in _rows() for key in row}
+    for name in ("", *(f"_{kind}" for kind in KINDS)):
+        known |= {f"{key}{name}{moved}" for row in _rows() for key in row for moved in ("", f"_{roofline.MOVED}")}
     for case in (*CASES, *peak_cases().values(), TINY):
         runner = session(case_model(case), 1)
         runner.run(None, dict(case.feeds))
     assert {case.key for case in CASES} <= known
     assert {case.key for case in kernel_cases.CASES} <= known | {roofline.BROADCAST}
+
+
+KINDS = ("elements", "aliased", "axis", "uneven", "last", "wide", "row", "pointwise", "strided")
 
 
 def _rows() -> list[tuple[str, str]]:
@@ -79,9 +85,10 @@ def _rows() -> list[tuple[str, str]]:
 def test_kernel_cases_count_their_work() -> None:
     sums = {case.key: case for case in kernel_cases.CASES}
     assert sums["exp"].work == 256 * 256
-    assert sums["exp"].pieces == 1
-    assert sums["transpose"].work == 4 * 64 * 16 * 16
-    assert sums["transpose"].pieces == 4 * 64 * 16
+    assert sums["exp"].counts == {"": 1, "repeated": 0}
+    assert sums["transpose"].work == 160 * 8 * 64
+    assert sums["transpose"].counts == {"": 160 * 8}
+    assert sums["transpose_moved"].work == sums["transpose"].work
     assert all(find(node) is not None for case in kernel_cases.CASES for node in case.nodes)
 
 
@@ -96,6 +103,27 @@ def test_timing_counts_calls() -> None:
     assert fastest(lambda: calls.append(1), 0.0) < 1.0
     assert len(calls) == 4  # one to warm up, three at least
     assert callable(bound(session(case_model(TINY), 1), TINY.feeds))
+
+
+def test_one_kernel_serves_all_cases_that_differ_in_sizes() -> None:
+    fused, names = kernel_cases.fused_operators(kernel_cases.CASES)
+    assert len({one.name for one in fused}) == len(fused) < len(names) == len(kernel_cases.CASES)
+    by_name = {one.name: one for one in fused}
+    for case, name in zip(kernel_cases.CASES, names, strict=True):
+        assert by_name[name].body.nodes == case.nodes
+        assert case.shapes in by_name[name].shapes
+
+
+def test_the_watch_tells_disturbed_passes() -> None:
+    watch = Watch(1)
+    quiet = watch.look()
+    slow = tuple(2 * seconds for seconds in quiet)
+    assert watch.undisturbed(quiet)
+    assert not watch.undisturbed(slow)
+    timed = Timed(watch, [(1.0, slow, quiet), (3.0, quiet, quiet), (2.0, quiet, quiet), (0.5, quiet, slow)])
+    assert timed.undisturbed == [2.0, 3.0]
+    assert timed.best == 2.0
+    assert Timed(watch, [(1.0, slow, slow)]).best == 1.0
 
 
 def _described(spread: float) -> calibrate.Calibration:

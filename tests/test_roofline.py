@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graphopt import machine, models, roofline
 from graphopt.graph import Capture, Node, OperatorGraph, Shape, Tensor
-from graphopt.machine import Machine
+from graphopt.machine import Machine, Quantity
 from graphopt.observation import observe
 
 MB = 1 << 20
@@ -200,7 +200,31 @@ def test_layout_inside_a_kernel_is_free_unless_the_machine_says() -> None:
     free = roofline.fused_seconds(pair, [0, 1], built(rates=rates))
     paid = roofline.fused_seconds(pair, [0, 1], built(rates=rates, kernel_rates=rates))
     assert free == pytest.approx(at_once(0.1e-6, 0.1e-6) + 1e-6)
-    assert paid == pytest.approx(at_once(10e-6 + 0.1e-6, 0.1e-6) + 1e-6)
+    assert paid == pytest.approx(10e-6 + at_once(0.1e-6, 0.1e-6) + 1e-6)
+
+
+def test_a_kernel_that_only_moves_copies_along_with_its_traffic() -> None:
+    one = capture([("Transpose", ["x"], "y")], dict.fromkeys("xy", (10, 10)))
+    rates = {"transpose": (1e7, "element/s"), "transpose_moved": (1e8, "element/s")}
+    assert roofline.fused_seconds(one, [0], built(kernel_rates=rates)) == pytest.approx(at_once(1e-6, 0.1e-6) + 1e-6)
+
+
+def test_layout_operators_on_one_way_are_one_copy() -> None:
+    """A Concat of 50 elements behind a transpose of half of them: each element is copied once, at the slower rate."""
+    nodes = [("Transpose", ["x"], "a"), ("Concat", ["a", "z"], "b"), ("Relu", ["b"], "y")]
+    both = capture(nodes, {"x": (5, 5), "z": (5, 5), "a": (5, 5), "b": (10, 5), "y": (10, 5)})
+    rates = {"transpose": (1e7, "element/s"), "copy": (2e7, "element/s")}
+    seconds = roofline.fused_seconds(both, [0, 1, 2], built(kernel_rates=rates))
+    assert seconds == pytest.approx(25 / 1e7 + 25 / 2e7 + at_once(50e-9, 50e-9) + 1e-6)
+
+
+def test_steps_after_the_first_have_a_price() -> None:
+    shapes = dict.fromkeys("xaby", (10, 10))
+    three = capture([("Softmax", ["x"], "a"), ("Relu", ["a"], "b"), ("Softmax", ["b"], "y")], shapes)
+    free = roofline.fused_seconds(three, [0, 1, 2], built())
+    paid = roofline.fused_seconds(three, [0, 1, 2], replace(built(), per_step=Quantity(3e-6, "s", "spec", "core", "s")))
+    assert free is not None
+    assert paid == pytest.approx(free + 3e-6)
 
 
 BLOCKED = "com.microsoft.nchwc"
@@ -216,7 +240,7 @@ def test_reorders_that_cancel_are_free_and_others_are_not() -> None:
         seconds = roofline.fused_seconds(three, members, paid)
         arithmetic = 64 / 1e9
         assert free == pytest.approx(at_once(512 / 8e9, arithmetic) + 1e-6)
-        assert seconds == pytest.approx(at_once(512 / 8e9, elements / 1e7 + arithmetic) + 1e-6)
+        assert seconds == pytest.approx(elements / 1e7 + at_once(512 / 8e9, arithmetic) + 1e-6)
 
 
 @pytest.mark.parametrize(("second", "elements"), [((2, 0, 1), 0), ((1, 2, 0), 24)])
@@ -229,7 +253,7 @@ def test_transposes_compose(second: tuple[int, ...], elements: int) -> None:
     )
     both = replace(plain, graph=replace(plain.graph, nodes=nodes))
     seconds = roofline.fused_seconds(both, [0, 1, 2], built(kernel_rates={"transpose": (1e6, "element/s")}))
-    assert seconds == pytest.approx(at_once(elements / 1e6 + 24e-9, 2 * 24 * 4 / 8e9) + 1e-6)
+    assert seconds == pytest.approx(elements / 1e6 + at_once(24e-9, 2 * 24 * 4 / 8e9) + 1e-6)
 
 
 def test_the_unknown_stays_unknown_and_is_counted() -> None:

@@ -1,14 +1,16 @@
 """Calibrate: measure the numbers of a machine file on this machine, through onnxruntime itself.
 
-Everything is timed several times over, in passes that each visit all cases: the fastest run counts. Where the passes do
-not agree, the machine is busy with something else and its numbers are worth nothing.
+Everything is timed several times over, in passes that each visit all cases, and the fastest pass that nobody disturbed
+counts (``timing.Watch``). Where there are too few of those, or they do not agree, the machine is busy with something
+else and its numbers are worth nothing.
 """
 
 import re
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,23 +24,38 @@ from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, fit
 from graphopt.calibrate.learning import Learned, learn
 from graphopt.calibrate.machine_text import machine_text
-from graphopt.calibrate.timing import bound, case_model, fastest, fastest_cold, model_of, session
+from graphopt.calibrate.timing import (
+    ENOUGH,
+    Timed,
+    Watch,
+    bound,
+    case_model,
+    fastest,
+    fastest_cold,
+    model_of,
+    session,
+)
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, Node, OperatorGraph, Tensor
 from graphopt.machine import Machine, MemoryLevel, Quantity, load
-from graphopt.operators.pieces import pieces
+from graphopt.operators.pieces import counts
 
 __all__ = ["BUSY", "Calibration", "calibrate", "from_log", "write"]
 
 Progress = Callable[[int, int, str], None]
 """Called with (cases timed, all of them, the case)."""
 
-PASSES = 3
-SECONDS = 0.03
+SECONDS = 0.012
 """Time that a case gets in a pass."""
+
+LONGEST = 45.0
+"""Seconds after which no further pass is begun for what was disturbed so far."""
 
 BUSY = 0.06
 """Middle of all cases' spreads (second best pass over the best, less one) above which the machine is busy."""
+
+DISTURBED_SHARE = 0.25
+"""Share of cases without an undisturbed pass above which the machine is busy."""
 
 SMALLEST_SWEEP, LARGEST_SWEEP = 1 << 18, 1 << 29
 """Working sets of the first and the last bandwidth measurement, bytes."""
@@ -55,17 +72,19 @@ class Calibration:
     Attributes:
         machine: the numbers.
         spread: middle of the cases' spreads; see BUSY.
+        disturbed: share of the cases without an undisturbed pass.
         left_out: cases that could not be timed here, with the reason.
     """
 
     machine: Machine
     spread: float
+    disturbed: float = 0.0
     left_out: tuple[str, ...] = ()
 
     @property
     def busy(self) -> bool:
-        """Whether the passes disagree too much for the numbers to be used."""
-        return self.spread > BUSY
+        """Whether the passes disagree too much, or were disturbed too often, for the numbers to be used."""
+        return self.spread > BUSY or self.disturbed > DISTURBED_SHARE
 
 
 @dataclass
@@ -74,22 +93,22 @@ class _Probe:
 
     name: str
     open: Callable[[], Callable[[], object]]
+    timed: Timed
     seconds: float = SECONDS
     cold: bool = False
-    passes: list[float] = field(default_factory=list)
 
     def time(self) -> None:
         run = self.open()
-        self.passes.append((fastest_cold if self.cold else fastest)(run, self.seconds))
+        self.timed.time(lambda: (fastest_cold if self.cold else fastest)(run, self.seconds))
 
     @property
     def best(self) -> float:
-        return min(self.passes)
+        return self.timed.best
 
     @property
     def spread(self) -> float:
-        first, second = sorted(self.passes)[:2]
-        return second / first - 1.0
+        first, second = (self.timed.undisturbed + sorted(seconds for seconds, _, _ in self.timed.passes))[:2]
+        return abs(second / first - 1.0)
 
 
 def calibrate(name: str, *, threads: int = 1, progress: Progress | None = None) -> Calibration:
@@ -107,16 +126,30 @@ def calibrate(name: str, *, threads: int = 1, progress: Progress | None = None) 
         GraphoptError: onnxruntime cannot run even the simplest operators.
     """
     scope = "core" if threads == 1 else "socket"
+    watch = Watch(threads)
     with tempfile.TemporaryDirectory(prefix="graphopt-calibrate-") as folder:
-        probes, cases, left_out = _probes(threads, Path(folder))
-        for number in range(PASSES):
-            for index, probe in enumerate(probes.values()):
+        probes, cases, left_out = _probes(threads, Path(folder), watch)
+        end, done, todo = time.monotonic() + LONGEST, 0, list(probes.values())
+        while todo:
+            for probe in todo:
                 if progress is not None:
-                    progress(number * len(probes) + index, PASSES * len(probes), probe.name)
+                    progress(done, done + len(todo), probe.name)
                 probe.time()
+            done += len(todo)
+            late = time.monotonic() > end
+            todo = [
+                probe
+                for probe in probes.values()
+                if len(probe.timed.passes) < 2 or (not late and len(probe.timed.undisturbed) < ENOUGH)
+            ]
     sources = _Sources(threads, scope)
     machine = _machine(_valid_name(name), probes, cases, sources)
-    return Calibration(machine, statistics.median(probe.spread for probe in probes.values()), tuple(left_out))
+    return Calibration(
+        machine,
+        statistics.median(probe.spread for probe in probes.values()),
+        statistics.mean(not probe.timed.undisturbed for probe in probes.values()),
+        tuple(left_out),
+    )
 
 
 def _valid_name(text: str) -> str:
@@ -129,9 +162,7 @@ def write(calibration: Calibration, path: Path) -> None:
     Raises:
         GraphoptError: the file cannot be written.
     """
-    files.write_text(
-        path, machine_text(calibration.machine, head=f"Measured by graphopt calibrate, in {PASSES} passes.")
-    )
+    files.write_text(path, machine_text(calibration.machine, head="Measured by graphopt calibrate."))
 
 
 def from_log(machine: str | Path | None, path: Path) -> Learned:
@@ -160,41 +191,52 @@ def from_log(machine: str | Path | None, path: Path) -> Learned:
 
 
 @dataclass(frozen=True)
-class _Timed:
+class _Work:
     """A probe that measures a rate: its key, whether it is a kernel's, and its work."""
 
     key: str
     fused: bool
     work: float
     unit: str
-    pieces: int
+    counts: Mapping[str, int]
     moved: float
+    apart: bool = False
 
 
-def _probes(threads: int, folder: Path) -> tuple[dict[str, _Probe], dict[str, _Timed], list[str]]:
+def _probes(threads: int, folder: Path, watch: Watch) -> tuple[dict[str, _Probe], dict[str, _Work], list[str]]:
     """Everything that is timed, by name; what is known of the cases; and what cannot be timed."""
-    probes = {"call": _Probe("call", _opener(TINY, threads), 4 * SECONDS)}
-    cases: dict[str, _Timed] = {}
+    probes = {"call": _Probe("call", _opener(TINY, threads), Timed(watch), 4 * SECONDS)}
+    cases: dict[str, _Work] = {}
     left_out: list[str] = []
     for size in _sweep():
         count = size // 12
         add = Case("bandwidth", "Add", [f32(count), f32(count)])
-        probes[f"bandwidth {size}"] = _Probe(f"bandwidth {size >> 10} KiB", _opener(add, threads), 2 * SECONDS)
+        probes[f"bandwidth {size}"] = _Probe(
+            f"bandwidth {size >> 10} KiB", _opener(add, threads), Timed(watch), 2 * SECONDS
+        )
     blob = chains.chain_of_nodes()
-    probes["nodes"] = _Probe("price of a node", lambda: bound(session(blob, threads), chains.FEEDS), 0.15, cold=True)
+    probes["nodes"] = _Probe(
+        "price of a node", lambda: bound(session(blob, threads), chains.FEEDS), Timed(watch), 0.1, cold=True
+    )
     for dtype, case in peak_cases().items():
-        _add(probes, cases, left_out, f"peak {dtype}", case, threads)
+        _add(probes, cases, left_out, f"peak {dtype}", case, threads, watch)
     for number, case in enumerate(CASES):
-        _add(probes, cases, left_out, f"{number} {case.key}", case, threads)
+        _add(probes, cases, left_out, f"{number} {case.key}", case, threads, watch)
     if kernels.find_compiler() is None:
         left_out.append("kernels: no C compiler")
     else:
-        _add_kernels(probes, cases, threads, folder)
+        _add_kernels(probes, cases, threads, folder, watch)
     return probes, cases, left_out
 
 
 def _add(
-    probes: dict[str, _Probe], cases: dict[str, _Timed], left_out: list[str], name: str, case: Case, threads: int
+    probes: dict[str, _Probe],
+    cases: dict[str, _Work],
+    left_out: list[str],
+    name: str,
+    case: Case,
+    threads: int,
+    watch: Watch,
 ) -> None:
     try:
         runner = session(case_model(case), threads)
@@ -203,14 +245,14 @@ def _add(
         return
     results = runner.run(None, dict(case.feeds))
     cases[name] = _described(case, [np.asarray(value) for value in results])
-    probes[name] = _Probe(case.key, _opener(case, threads))
+    probes[name] = _Probe(case.key, _opener(case, threads), Timed(watch))
 
 
 def _opener(case: Case, threads: int) -> Callable[[], Callable[[], object]]:
     return lambda: bound(session(case_model(case), threads), case.feeds)
 
 
-def _described(case: Case, results: Sequence[np.ndarray]) -> _Timed:
+def _described(case: Case, results: Sequence[np.ndarray]) -> _Work:
     """Work, pieces and traffic of a case, by our own table of operators."""
     names = tuple("" if value is None else f"x{slot}" for slot, value in enumerate(case.inputs))
     outputs = tuple(f"y{i}" for i in range(case.outputs))
@@ -230,40 +272,46 @@ def _described(case: Case, results: Sequence[np.ndarray]) -> _Timed:
     if cost is None or row is None:
         raise GraphoptError(f"{case.key}: {node.operator} has no cost")
     shapes = [capture.shape(name) if name else None for name in names]
-    count = pieces(graph, node, row, shapes, [value.shape for value in results])
+    count = counts(graph, node, row, shapes, [value.shape for value in results])
     moved = cost.bytes_read + cost.bytes_written + cost.parameter_bytes
     if cost.flops:
-        return _Timed(case.key, False, float(cost.flops), "flop/s", count, float(moved))
-    return _Timed(case.key, False, float(sum(value.size for value in results)), "element/s", count, float(moved))
+        return _Work(case.key, False, float(cost.flops), "flop/s", count, float(moved))
+    return _Work(case.key, False, float(sum(value.size for value in results)), "element/s", count, float(moved))
 
 
-def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Timed], threads: int, folder: Path) -> None:
+def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: int, folder: Path, watch: Watch) -> None:
     wanted = kernel_cases.generable()
-    library = chains.library([case.fused for case in wanted] + chains.links(), folder)
+    fused, names = kernel_cases.fused_operators([*wanted, kernel_cases.STEP])
+    library = chains.library([*fused, *chains.links()], folder)
+    probes["step"] = _Probe(
+        "price of a step", _kernel_opener(kernel_cases.STEP, names[-1], threads, library), Timed(watch)
+    )
     blob = chains.chain_of_kernels()
     probes["kernels"] = _Probe(
-        "price of a kernel", lambda: bound(session(blob, threads, library), chains.FEEDS), 0.15, cold=True
+        "price of a kernel", lambda: bound(session(blob, threads, library), chains.FEEDS), Timed(watch), 0.1, cold=True
     )
-    for number, case in enumerate(wanted):
+    for number, (case, operator) in enumerate(zip(wanted, names, strict=False)):
         name = f"kernel {number} {case.key}"
-        probes[name] = _Probe(f"{case.key} in a kernel", _kernel_opener(case, threads, library))
+        probes[name] = _Probe(f"{case.key} in a kernel", _kernel_opener(case, operator, threads, library), Timed(watch))
         graph = case.capture.graph
         moved = float(roofline.external_bytes(case.capture, range(len(graph.nodes))) or 0)
         unit = "element/s" if case.elements else "flop/s"
-        cases[name] = _Timed(case.key, True, case.work, unit, case.pieces, moved)
+        cases[name] = _Work(case.key, True, case.work, unit, case.counts, moved, case.apart)
 
 
-def _kernel_opener(case: kernel_cases.KernelCase, threads: int, library: Path) -> Callable[[], Callable[[], object]]:
+def _kernel_opener(
+    case: kernel_cases.KernelCase, operator: str, threads: int, library: Path
+) -> Callable[[], Callable[[], object]]:
     inputs = case.capture.graph.inputs
-    node = helper.make_node(case.fused.name, list(inputs), ["y"], domain="graphopt.fused")
+    node = helper.make_node(operator, list(inputs), ["y"], domain="graphopt.fused")
     rng = np.random.default_rng(0)
     feeds = {
-        name: rng.integers(0, 512, case.shapes[name]) if name in case.indices else f32(*case.shapes[name])
+        name: rng.integers(0, 500, case.shapes[name]) if name in case.indices else f32(*case.shapes[name])
         for name in inputs
         if name not in case.constants
     }
     constants = {
-        name: rng.integers(0, 250, case.shapes[name]) if name in case.indices else f32(*case.shapes[name])
+        name: np.asarray(kernel_cases.TRIANGLE) if name in case.indices else f32(*case.shapes[name])
         for name in inputs
         if name in case.constants
     }
@@ -295,7 +343,7 @@ class _Sources:
         count = "one thread" if self.threads == 1 else f"{self.threads} threads"
         return (
             f"graphopt calibrate on {system.processor()}, {count}, onnxruntime {onnxruntime.__version__}; "
-            f"the fastest of {PASSES} passes"
+            "the fastest undisturbed pass"
         )
 
     def quantity(self, value: float, unit: str) -> Quantity:
@@ -303,7 +351,7 @@ class _Sources:
         return Quantity(value, unit, "measured", self.scope, self.measured)
 
 
-def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Timed], sources: _Sources) -> Machine:
+def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work], sources: _Sources) -> Machine:
     call = probes["call"].best
     seconds = {key: max(probe.best - call, 0.05 * probe.best) for key, probe in probes.items()}
     memory = _levels({int(key.split()[1]): seconds[key] for key in probes if key.startswith("bandwidth ")}, sources)
@@ -314,7 +362,7 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Timed
         if key.startswith("peak "):
             peak[case.key] = case.work / seconds[key]
             continue
-        found = Measurement(case.key, seconds[key], case.work, case.unit, case.pieces, case.moved)
+        found = Measurement(case.key, seconds[key], case.work, case.unit, case.counts, case.moved, case.apart)
         measured[case.fused].setdefault(case.key, []).append(found)
         if case.key in ("gemm", "conv") and not case.fused:
             peak["float32"] = max(peak["float32"], case.work / seconds[key])
@@ -322,10 +370,18 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Timed
     for fused, groups in measured.items():
         fitted = {key: fit(group, bare) for key, group in groups.items()}
         work = {key: sources.quantity(rates.work, rates.unit) for key, rates in fitted.items()}
-        each = {key: sources.quantity(rates.pieces, "piece/s") for key, rates in fitted.items() if rates.pieces}
+        each = {
+            f"{key}:{name}" if name else key: sources.quantity(price, "piece/s")
+            for key, rates in fitted.items()
+            for name, price in rates.counts.items()
+        }
         tables[fused] = work, each
     per_node = sources.quantity(seconds["nodes"] / chains.LENGTH, "s")
     per_kernel = sources.quantity(seconds["kernels"] / chains.LENGTH, "s") if "kernels" in seconds else None
+    per_step = None
+    if per_kernel is not None:
+        steps = seconds["step"] / kernel_cases.STEPS
+        per_step = sources.quantity(max(steps, 1e-9), "s")
     count = "one core" if sources.threads == 1 else f"{sources.threads} threads"
     return Machine(
         name=name,
@@ -339,6 +395,7 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Timed
         kernel_piece_rates=MappingProxyType(tables[True][1]),
         per_node=per_node,
         per_kernel=per_kernel,
+        per_step=per_step,
         per_call=sources.quantity(call, "s"),
     )
 

@@ -86,19 +86,63 @@ def _binary(op_type: str, key: str = "", **more: Any) -> Case:
 
 
 def _rows(op_type: str, key: str, **more: Any) -> tuple[Case, ...]:
-    """Long and short rows along the last axis."""
-    return tuple(Case(key, op_type, [f32(65536 // size, size)], **more) for size in (512, 32))
+    """Long and short rows along the last axis, some of which end in the middle of a vector."""
+    sizes = ((128, 512), (2048, 32), (256, 200), (1000, 49))
+    return tuple(Case(key, op_type, [f32(*size)], **more) for size in sizes)
 
 
-def conv(key: str, channels: int, out: int, size: int, kernel: int, group: int = 1, **more: Any) -> Case:
-    """A convolution with padding that keeps the size."""
-    attributes = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "group": group, "strides": [1, 1]}
-    inputs = [f32(1, channels, size, size), f32(out, channels // group, kernel, kernel), f32(out)]
+def conv(
+    key: str,
+    channels: int,
+    out: int,
+    size: int,
+    kernel: int,
+    group: int = 1,
+    *,
+    batch: int = 1,
+    stride: int = 1,
+    **more: Any,
+) -> Case:
+    """A convolution with padding that keeps the size, but for its stride."""
+    attributes = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "group": group, "strides": [stride] * 2}
+    attributes |= more.pop("attributes", {})
+    inputs = [f32(batch, channels, size, size), f32(out, channels // group, kernel, kernel), f32(out)]
     return Case(key, "Conv", inputs, (1, 2), attributes, **more)
+
+
+def _blocked(key: str, channels: int, out: int, size: int, kernel: int, group: int = 1, **more: Any) -> Case:
+    return conv(key, channels, out, size, kernel, group, domain=BLOCKED, **more)
+
+
+def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 1) -> Case:
+    attributes = {"kernel_shape": [kernel], "strides": [1]}
+    return Case("conv_plain", "Conv", [f32(batch, channels, length), f32(out, channels, kernel)], (1,), attributes)
 
 
 def _matmul(rows: int, depth: int, columns: int) -> Case:
     return Case("gemm", "MatMul", [f32(rows, depth), f32(depth, columns)], (1,))
+
+
+def _heads(number: int, rows: int, depth: int, columns: int) -> Case:
+    return Case("gemm", "MatMul", [f32(number, rows, depth), f32(number, depth, columns)])
+
+
+def _transpose(key: str, shape: Sequence[int], perm: Sequence[int]) -> Case:
+    return Case(key, "Transpose", [f32(*shape)], (), {"perm": list(perm)})
+
+
+def _concat(*shapes: Sequence[int]) -> Case:
+    return Case("Concat", "Concat", [f32(*shape) for shape in shapes], (), {"axis": 1})
+
+
+def _reorder(key: str, op_type: str, channels: int, size: int, **attributes: Any) -> Case:
+    """A reorder of an image; ``size`` squared is a multiple of 16 or not."""
+    name = f"{BLOCKED}.{op_type}{key}"
+    padded = -(-channels // 16) * 16 if op_type == "ReorderOutput" else channels
+    attributes |= {"channels": channels} if op_type == "ReorderOutput" else {}
+    last = op_type == "ReorderInput" and attributes.get("channels_last")
+    shape = (1, size, size, padded) if last else (1, padded, size, size)
+    return Case(name, op_type, [f32(*shape)], (), attributes, BLOCKED)
 
 
 def _norm(op_type: str, key: str, operands: int, constants: int, **more: Any) -> tuple[Case, ...]:
@@ -114,9 +158,19 @@ def _norm(op_type: str, key: str, operands: int, constants: int, **more: Any) ->
 ARITHMETIC: tuple[Case, ...] = (
     _binary("Add", "add"),
     Case("add", "Add", [f32(2048, 32), f32(32)], (1,)),
+    Case("add", "Add", [f32(160, 384), f32(384)], (1,)),
+    Case("add", "Add", [f32(1, 256, 14, 14), f32(1, 256, 1, 1)]),
+    Case("add", "Add", [X, f32()], (1,)),
+    Case("add_wide", "Add", [_indices(9, 160, 256), _indices(9, 160, 256)]),
     _binary("Mul", "mul"),
     Case("mul", "Mul", [f32(1, 1024, 8, 8), f32(1, 1024, 1, 1)]),
+    Case("mul", "Mul", [f32(1, 256, 14, 14), f32(1, 256, 1, 1)]),
+    Case("mul", "Mul", [f32(160, 384), f32(384)], (1,)),
+    Case("mul", "Mul", [f32(1, 64, 200, 2), f32(1, 1, 200, 1)]),
+    Case("mul_wide", "Mul", [_indices(9, 160, 256), _indices(9, 160, 256)]),
     _binary("Div", "div"),
+    Case("div", "Div", [f32(160, 384), f32(384)], (1,)),
+    Case("div", "Div", [f32(1024, 64), f32(1024, 1)]),
     _binary("Pow", "pow"),
     _unary("Sqrt", "sqrt"),
     _unary("Exp", "exp"),
@@ -146,12 +200,24 @@ ARITHMETIC: tuple[Case, ...] = (
 )
 
 LAYOUT: tuple[Case, ...] = (
-    Case("transpose", "Transpose", [f32(4, 128, 2, 64)], (), {"perm": [0, 2, 1, 3]}),
-    Case("transpose", "Transpose", [f32(4, 64, 16, 16)], (), {"perm": [0, 2, 1, 3]}),
-    Case("transpose", "Transpose", [f32(1, 2, 64, 512)], (), {"perm": [0, 2, 1, 3]}),
-    Case("transpose_elements", "Transpose", [f32(1, 240, 264)], (), {"perm": [0, 2, 1]}),
-    Case("Concat", "Concat", [f32(64, 512), f32(64, 512)], (), {"axis": 1}),
-    Case("Concat", "Concat", [f32(1024, 32), f32(1024, 32)], (), {"axis": 1}),
+    _transpose("transpose_axis", (4, 128, 2, 64), (0, 2, 1, 3)),
+    _transpose("transpose_axis", (4, 64, 16, 16), (0, 2, 1, 3)),
+    _transpose("transpose_axis", (1, 2, 64, 512), (0, 2, 1, 3)),
+    _transpose("transpose_axis", (1, 160, 8, 64), (0, 2, 1, 3)),
+    _transpose("transpose_axis", (6, 36, 8, 32), (0, 2, 1, 3)),
+    _transpose("transpose_axis", (2, 2, 48, 16, 16), (0, 2, 1, 3, 4)),
+    _transpose("transpose", (3, 36, 2, 8, 32), (2, 0, 3, 1, 4)),
+    _transpose("transpose", (2, 8, 4, 8, 128), (2, 0, 3, 1, 4)),
+    _transpose("transpose_elements", (1, 240, 264), (0, 2, 1)),
+    _transpose("transpose_elements", (1, 300, 100), (0, 2, 1)),
+    _transpose("transpose_elements", (1, 100, 100, 3), (0, 3, 1, 2)),
+    _transpose("transpose_aliased", (1, 120, 512), (0, 2, 1)),
+    _transpose("transpose_aliased", (300, 128), (1, 0)),
+    _concat((64, 512), (64, 512)),
+    _concat((1024, 32), (1024, 32)),
+    _concat(*[(64, 1, 32)] * 24),
+    _concat((1, 400, 12, 12), (1, 40, 12, 12)),
+    _concat((4096, 8), (4096, 8)),
     Case("Split", "Split", [f32(64, 1024)], (), {"axis": 1}, outputs=2, opset=13),
     Case("Split", "Split", [f32(1024, 64)], (), {"axis": 1}, outputs=2, opset=13),
     Case("Slice", "Slice", [f32(256, 512), _ints(0), _ints(256), _ints(1)], (1, 2, 3)),
@@ -161,10 +227,17 @@ LAYOUT: tuple[Case, ...] = (
     Case("Tile", "Tile", [f32(64, 64), _ints(4, 4)], (1,)),
     Case("Pad", "Pad", [f32(128, 500), _ints(0, 6, 0, 6)], (1,)),
     Case("Pad", "Pad", [f32(1, 64, 30, 30), _ints(0, 0, 1, 1, 0, 0, 1, 1)], (1,)),
-    Case(f"{BLOCKED}.ReorderInput", "ReorderInput", [_IMAGE], (), {}, BLOCKED),
-    Case(f"{BLOCKED}.ReorderOutput", "ReorderOutput", [_IMAGE], (), {"channels": 64}, BLOCKED),
-    Case(f"{BLOCKED}.ReorderOutput", "ReorderOutput", [f32(1, 64, 29, 29)], (), {"channels": 64}, BLOCKED),
-    Case(f"{BLOCKED}.ReorderOutput", "ReorderOutput", [f32(1, 32, 40, 60)], (), {"channels": 24}, BLOCKED),
+    _reorder("", "ReorderInput", 64, 28),
+    _reorder("", "ReorderInput", 24, 36),
+    _reorder("", "ReorderInput", 200, 14),
+    _reorder("", "ReorderInput", 64, 28, channels_last=1),
+    _reorder("", "ReorderOutput", 64, 28),
+    _reorder("", "ReorderOutput", 24, 36),
+    _reorder("", "ReorderOutput", 128, 12),
+    _reorder("_uneven", "ReorderOutput", 64, 29),
+    _reorder("_uneven", "ReorderOutput", 320, 13),
+    _reorder("_last", "ReorderOutput", 64, 28, channels_last=1),
+    _reorder("_last", "ReorderOutput", 96, 18, channels_last=1),
     Case("fill", "ConstantOfShape", [_ints(256, 256)]),
     Case("gather", "Gather", [f32(512, 64), _indices(512, 1024)], (0,), {"axis": 0}),
     Case("gather", "Gather", [f32(4096, 8), _indices(4096, 4096)], (0,), {"axis": 0}),
@@ -213,15 +286,64 @@ CONTRACTIONS: tuple[Case, ...] = (
     _matmul(256, 256, 256),
     _matmul(128, 32, 256),
     _matmul(64, 512, 128),
+    _matmul(4, 160, 1024),
+    _matmul(8, 400, 500),
+    _matmul(16, 200, 192),
+    _matmul(80, 256, 8),
+    _matmul(160, 144, 600),
+    Case("gemm", "Gemm", [f32(72, 300), f32(300, 340), f32(340)], (1, 2)),
+    _heads(8, 64, 64, 64),
+    _heads(12, 50, 32, 50),
+    _heads(48, 20, 24, 20),
+    _heads(4, 160, 160, 64),
+    _heads(256, 4, 16, 4),
+    _heads(6, 10, 12, 30),
     replace(_matmul(1, 256, 512), key="gemm_row"),
+    replace(_matmul(1, 1200, 100), key="gemm_row"),
+    replace(_matmul(1, 96, 200), key="gemm_row"),
     conv("conv_plain", 64, 64, 28, 3),
+    conv("conv_plain", 24, 72, 14, 5),
+    conv("conv_plain_pointwise", 200, 50, 13, 1),
+    conv("conv_plain", 8, 40, 60, 3),
+    conv("conv_plain", 128, 128, 14, 3, 16),
+    conv("conv_plain_pointwise", 144, 144, 20, 1, 4),
+    conv("conv_plain", 64, 64, 5, 3, batch=8),
+    conv("conv_plain_pointwise", 64, 80, 30, 1),
+    _along_time(96, 120, 300, 3),
+    _along_time(1, 100, 3000, 10),
+    _along_time(100, 80, 4, 3, batch=12),
     conv("conv_depthwise_plain", 64, 64, 28, 3, 64),
-    conv("conv", 64, 64, 28, 3, domain=BLOCKED),
-    conv("conv", 128, 128, 28, 1, domain=BLOCKED),
-    conv("conv", 32, 32, 28, 1, domain=BLOCKED),
-    conv("conv", 32, 16, 28, 3, domain=BLOCKED),
-    conv("conv_depthwise", 64, 64, 28, 3, 64, domain=BLOCKED),
-    conv("conv_depthwise", 64, 64, 28, 5, 64, domain=BLOCKED),
+    conv("conv_depthwise_plain", 100, 100, 14, 5, 100),
+    conv("conv_depthwise_plain", 40, 40, 40, 3, 40),
+    _blocked("conv", 64, 64, 28, 3),
+    _blocked("conv", 32, 16, 28, 3),
+    _blocked("conv", 16, 16, 60, 3),
+    _blocked("conv", 160, 160, 7, 3),
+    _blocked("conv", 3, 32, 80, 3),
+    _blocked("conv", 1, 32, 60, 3),
+    _blocked("conv", 32, 64, 28, 3, stride=2),
+    _blocked("conv", 48, 48, 20, 3, attributes={"activation": "HardSwish"}),
+    _blocked("conv_pointwise", 128, 128, 28, 1),
+    _blocked("conv_pointwise", 32, 32, 28, 1),
+    _blocked("conv_pointwise", 16, 48, 60, 1),
+    _blocked("conv_pointwise", 96, 16, 30, 1),
+    _blocked("conv_pointwise", 320, 96, 7, 1),
+    _blocked("conv_pointwise", 208, 480, 1, 1),
+    _blocked("conv_pointwise", 480, 96, 1, 1, batch=4),
+    _blocked("conv_pointwise", 64, 128, 28, 1, stride=2),
+    _blocked("conv_pointwise", 64, 64, 20, 1, attributes={"activation": "HardSwish"}),
+    _blocked("conv_depthwise", 64, 64, 28, 3, 64),
+    _blocked("conv_depthwise", 64, 64, 28, 5, 64),
+    _blocked("conv_depthwise", 320, 320, 14, 3, 320),
+    _blocked("conv_depthwise", 800, 800, 7, 5, 800),
+    _blocked("conv_depthwise", 32, 32, 60, 3, 32),
+    _blocked("conv_depthwise", 400, 400, 14, 1, 400),
+    _blocked("conv_depthwise", 96, 96, 20, 7, 96),
+    _blocked("conv_depthwise", 160, 160, 14, 3, 160, attributes={"activation": "HardSwish"}),
+    _blocked("conv_depthwise_strided", 64, 64, 40, 3, 64, stride=2),
+    _blocked("conv_depthwise_strided", 160, 160, 14, 5, 160, stride=2),
+    _blocked("conv_depthwise_strided", 96, 96, 28, 5, 96, stride=2),
+    _blocked("conv_depthwise_strided", 320, 320, 14, 3, 320, stride=2),
     Case("conv_transpose", "ConvTranspose", [f32(1, 32, 28, 28), f32(32, 32, 2, 2)], (1,), {"strides": [2, 2]}),
     Case("recurrent", "LSTM", [f32(32, 1, 128), f32(1, 512, 128), f32(1, 512, 128)], (1, 2), {"hidden_size": 128}),
 )

@@ -1,9 +1,10 @@
-"""From measured times to rates: what is left when traffic is taken out, shared out over work and pieces."""
+"""From measured times to rates: what is left when traffic is taken out, shared out over work and what else is counted."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from graphopt.machine import Machine
@@ -11,6 +12,8 @@ from graphopt.roofline import OVERLAP
 
 LEAST_SHARE = 0.3
 """Share of a measured time that counts as arithmetic at least: what is shorter, traffic hides."""
+LEAST_APART = 0.1
+"""The same for work that is done apart from the traffic."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,18 @@ class Measurement:
         seconds: without the price of a call.
         work: what the rate counts: operations, or elements.
         unit: ``flop/s`` or ``element/s``.
-        pieces: see ``operators.pieces``.
+        counts: see ``operators.pieces.counts``.
         moved: bytes read and written.
+        apart: whether the work is done apart from the traffic, not along with it.
     """
 
     key: str
     seconds: float
     work: float
     unit: str
-    pieces: int
+    counts: Mapping[str, int]
     moved: float
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,19 @@ class Rates:
     Attributes:
         work: operations or elements.
         unit: ``flop/s`` or ``element/s``.
-        pieces: None where pieces cost nothing, or only one case was measured.
+        counts: how many a second of what is counted besides, by name; what costs nothing is left out.
     """
 
     work: float
     unit: str
-    pieces: float | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 def arithmetic(measured: Measurement, memory: Machine) -> float:
     """Seconds of arithmetic: what together with the traffic gives the measured time (see roofline.together)."""
     traffic = memory.seconds_to_move(measured.moved)
+    if measured.apart:
+        return max(measured.seconds - traffic, LEAST_APART * measured.seconds)
     left: float = max(0.0, measured.seconds**OVERLAP - traffic**OVERLAP) ** (1.0 / OVERLAP)
     return max(left, LEAST_SHARE * measured.seconds)
 
@@ -64,15 +71,23 @@ def fit(cases: Sequence[Measurement], memory: Machine) -> Rates:
         memory: a machine whose memory levels say how long traffic takes.
 
     Returns:
-        Non-negative least squares of ``seconds = work / rate + pieces / rate``, each case relative to its time.
+        Non-negative least squares of ``seconds = work / rate + counts / rates``, each case relative to its time.
     """
-    seconds = [arithmetic(case, memory) for case in cases]
-    table = np.array([[case.work / s, case.pieces / s] for case, s in zip(cases, seconds, strict=True)])
-    if len(cases) < 2 or not np.ptp(table[:, 1] / table[:, 0]):
-        table = table[:, :1]
-    solution = nnls(table, np.ones(len(cases)))[0]
-    # What pieces explain alone leaves no rate for work; then work counts for little, not for nothing.
-    least = min(LEAST_SHARE * s / case.work for case, s in zip(cases, seconds, strict=True)) / 10
-    each = max(float(solution[0]), least)
-    piece = float(solution[1]) if len(solution) > 1 else 0.0
-    return Rates(1.0 / each, cases[0].unit, 1.0 / piece if piece else None)
+    seconds = np.array([arithmetic(case, memory) for case in cases])
+    work = np.array([case.work for case in cases])
+    names = [name for name in cases[0].counts if _varies([case.counts.get(name, 0) for case in cases], work)]
+    names = names[: len(cases) - 1]
+    columns = [work, *(np.array([case.counts.get(name, 0) for case in cases]) for name in names)]
+    solution = nnls(np.stack(columns, axis=1) / seconds[:, None], np.ones(len(cases)))[0]
+    # What is counted may explain it all and leave no rate for work; then work counts for little, not for nothing.
+    least = float(np.min(LEAST_SHARE * seconds / work)) / 10
+    prices = {name: float(price) for name, price in zip(names, solution[1:], strict=True) if price > 0}
+    return Rates(
+        1.0 / max(float(solution[0]), least), cases[0].unit, {name: 1.0 / price for name, price in prices.items()}
+    )
+
+
+def _varies(numbers: Sequence[int], work: NDArray[np.float64]) -> bool:
+    """Whether a count can be told apart from the work."""
+    ratios = np.array(numbers) / work
+    return bool(np.ptp(ratios) > 1e-9 * np.max(np.abs(ratios))) if len(ratios) > 1 and np.any(ratios) else False

@@ -1,13 +1,21 @@
 """What ``calibrate`` measures of generated kernels: the same classes, inside of one fused operator each."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphopt import kernels, operators
 from graphopt.calibrate.cases import BLOCKED, MS
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
-from graphopt.operators.pieces import pieces
+from graphopt.operators.pieces import counts
+from graphopt.roofline import MOVED, SPECIAL
+
+STEPS = 24
+"""Lookups of the kernel that measures the price of a step."""
+FEATURES = 22
+TRIANGLE = tuple(FEATURES * row + column for row in range(FEATURES) for column in range(row))
+"""Indices below the diagonal of FEATURES x FEATURES elements."""
 
 LINKS = 32
 """Operators of a chain whose operands stay in registers, so that only arithmetic is left."""
@@ -66,24 +74,47 @@ class KernelCase:
         return float(sum(cost.flops for cost in costs if cost is not None))
 
     @property
-    def pieces(self) -> int:
-        """Pieces of the nodes that are counted."""
-        total = 0
+    def counts(self) -> dict[str, int]:
+        """What else the nodes that are counted work through (see ``operators.pieces.counts``)."""
+        total: Counter[str] = Counter()
         for index in self.counted:
             node = self.nodes[index]
             row = operators.find(node)
             if row is not None:
                 shapes = [self.shapes.get(name) for name in node.inputs]
-                total += pieces(self.capture.graph, node, row, shapes, [self.shapes[name] for name in node.outputs])
-        return total
+                results = [self.shapes[name] for name in node.outputs]
+                total.update(counts(self.capture.graph, node, row, shapes, results))
+        return dict(total)
 
     @property
-    def fused(self) -> kernels.FusedOperator:
-        """What the kernel generator makes a kernel of; the name says which case it is."""
-        sizes = [size for name in (*self.constants[:1], "x") for size in self.shapes[name]]
-        text = "_".join(map(str, (self.key, self.nodes[0].op_type, *sizes)))
-        name = "".join(c if c.isalnum() else "_" for c in text)
-        return kernels.FusedOperator(name, self.capture.graph, (self.shapes,))
+    def apart(self) -> bool:
+        """Whether it measures what a kernel packs for itself before it computes, which no traffic hides."""
+        return self.elements and not self.key.endswith(MOVED) and not self.key.startswith("gather")
+
+    @property
+    def body(self) -> OperatorGraph:
+        """The operators, without the sizes of the constants."""
+        graph = self.capture.graph
+        tensors = {name: replace(tensor, shape=None) for name, tensor in graph.tensors.items()}
+        return replace(graph, tensors=tensors)
+
+
+def fused_operators(cases: Sequence[KernelCase]) -> tuple[list[kernels.FusedOperator], list[str]]:
+    """What the kernel generator makes kernels of, one for all cases that differ in sizes alone; its name for each case."""
+    groups: dict[str, list[KernelCase]] = {}
+    for case in cases:
+        groups.setdefault(_identity(case), []).append(case)
+    names = {identity: f"Case{number}" for number, identity in enumerate(groups)}
+    fused = [
+        kernels.FusedOperator(names[identity], group[0].body, tuple(case.shapes for case in group))
+        for identity, group in groups.items()
+    ]
+    return fused, [names[_identity(case)] for case in cases]
+
+
+def _identity(case: KernelCase) -> str:
+    ranks = {name: (tensor.dtype, tensor.rank, tensor.constant) for name, tensor in case.body.tensors.items()}
+    return repr((case.nodes, sorted(ranks.items())))
 
 
 def _count(shape: Shape) -> int:
@@ -112,48 +143,69 @@ def _function(operator: str, key: str, operands: int = 1) -> KernelCase:
     return KernelCase(key, (_node(0, operator, names, "y"),), dict.fromkeys((*names, "y"), _SIZE))
 
 
-def _broadcast(operator: str, key: str, shape: Shape, other: Shape) -> KernelCase:
+def _broadcast(operator: str, shape: Shape, other: Shape) -> KernelCase:
     """An operand that repeats, so that a kernel copies it out before it computes."""
-    return KernelCase(key, (_node(0, operator, ("x", "z"), "y"),), {"x": shape, "z": other, "y": shape}, elements=True)
+    shapes = {"x": shape, "z": other, "y": shape}
+    return KernelCase("broadcast", (_node(0, operator, ("x", "z"), "y"),), shapes, elements=True)
 
 
-def _copies(rows: int, size: int) -> tuple[KernelCase, ...]:
-    """Stretches of so many elements that are put together, or cut out, before something computes."""
-    joined: Shape = (rows, 2 * size)
-    single: Shape = (rows, size)
-    concat = (_node(0, "Concat", ("x", "z"), "t", axis=1), _node(1, "Neg", ("t",), "y"))
-    cut = (_node(0, "Slice", ("x",), "t", starts=(0,), ends=(size,), axes=(1,)), _node(1, "Neg", ("t",), "y"))
+def _both(
+    key: str, nodes: Sequence[Node], shapes: Mapping[str, Shape], **more: tuple[str, ...]
+) -> tuple[KernelCase, ...]:
+    """Something that moves ``x`` to ``y``, by itself, and once more before something that computes."""
+    last = nodes[-1]
+    before = (*nodes[:-1], replace(last, outputs=("t",)), _node(len(nodes), "Neg", ("t",), "y"))
+    counted = tuple(range(len(nodes)))
     return (
-        KernelCase("copy", concat, {"x": single, "z": single, "t": joined, "y": joined}, elements=True),
-        KernelCase("copy", cut, {"x": joined, "t": single, "y": single}, elements=True),
+        KernelCase(f"{key}{SPECIAL}{MOVED}", tuple(nodes), shapes, counted=counted, elements=True, **more),
+        KernelCase(key, before, {**shapes, "t": shapes["y"]}, counted=counted, elements=True, **more),
     )
 
 
-def _picked(rows: int, size: int) -> KernelCase:
-    """Rows of a table that a kernel picks before it computes."""
-    nodes = (_node(0, "Gather", ("w", "x"), "t", axis=0), _node(1, "Neg", ("t",), "y"))
-    shapes = {"w": (512, size), "x": (rows,), "t": (rows, size), "y": (rows, size)}
-    return KernelCase("gather", nodes, shapes, ("w",), elements=True, indices=("x",))
+def _copies(rows: int, size: int) -> tuple[KernelCase, ...]:
+    """Stretches of so many elements that are put together, or cut out."""
+    joined: Shape = (rows, 2 * size)
+    single: Shape = (rows, size)
+    cut = _node(0, "Slice", ("x",), "y", starts=(0,), ends=(size,), axes=(1,))
+    return (
+        *_both("copy", (_node(0, "Concat", ("x", "z"), "y", axis=1),), {"x": single, "z": single, "y": joined}),
+        *_both("copy", (cut,), {"x": joined, "y": single}),
+    )
 
 
-def _turn(operator: str, key: str, before: Shape, after: Shape, **attributes: AttributeValue) -> KernelCase:
-    """A change of order before something that computes."""
-    nodes = (_node(0, operator, ("x",), "t", **attributes), _node(1, "Neg", ("t",), "y"))
-    return KernelCase(key, nodes, {"x": before, "t": after, "y": after}, elements=True)
+def _picked(rows: int, size: int) -> tuple[KernelCase, ...]:
+    """Rows of a table that a kernel picks."""
+    shapes = {"w": (512, size), "x": (rows,), "y": (rows, size)}
+    return _both("gather", (_node(0, "Gather", ("w", "x"), "y", axis=0),), shapes, constants=("w",), indices=("x",))
 
 
-def _picked_columns() -> KernelCase:
-    """Single elements of each row, picked by constant indices."""
-    nodes = (_node(0, "Gather", ("x", "i"), "t", axis=1), _node(1, "Neg", ("t",), "y"))
-    shapes = {"x": (256, 300), "i": (250,), "t": (256, 250), "y": (256, 250)}
-    return KernelCase("gather_elements", nodes, shapes, ("i",), elements=True, indices=("i",))
+def _turn(operator: str, key: str, before: Shape, after: Shape, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
+    """A change of order."""
+    return _both(key, (_node(0, operator, ("x",), "y", **attributes),), {"x": before, "y": after})
+
+
+def _reorder(op_type: str, key: str, channels: int, size: int) -> tuple[KernelCase, ...]:
+    padded = -(-channels // 16) * 16
+    image: Shape = (1, channels, size, size)
+    stored: Shape = (1, padded, size, size)
+    attributes: dict[str, AttributeValue] = {"channels": channels} if op_type == "ReorderOutput" else {}
+    before, after = (stored, image) if op_type == "ReorderOutput" else (image, stored)
+    return _turn(f"{BLOCKED}.{op_type}", f"{BLOCKED}.{op_type}{key}", before, after, **attributes)
+
+
+def _picked_columns() -> tuple[KernelCase, ...]:
+    """Single elements of each row, picked by constant indices: those below a diagonal, as interactions of features are."""
+    count = len(TRIANGLE)
+    shapes = {"x": (160, FEATURES**2), "i": (count,), "y": (160, count)}
+    nodes = (_node(0, "Gather", ("x", "i"), "y", axis=1),)
+    return _both("gather_elements", nodes, shapes, constants=("i",), indices=("i",))
 
 
 def _rows(operator: str, key: str, vectors: int = 0, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
-    """Long and short rows along the last axis, with vectors of the row's length as constants."""
+    """Rows of several lengths along the last axis, with vectors of the row's length as constants."""
     found = []
-    for size in (512, 64):
-        shape = (65536 // size, size)
+    for rows, size in ((128, 512), (1024, 64), (256, 200), (1000, 49), (3000, 16)):
+        shape = (rows, size)
         constants = tuple(f"c{i}" for i in range(vectors))
         result = shape if not operator.startswith("Reduce") else (shape[0], 1)
         shapes = {"x": shape, "y": result} | dict.fromkeys(constants, (size,))
@@ -168,21 +220,61 @@ def _product(rows: int, depth: int, columns: int) -> KernelCase:
     return KernelCase("gemm" if rows > 1 else "gemm_row", nodes, shapes, ("w",))
 
 
-def _conv(channels: int, out: int, size: int, kernel: int, group: int = 1) -> KernelCase:
-    """A convolution in the blocked layout, with a bias and an activation behind it."""
+def _heads(number: int, rows: int, depth: int, columns: int) -> KernelCase:
+    """Products of computed matrices, as many as there are heads."""
+    shapes = {"x": (number, rows, depth), "z": (number, depth, columns)} | dict.fromkeys("ty", (number, rows, columns))
+    return KernelCase("gemm", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
+
+
+def _conv(
+    key: str,
+    channels: int,
+    out: int,
+    size: int,
+    kernel: int,
+    group: int = 1,
+    *,
+    stride: int = 1,
+    batch: int = 1,
+    plain: bool = False,
+) -> KernelCase:
+    """A convolution with a bias and an activation behind it."""
     attributes: dict[str, AttributeValue] = {
         "kernel_shape": (kernel, kernel),
         "pads": (kernel // 2,) * 4,
         "group": group,
-        "strides": (1, 1),
+        "strides": (stride, stride),
         "dilations": (1, 1),
         "auto_pad": "NOTSET",
     }
-    nodes = (_node(0, f"{BLOCKED}.Conv", ("x", "w", "b"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
-    result: Shape = (1, out, size, size)
-    shapes: dict[str, Shape] = {"x": (1, channels, size, size), "w": (out, channels // group, kernel, kernel)}
+    operator = "Conv" if plain else f"{BLOCKED}.Conv"
+    nodes = (_node(0, operator, ("x", "w", "b"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
+    left = -(-size // stride)
+    result: Shape = (batch, out, left, left)
+    shapes: dict[str, Shape] = {"x": (batch, channels, size, size), "w": (out, channels // group, kernel, kernel)}
     shapes |= {"b": (out,), "t": result, "y": result}
-    return KernelCase("conv_depthwise" if group > 1 else "conv", nodes, shapes, ("w", "b"))
+    return KernelCase(key, nodes, shapes, ("w", "b"))
+
+
+def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 1) -> KernelCase:
+    """A convolution in the plain layout over one dimension."""
+    attributes: dict[str, AttributeValue] = {"kernel_shape": (kernel,), "strides": (1,)}
+    nodes = (_node(0, "Conv", ("x", "w"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
+    shapes: dict[str, Shape] = {"x": (batch, channels, length), "w": (out, channels, kernel)}
+    shapes |= dict.fromkeys("ty", (batch, out, length - kernel + 1))
+    return KernelCase("conv_plain", nodes, shapes, ("w",))
+
+
+def _steps() -> KernelCase:
+    """Many small lookups that are put together: what a step of a kernel costs."""
+    names = [f"t{i}" for i in range(STEPS)]
+    nodes = [_node(i, "Gather", (f"w{i}", f"x{i}" if i else "x"), name, axis=0) for i, name in enumerate(names)]
+    nodes.append(_node(STEPS, "Concat", names, "y", axis=1))
+    tables = tuple(f"w{i}" for i in range(STEPS))
+    indices = ("x", *(f"x{i}" for i in range(1, STEPS)))
+    shapes: dict[str, Shape] = dict.fromkeys(tables, (500, 4)) | dict.fromkeys(indices, (16,))
+    shapes |= dict.fromkeys(names, (16, 4)) | {"y": (16, 4 * STEPS)}
+    return KernelCase("step", tuple(nodes), shapes, tables, counted=(), elements=True, indices=indices)
 
 
 FUNCTIONS: tuple[tuple[str, str, int], ...] = (
@@ -210,34 +302,86 @@ _IMAGE: Shape = (1, 64, 28, 28)
 
 CASES: tuple[KernelCase, ...] = (
     _chain("Add", "add"),
-    _broadcast("Add", "broadcast", (2048, 32), (32,)),
     _chain("Mul", "mul"),
-    _broadcast("Mul", "broadcast", (1, 1024, 8, 8), (1, 1024, 1, 1)),
+    _broadcast("Add", (2048, 32), (32,)),
+    _broadcast("Add", (160, 384), (384,)),
+    _broadcast("Mul", (1, 1024, 8, 8), (1, 1024, 1, 1)),
+    _broadcast("Mul", (1, 64, 28, 28), (1, 64, 1, 1)),
     *_copies(64, 512),
     *_copies(1024, 32),
-    _picked(1024, 64),
-    _picked(4096, 8),
-    _picked_columns(),
+    *_picked(1024, 64),
+    *_picked(4096, 8),
+    *_picked_columns(),
     *(_function(operator, key, operands) for operator, key, operands in FUNCTIONS),
-    _turn("Transpose", "transpose", (4, 128, 2, 64), (4, 2, 128, 64), perm=(0, 2, 1, 3)),
-    _turn("Transpose", "transpose", (4, 64, 16, 16), (4, 16, 64, 16), perm=(0, 2, 1, 3)),
-    _turn("Transpose", "transpose_elements", (1, 240, 264), (1, 264, 240), perm=(0, 2, 1)),
-    _turn(f"{BLOCKED}.ReorderOutput", f"{BLOCKED}.ReorderOutput", _IMAGE, _IMAGE, channels=64),
-    _turn(f"{BLOCKED}.ReorderInput", f"{BLOCKED}.ReorderInput", _IMAGE, _IMAGE),
+    *_turn("Transpose", "transpose", (4, 128, 2, 64), (4, 2, 128, 64), perm=(0, 2, 1, 3)),
+    *_turn("Transpose", "transpose", (4, 64, 16, 16), (4, 16, 64, 16), perm=(0, 2, 1, 3)),
+    *_turn("Transpose", "transpose", (1, 160, 8, 64), (1, 8, 160, 64), perm=(0, 2, 1, 3)),
+    *_turn("Transpose", "transpose_elements", (1, 240, 264), (1, 264, 240), perm=(0, 2, 1)),
+    *_turn("Transpose", "transpose_elements", (1, 100, 100, 3), (1, 3, 100, 100), perm=(0, 3, 1, 2)),
+    *_turn("Transpose", "transpose_aliased", (1, 120, 512), (1, 512, 120), perm=(0, 2, 1)),
+    *_reorder("ReorderOutput", "", 64, 28),
+    *_reorder("ReorderOutput", "", 24, 36),
+    *_reorder("ReorderOutput", "_uneven", 320, 13),
+    *_reorder("ReorderInput", "", 64, 28),
+    *_reorder("ReorderInput", "", 320, 13),
+    *_reorder("ReorderInput", "", 24, 36),
     *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),
     *_rows("Softmax", "softmax", axis=-1),
     *_rows("LayerNormalization", "layernorm", 2, axis=-1),
     _product(256, 256, 256),
     _product(128, 32, 256),
     _product(64, 512, 128),
+    _product(4, 160, 1024),
+    _product(8, 400, 500),
+    _product(16, 200, 192),
+    _product(80, 256, 8),
+    _product(160, 144, 600),
+    _heads(8, 64, 64, 64),
+    _heads(12, 50, 32, 50),
+    _heads(48, 20, 24, 20),
+    _heads(4, 160, 160, 64),
     _product(1, 256, 512),
-    _conv(64, 64, 28, 3),
-    _conv(128, 128, 28, 1),
-    _conv(32, 32, 28, 1),
-    _conv(64, 64, 28, 3, 64),
-    _conv(64, 64, 28, 5, 64),
+    _product(1, 1200, 100),
+    _product(1, 96, 200),
+    _conv("conv", 64, 64, 28, 3),
+    _conv("conv", 32, 16, 28, 3),
+    _conv("conv", 16, 16, 60, 3),
+    _conv("conv", 160, 160, 7, 3),
+    _conv("conv", 48, 48, 20, 3),
+    _conv("conv", 3, 32, 80, 3),
+    _conv("conv", 32, 64, 28, 3, stride=2),
+    _conv("conv_pointwise", 128, 128, 28, 1),
+    _conv("conv_pointwise", 32, 32, 28, 1),
+    _conv("conv_pointwise", 16, 48, 60, 1),
+    _conv("conv_pointwise", 96, 16, 30, 1),
+    _conv("conv_pointwise", 320, 96, 7, 1),
+    _conv("conv_pointwise", 208, 480, 1, 1),
+    _conv("conv_pointwise", 480, 96, 1, 1, batch=4),
+    _conv("conv_pointwise", 64, 128, 28, 1, stride=2),
+    _conv("conv_depthwise", 64, 64, 28, 3, 64),
+    _conv("conv_depthwise", 64, 64, 28, 5, 64),
+    _conv("conv_depthwise", 320, 320, 14, 3, 320),
+    _conv("conv_depthwise", 800, 800, 7, 5, 800),
+    _conv("conv_depthwise", 400, 400, 14, 1, 400),
+    _conv("conv_depthwise", 96, 96, 20, 7, 96),
+    _conv("conv_depthwise_strided", 64, 64, 40, 3, 64, stride=2),
+    _conv("conv_depthwise_strided", 160, 160, 14, 5, 160, stride=2),
+    _conv("conv_depthwise_strided", 320, 320, 14, 3, 320, stride=2),
+    _conv("conv_plain", 64, 64, 28, 3, plain=True),
+    _conv("conv_plain", 24, 72, 14, 5, plain=True),
+    _conv("conv_plain", 8, 40, 60, 3, plain=True),
+    _conv("conv_plain", 128, 128, 14, 3, 16, plain=True),
+    _conv("conv_plain", 64, 64, 5, 3, batch=8, plain=True),
+    _along_time(96, 120, 300, 3),
+    _along_time(100, 80, 4, 3, batch=12),
+    _conv("conv_plain_pointwise", 200, 50, 13, 1, plain=True),
+    _conv("conv_plain_pointwise", 144, 144, 20, 1, 4, plain=True),
+    _conv("conv_plain_pointwise", 64, 80, 30, 1, plain=True),
 )
 """What is timed, as far as a kernel can be generated for it."""
+
+STEP = _steps()
+"""Its time beyond that of a kernel, for each of its STEPS, is the price of a step."""
 
 
 def generable() -> tuple[KernelCase, ...]:

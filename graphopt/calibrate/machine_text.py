@@ -43,8 +43,7 @@ def _lines(machine: Machine, head: str) -> Iterator[str]:
         if level.capacity is not None:
             yield number("capacity", level.capacity)
         yield number("bandwidth", level.bandwidth)
-    overhead = {"per_node": machine.per_node, "per_kernel": machine.per_kernel, "per_call": machine.per_call}
-    known = {name: quantity for name, quantity in overhead.items() if quantity is not None}
+    known = {name: quantity for name, quantity in _overheads(machine).items() if quantity is not None}
     tables: dict[str, Mapping[str, Quantity]] = {
         "overhead": known,
         "rates": machine.rates,
@@ -61,10 +60,18 @@ def _sources(machine: Machine) -> Iterator[str]:
     yield from (quantity.source for quantity in machine.peak.values())
     for level in machine.memory:
         yield from (quantity.source for quantity in (level.capacity, level.bandwidth) if quantity is not None)
-    overhead = (machine.per_node, machine.per_kernel, machine.per_call)
-    yield from (quantity.source for quantity in overhead if quantity is not None)
+    yield from (quantity.source for quantity in _overheads(machine).values() if quantity is not None)
     for table in (machine.rates, machine.piece_rates, machine.kernel_rates, machine.kernel_piece_rates):
         yield from (quantity.source for quantity in table.values())
+
+
+def _overheads(machine: Machine) -> dict[str, Quantity | None]:
+    return {
+        "per_node": machine.per_node,
+        "per_kernel": machine.per_kernel,
+        "per_step": machine.per_step,
+        "per_call": machine.per_call,
+    }
 
 
 def _key(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from graphopt.calibrate.cases import BLOCKED, MS, Case
+from graphopt.calibrate.cases import BLOCKED, MS, Case, f32
 from graphopt.errors import GraphoptError
 
 Array = NDArray[Any]
@@ -90,11 +91,73 @@ def bound(runner: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> R
     return lambda: runner.run_with_iobinding(binding)
 
 
-def fastest(run: Run, seconds: float) -> float:
-    """Seconds of the fastest of the runs that fit into so many seconds; three at least."""
+DISTURBED = 1.25
+"""How much longer than ever before the watch's own work may take when nobody else is at work."""
+ENOUGH = 2
+"""Undisturbed passes after which a thing has been timed well."""
+LOOKS = 4
+
+
+class Watch:
+    """Tells times when the processor was ours from times when a neighbour used it too.
+
+    A program on the other hyperthread of a core takes half of its arithmetic and of its caches, and an operating system
+    inside of a virtual machine does not see it. So a small matrix product and an addition that fills the second-level
+    cache are timed before and after whatever is measured: where they take longer than they ever did, so did the rest.
+    """
+
+    def __init__(self, threads: int) -> None:
+        product = Case("watch", "MatMul", [f32(128, 128), f32(128, 128)], (1,))
+        addition = Case("watch", "Add", [f32(320, 320), f32(320, 320)])
+        self._runs = [bound(session(case_model(case), threads), case.feeds) for case in (product, addition)]
+        self._least = [float("inf")] * len(self._runs)
+
+    def look(self) -> tuple[float, ...]:
+        """Seconds of the watch's own work now."""
+        found = tuple(fastest(run, 0.0, LOOKS) for run in self._runs)
+        self._least = [min(pair) for pair in zip(self._least, found, strict=True)]
+        return found
+
+    def undisturbed(self, look: tuple[float, ...]) -> bool:
+        """Whether the watch's work was as fast at this look as at any so far."""
+        return all(own <= DISTURBED * least for own, least in zip(look, self._least, strict=True))
+
+
+@dataclass
+class Timed:
+    """The passes of one thing that is timed.
+
+    Attributes:
+        watch: told apart by it, disturbed passes do not count.
+        passes: seconds of each pass, with the watch's looks before and after it.
+    """
+
+    watch: Watch
+    passes: list[tuple[float, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
+
+    def time(self, measure: Callable[[], float]) -> None:
+        """One more pass."""
+        before = self.watch.look()
+        seconds = measure()
+        self.passes.append((seconds, before, self.watch.look()))
+
+    @property
+    def undisturbed(self) -> list[float]:
+        """Seconds of the passes that nobody disturbed, as far as is known now; the fastest first."""
+        good = self.watch.undisturbed
+        return sorted(seconds for seconds, before, after in self.passes if good(before) and good(after))
+
+    @property
+    def best(self) -> float:
+        """Seconds of the fastest undisturbed pass, or of the fastest if there is none."""
+        return (self.undisturbed or sorted(seconds for seconds, _, _ in self.passes))[0]
+
+
+def fastest(run: Run, seconds: float, least: int = 3) -> float:
+    """Seconds of the fastest of the runs that fit into so many seconds; ``least`` at least, after one to warm up."""
     run()
     best, end, count = float("inf"), time.perf_counter() + seconds, 0
-    while count < 3 or time.perf_counter() < end:
+    while count < least or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - start)

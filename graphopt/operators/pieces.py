@@ -7,17 +7,104 @@ with a machine's price of a piece, where it has one. What a piece is depends on 
 - layout and lookup: the longest stretch that stays together in operand and result;
 - element-wise: the innermost stretch along which each operand is read in order, or is one value;
 - reduction: a row that is summed, or a row of sums when the last axis stays;
-- contraction and window: an element of the result, which is a sum of its own.
+- contraction and window: an element of the result, which is a sum of its own; contractions count more than that
+  (``products``).
+
+Some operators are fast or slow by a property that no count expresses. Such a regime has a rate of its own.
 """
 
 from collections.abc import Sequence
 from math import prod
 
 from graphopt.graph import Node, OperatorGraph, Shape
-from graphopt.operators.base import FusionClass, Operator
+from graphopt.operators.base import FusionClass, Operator, element_bytes
+from graphopt.operators.products import LANES, product_counts, product_regime
 
 Shapes = Sequence[Shape | None]
 """Shapes by slot; None where an operand is absent or its shape unknown."""
+
+
+CACHE_ALIAS = 512
+"""Bytes: addresses that are many times this far apart fall into few sets of a first-level cache."""
+
+
+def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> dict[str, int]:
+    """What one execution works through besides its elements or operations, by name; the empty name counts pieces.
+
+    The arguments are those of ``pieces``.
+
+    Returns:
+        Of element-wise operators ``repeated``: results for which an operand repeats; of reductions ``ragged``: rows
+        that end in the middle of a vector; of a Concat its ``operands``; of a ReorderInput ``partial``: elements of
+        blocks that are filled up with zeros; of contractions see ``product_counts``.
+    """
+    result = outputs[0] if outputs else None
+    if not result or not prod(result):
+        return {}
+    if row.fusion_class is FusionClass.CONTRACTION:
+        return product_counts(node, inputs, result)
+    found = {"": pieces(graph, node, row, inputs, outputs)}
+    if row.fusion_class is FusionClass.ELEMENTWISE:
+        return found | {"repeated": prod(result) if found[""] > 1 else 0}
+    if row.fusion_class is FusionClass.REDUCTION:
+        size = (inputs[0] or (1,))[-1] if inputs else 1
+        return found | {"ragged": found[""] if size % LANES else 0}
+    if node.op_type == "Concat":
+        return found | {"operands": sum(shape is not None for shape in inputs)}
+    if node.op_type == "ReorderInput" and inputs and inputs[0] is not None:
+        channels = inputs[0][-1 if node.attributes.get("channels_last", 0) else 1]
+        return found | {"partial": prod(result) // result[1] * LANES if channels % LANES else 0}
+    return found
+
+
+def regimes(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> tuple[str, ...]:
+    """Special cases that an execution belongs to and that have rates of their own where a machine knows them.
+
+    Returns:
+        The most special first: ``aliased`` (single elements are taken at distances that a cache holds few of),
+        ``elements`` (single elements move), ``axis`` (a transpose moves one axis alone), ``uneven`` (images of a
+        reorder end in the middle of a block), ``last`` (its channels come last), ``wide`` (64-bit elements), and those
+        of ``product_regime``.
+    """
+    result = outputs[0] if outputs else None
+    if not result or not prod(result):
+        return ()
+    kind = row.fusion_class
+    if kind is FusionClass.CONTRACTION:
+        regime = product_regime(node, inputs, result)
+        return (regime,) if regime else ()
+    if kind in (FusionClass.LAYOUT, FusionClass.LOOKUP):
+        if node.op_type == "ReorderOutput":
+            if node.attributes.get("channels_last", 0):
+                return ("last",)
+            return ("uneven",) if prod(result[2:]) % LANES else ()
+        if pieces(graph, node, row, inputs, outputs) < prod(result) or prod(result) == 1:
+            return ("axis",) if _moves_one_axis(node) else ()
+        return ("aliased", "elements") if _is_aliased(node, graph, inputs) else ("elements",)
+    name = next((name for name in (*node.inputs, *node.outputs) if name), "")
+    tensor = graph.tensors.get(name)
+    moves = kind in (FusionClass.ELEMENTWISE, FusionClass.REDUCTION)
+    return ("wide",) if moves and tensor is not None and element_bytes(tensor.dtype) == 8 else ()
+
+
+def _moves_one_axis(node: Node) -> bool:
+    """Whether a transpose takes one axis to another place and leaves the others in their order."""
+    perm = node.attributes.get("perm")
+    if node.op_type != "Transpose" or not isinstance(perm, tuple):
+        return False
+    return any(
+        [axis for axis in perm if axis != moved] == [axis for axis in range(len(perm)) if axis != moved]
+        for moved in perm
+    )
+
+
+def _is_aliased(node: Node, graph: OperatorGraph, inputs: Shapes) -> bool:
+    """Whether a transpose reads single elements at distances of whole CACHE_ALIAS."""
+    source = inputs[0] if inputs else None
+    if node.op_type != "Transpose" or not source:
+        return False
+    row = next((length for length in reversed(source) if length != 1), 1)
+    return row * element_bytes(graph.tensors[node.inputs[0]].dtype) % CACHE_ALIAS == 0
 
 
 def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> int:
@@ -38,7 +125,7 @@ def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
         return 0
     kind = row.fusion_class
     if kind is FusionClass.ELEMENTWISE:
-        return _spans(results[0], [shape for shape in inputs if shape is not None])
+        return spans(results[0], [shape for shape in inputs if shape is not None])
     if kind is FusionClass.LAYOUT:
         return _stretches(graph, node, inputs, results)
     if kind is FusionClass.LOOKUP:
@@ -50,7 +137,7 @@ def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
     return 0
 
 
-def _spans(result: Shape, operands: Sequence[Shape]) -> int:
+def spans(result: Shape, operands: Sequence[Shape]) -> int:
     """Stretches of an element-wise operator: axes merge while every operand has all of them or none of them."""
     inner, pattern = 1, None
     for back in range(1, len(result) + 1):

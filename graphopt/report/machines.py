@@ -41,6 +41,7 @@ def document(machine: Machine) -> Document:
         add(f"pieces {name}, in a kernel", rate)
     add("per node", machine.per_node)
     add("per kernel", machine.per_kernel)
+    add("per step of a kernel", machine.per_step)
     add("per call", machine.per_call)
     columns = [Column("number", flexible=True), Column("value", Align.RIGHT), Column("kind"), Column("source")]
     return Document(

@@ -73,7 +73,7 @@ def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
     assert {case.key for case in kernel_cases.CASES} <= known | {roofline.BROADCAST}
 
 
-KINDS = ("elements", "aliased", "axis", "uneven", "last", "wide", "row", "pointwise", "strided")
+KINDS = ("narrow", "elements", "aliased", "axis", "uneven", "last", "wide", "row", "computed", "pointwise", "strided")
 
 
 def _rows() -> list[tuple[str, str]]:

@@ -133,7 +133,9 @@ def test_values_that_the_unit_cannot_take(library: KernelLibrary, where: str, va
     feeds[where][40, 50] = value
     with np.errstate(all="ignore"):
         expected = feeds["x"] @ feeds["w"]
-    np.testing.assert_allclose(_run(library, "plain", feeds), expected, rtol=1e-4, atol=1e-4 * np.fmin(abs(value), 1e30))
+    np.testing.assert_allclose(
+        _run(library, "plain", feeds), expected, rtol=1e-4, atol=1e-4 * np.fmin(abs(value), 1e30)
+    )
 
 
 def test_tiny_values_count_as_zero_only_below_the_smallest_product(library: KernelLibrary) -> None:

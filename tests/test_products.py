@@ -21,7 +21,7 @@ def node(operator: str, **attributes: AttributeValue) -> Node:
 
 
 def seen_by(function: object, one: Node, inputs: list[Shape], result: Shape, dtype: str = "float32") -> object:
-    tensors = {name: Tensor(name, dtype, None) for name in ("x0", "x1", "y")}
+    tensors = {name: Tensor(name, dtype, None, name == "x1") for name in ("x0", "x1", "y")}
     row = find(one)
     assert row is not None
     assert callable(function)
@@ -74,6 +74,7 @@ def test_convolutions_count_by_their_layout() -> None:
         (node("Conv", group=8, strides=(2, 2)), [(1, 8, 5, 5), (8, 1, 3, 3)], (1, 8, 2, 2), "float32", ("strided",)),
         (node("Conv", group=8, strides=(1, 1)), [(1, 8, 5, 5), (8, 1, 3, 3)], (1, 8, 3, 3), "float32", ()),
         (node("Transpose", perm=(1, 0)), [(9, 128)], (128, 9), "float32", ("aliased", "elements")),
+        (node("Transpose", perm=(1, 0)), [(9, 3)], (3, 9), "float32", ("narrow", "elements")),
         (node("Transpose", perm=(1, 0)), [(9, 100)], (100, 9), "float32", ("elements",)),
         (node("Transpose", perm=(0, 2, 1, 3)), [(2, 3, 4, 5)], (2, 4, 3, 5), "float32", ("axis",)),
         (node("Transpose", perm=(1, 0, 3, 2, 4)), [(2, 3, 4, 5, 6)], (3, 2, 5, 4, 6), "float32", ()),

@@ -124,7 +124,7 @@ def _matmul(rows: int, depth: int, columns: int) -> Case:
 
 
 def _heads(number: int, rows: int, depth: int, columns: int) -> Case:
-    return Case("gemm", "MatMul", [f32(number, rows, depth), f32(number, depth, columns)])
+    return Case("gemm_computed", "MatMul", [f32(number, rows, depth), f32(number, depth, columns)])
 
 
 def _transpose(key: str, shape: Sequence[int], perm: Sequence[int]) -> Case:
@@ -210,7 +210,8 @@ LAYOUT: tuple[Case, ...] = (
     _transpose("transpose", (2, 8, 4, 8, 128), (2, 0, 3, 1, 4)),
     _transpose("transpose_elements", (1, 240, 264), (0, 2, 1)),
     _transpose("transpose_elements", (1, 300, 100), (0, 2, 1)),
-    _transpose("transpose_elements", (1, 100, 100, 3), (0, 3, 1, 2)),
+    _transpose("transpose_narrow", (1, 100, 100, 3), (0, 3, 1, 2)),
+    _transpose("transpose_narrow", (1, 3, 100, 100), (0, 2, 3, 1)),
     _transpose("transpose_aliased", (1, 120, 512), (0, 2, 1)),
     _transpose("transpose_aliased", (300, 128), (1, 0)),
     _concat((64, 512), (64, 512)),
@@ -308,6 +309,8 @@ CONTRACTIONS: tuple[Case, ...] = (
     conv("conv_plain", 128, 128, 14, 3, 16),
     conv("conv_plain_pointwise", 144, 144, 20, 1, 4),
     conv("conv_plain", 64, 64, 5, 3, batch=8),
+    conv("conv_plain_strided", 64, 64, 28, 3, stride=2),
+    conv("conv_plain_strided", 3, 32, 100, 3, stride=2),
     conv("conv_plain_pointwise", 64, 80, 30, 1),
     _along_time(96, 120, 300, 3),
     _along_time(1, 100, 3000, 10),
@@ -321,7 +324,9 @@ CONTRACTIONS: tuple[Case, ...] = (
     _blocked("conv", 160, 160, 7, 3),
     _blocked("conv", 3, 32, 80, 3),
     _blocked("conv", 1, 32, 60, 3),
-    _blocked("conv", 32, 64, 28, 3, stride=2),
+    _blocked("conv_strided", 32, 64, 28, 3, stride=2),
+    _blocked("conv_strided", 48, 48, 20, 3, stride=2),
+    _blocked("conv_strided", 3, 16, 100, 3, stride=2),
     _blocked("conv", 48, 48, 20, 3, attributes={"activation": "HardSwish"}),
     _blocked("conv_pointwise", 128, 128, 28, 1),
     _blocked("conv_pointwise", 32, 32, 28, 1),

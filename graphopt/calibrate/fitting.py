@@ -1,4 +1,4 @@
-"""From measured times to rates: what is left when traffic is taken out, shared out over work and what else is counted."""
+"""From measured times to rates: what is left when traffic is taken out, shared out over all that is counted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

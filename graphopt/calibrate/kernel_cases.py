@@ -100,7 +100,7 @@ class KernelCase:
 
 
 def fused_operators(cases: Sequence[KernelCase]) -> tuple[list[kernels.FusedOperator], list[str]]:
-    """What the kernel generator makes kernels of, one for all cases that differ in sizes alone; its name for each case."""
+    """What the kernel generator makes kernels of, one for all cases that differ in sizes alone; each case's name."""
     groups: dict[str, list[KernelCase]] = {}
     for case in cases:
         groups.setdefault(_identity(case), []).append(case)
@@ -194,7 +194,7 @@ def _reorder(op_type: str, key: str, channels: int, size: int) -> tuple[KernelCa
 
 
 def _picked_columns() -> tuple[KernelCase, ...]:
-    """Single elements of each row, picked by constant indices: those below a diagonal, as interactions of features are."""
+    """Single elements of each row, picked by constant indices: those below a diagonal, as of feature pairs."""
     count = len(TRIANGLE)
     shapes = {"x": (160, FEATURES**2), "i": (count,), "y": (160, count)}
     nodes = (_node(0, "Gather", ("x", "i"), "y", axis=1),)
@@ -223,7 +223,7 @@ def _product(rows: int, depth: int, columns: int) -> KernelCase:
 def _heads(number: int, rows: int, depth: int, columns: int) -> KernelCase:
     """Products of computed matrices, as many as there are heads."""
     shapes = {"x": (number, rows, depth), "z": (number, depth, columns)} | dict.fromkeys("ty", (number, rows, columns))
-    return KernelCase("gemm", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
+    return KernelCase("gemm_computed", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
 
 
 def _conv(
@@ -317,7 +317,8 @@ CASES: tuple[KernelCase, ...] = (
     *_turn("Transpose", "transpose", (4, 64, 16, 16), (4, 16, 64, 16), perm=(0, 2, 1, 3)),
     *_turn("Transpose", "transpose", (1, 160, 8, 64), (1, 8, 160, 64), perm=(0, 2, 1, 3)),
     *_turn("Transpose", "transpose_elements", (1, 240, 264), (1, 264, 240), perm=(0, 2, 1)),
-    *_turn("Transpose", "transpose_elements", (1, 100, 100, 3), (1, 3, 100, 100), perm=(0, 3, 1, 2)),
+    *_turn("Transpose", "transpose_narrow", (1, 100, 100, 3), (1, 3, 100, 100), perm=(0, 3, 1, 2)),
+    *_turn("Transpose", "transpose_narrow", (1, 3, 100, 100), (1, 100, 100, 3), perm=(0, 2, 3, 1)),
     *_turn("Transpose", "transpose_aliased", (1, 120, 512), (1, 512, 120), perm=(0, 2, 1)),
     *_reorder("ReorderOutput", "", 64, 28),
     *_reorder("ReorderOutput", "", 24, 36),
@@ -349,7 +350,11 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv", 160, 160, 7, 3),
     _conv("conv", 48, 48, 20, 3),
     _conv("conv", 3, 32, 80, 3),
-    _conv("conv", 32, 64, 28, 3, stride=2),
+    _conv("conv_strided", 32, 64, 28, 3, stride=2),
+    _conv("conv_strided", 48, 48, 20, 3, stride=2),
+    _conv("conv_strided", 3, 16, 100, 3, stride=2),
+    _conv("conv_plain_strided", 64, 64, 28, 3, stride=2, plain=True),
+    _conv("conv_plain_strided", 3, 32, 100, 3, stride=2, plain=True),
     _conv("conv_pointwise", 128, 128, 28, 1),
     _conv("conv_pointwise", 32, 32, 28, 1),
     _conv("conv_pointwise", 16, 48, 60, 1),

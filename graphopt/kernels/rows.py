@@ -498,9 +498,7 @@ class RowStep:
         for element in elements:
             if element.kind == "load" and element.wide:
                 wide[element.operands[0]] = 1
-        kept = sum(
-            _bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept
-        )
+        kept = sum(_bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept)
         cost = 1 + sum(self._cost(elements[e]) for e in self._used if elements[e].wide or elements[e].kind == "reduce")
         dtypes = [self.program.values[value].dtype for _, value, _ in self.stores]
         stored_wide = [int(elements[element].wide) for element, _, _ in self.stores]
@@ -686,7 +684,11 @@ class _Loop:
         body = [*self._statements.lines, *self._stores]
         before, after = [], []
         for name, kind in self._read.items():
-            before += [f"{kind} end_{name}[LANES];", "if (left)", f"    take_last(end_{name}, {name}, n, sizeof *{name});"]
+            before += [
+                f"{kind} end_{name}[LANES];",
+                "if (left)",
+                f"    take_last(end_{name}, {name}, n, sizeof *{name});",
+            ]
         shadows = [f"const {kind} *{name} = end_{name};" for name, kind in self._read.items()]
         for name, (kind, apart) in self._filled.items():
             if apart:

@@ -27,6 +27,9 @@ Shapes = Sequence[Shape | None]
 CACHE_ALIAS = 512
 """Bytes: addresses that are many times this far apart fall into few sets of a first-level cache."""
 
+NARROW = 8
+"""Elements of a row below which a transpose of single elements fills no vector."""
+
 
 def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> dict[str, int]:
     """What one execution works through besides its elements or operations, by name; the empty name counts pieces.
@@ -62,16 +65,17 @@ def regimes(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, out
 
     Returns:
         The most special first: ``aliased`` (single elements are taken at distances that a cache holds few of),
-        ``elements`` (single elements move), ``axis`` (a transpose moves one axis alone), ``uneven`` (images of a
-        reorder end in the middle of a block), ``last`` (its channels come last), ``wide`` (64-bit elements), and those
-        of ``product_regime``.
+        ``narrow`` (single elements of short rows move), ``elements`` (single elements move), ``axis`` (a transpose
+        moves one axis alone), ``uneven`` (images of a reorder end in the middle of a block), ``last`` (its channels
+        come last), ``wide`` (64-bit elements), and those of ``product_regime``.
     """
     result = outputs[0] if outputs else None
     if not result or not prod(result):
         return ()
     kind = row.fusion_class
     if kind is FusionClass.CONTRACTION:
-        regime = product_regime(node, inputs, result)
+        right = graph.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
+        regime = product_regime(node, inputs, result, computed=right is not None and not right.constant)
         return (regime,) if regime else ()
     if kind in (FusionClass.LAYOUT, FusionClass.LOOKUP):
         if node.op_type == "ReorderOutput":
@@ -80,6 +84,8 @@ def regimes(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, out
             return ("uneven",) if prod(result[2:]) % LANES else ()
         if pieces(graph, node, row, inputs, outputs) < prod(result) or prod(result) == 1:
             return ("axis",) if _moves_one_axis(node) else ()
+        if node.op_type == "Transpose" and min(_row(inputs[0] or (1,)), _row(result)) < NARROW:
+            return ("narrow", "elements")
         return ("aliased", "elements") if _is_aliased(node, graph, inputs) else ("elements",)
     name = next((name for name in (*node.inputs, *node.outputs) if name), "")
     tensor = graph.tensors.get(name)
@@ -98,13 +104,17 @@ def _moves_one_axis(node: Node) -> bool:
     )
 
 
+def _row(shape: Shape) -> int:
+    """The last length of a shape that is not one."""
+    return next((length for length in reversed(shape) if length != 1), 1)
+
+
 def _is_aliased(node: Node, graph: OperatorGraph, inputs: Shapes) -> bool:
     """Whether a transpose reads single elements at distances of whole CACHE_ALIAS."""
     source = inputs[0] if inputs else None
     if node.op_type != "Transpose" or not source:
         return False
-    row = next((length for length in reversed(source) if length != 1), 1)
-    return row * element_bytes(graph.tensors[node.inputs[0]].dtype) % CACHE_ALIAS == 0
+    return _row(source) * element_bytes(graph.tensors[node.inputs[0]].dtype) % CACHE_ALIAS == 0
 
 
 def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> int:

@@ -75,19 +75,25 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape) -> dic
     }
 
 
-def product_regime(node: Node, inputs: Shapes, result: Shape) -> str:
+def product_regime(node: Node, inputs: Shapes, result: Shape, *, computed: bool) -> str:
     """A special case of contractions with a rate of its own; empty for the common one.
 
+    Args:
+        node: the operator.
+        inputs: shapes of the operands by slot.
+        result: shape of the first result.
+        computed: whether the right operand is no constant.
+
     Returns:
-        ``row``: a matrix product of one row; ``strided``: a convolution by single channels that leaves positions out;
-        ``pointwise``: a convolution of windows of one element.
+        ``row``: a matrix product of one row; ``computed``: a matrix product by what no session can prepare;
+        ``strided``: a convolution that leaves positions out; ``pointwise``: one of windows of one element.
     """
     weights = inputs[1] if len(inputs) > 1 else None
     if "Conv" not in node.op_type:
-        return "row" if prod(result[:-1]) == 1 else ""
+        return "row" if prod(result[:-1]) == 1 else "computed" if computed else ""
     if not weights or len(weights) < 3:
         return ""
-    if weights[1] == 1 and integer(node, "group", 1) > 1:
-        strides = node.attributes.get("strides")
-        return "strided" if isinstance(strides, tuple) and any(step != 1 for step in strides) else ""
-    return "pointwise" if prod(weights[2:]) == 1 else ""
+    if prod(weights[2:]) == 1 and (weights[1] > 1 or integer(node, "group", 1) == 1):
+        return "pointwise"
+    strides = node.attributes.get("strides")
+    return "strided" if isinstance(strides, tuple) and any(step != 1 for step in strides) else ""

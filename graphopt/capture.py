@@ -20,11 +20,13 @@ class Execution:
         shapes: input name to shape.
         executions: how many times.
         ranges: input name to (low, high) of values that it must have, for scalars and indices.
+        ran: whether it is known to have run with these shapes.
     """
 
     shapes: Mapping[str, Shape]
     executions: int = 1
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    ran: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def capture_executions(
     observer = Observer(to_view(fill_weights(model), view), name)
     found = []
     for one in executions:
-        seen = observer.observe(one.shapes, ranges=one.ranges)
+        seen = observer.observe(one.shapes, ranges=one.ranges, ran=one.ran)
         remarks = []
         if seen.failure:
             remarks.append(f"it could not run ({seen.failure}); shapes are inferred")

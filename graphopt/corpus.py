@@ -227,7 +227,7 @@ def _load_checked(model: Stored, view: ViewName) -> _Loaded:
 
 
 def _named(one: Positional, order: Sequence[str]) -> Entry:
-    """Observed executions with the names of the inputs."""
+    """Observed executions with the names of the inputs; they are of no file."""
     if len(one.shapes) != len(order):
         raise GraphoptError(f"captured with {len(one.shapes)} inputs; it has {len(order)}")
     shapes = {name: shape for name, shape in zip(order, one.shapes, strict=True) if shape is not None}
@@ -240,7 +240,7 @@ def _captures(
     executions = []
     for entry in group:
         shapes = default_shapes(proto) if not entry.shapes else entry.shapes
-        executions.append(Execution(shapes, entry.executions, entry.ranges))
+        executions.append(Execution(shapes, entry.executions, entry.ranges, ran=not entry.model))
     return capture_executions(proto, name, executions, view, source)
 
 

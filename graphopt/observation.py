@@ -50,6 +50,9 @@ _ORT_NAMES = {
     "float8e5m2fnuz": "float8_e5m2fnuz",
 }
 _PROBE = "graphopt_shape_of_"
+_FREE_AXIS = "graphopt_free_"
+Dims = tuple[int | str | None, ...]
+"""Dimensions: a size, the name of a symbol, or None for one that nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,9 @@ class Observer:
         self.inputs = inputs_of(self.model)
         light = _light(self.model)
         computed = _computed(self.model)
+        self._dims: dict[str, Dims] = {}
         try:
-            self._types, _ = _inferred(light, computed, ())
+            self._types, _, self._dims = _inferred(_with_named_axes(light), computed, ())
             self._known_to_runtime = True
         except Exception:  # an operator that onnxruntime does not have: onnx may still know types of some
             self._types = declared_types(self.model)
@@ -132,6 +136,8 @@ class Observer:
         # onnxruntime says the same of a scalar and of a tensor of unknown rank: no dimensions.
         self._scalars = [t for t in self._tensors if self._types[t][1] is None] if self._known_to_runtime else []
         self._runner: _Runner | None = None
+        self._axes = {value.name: _dims_of(value) for value in _with_named_axes(light).graph.input}
+        self._formulas: dict[str, Dims] | None = None
 
     def observe(
         self,
@@ -140,6 +146,7 @@ class Observer:
         ranges: Mapping[str, Range] | None = None,
         seed: int = 0,
         run: bool = False,
+        ran: bool = False,
     ) -> Observation:
         """Like the function ``observe``.
 
@@ -148,14 +155,18 @@ class Observer:
             ranges: as there.
             seed: as there.
             run: run the model even where all shapes follow from the input shapes.
+            ran: the model did run with these shapes, so that nothing can be wrong with them. Where all shapes are input
+                sizes, as seen at the first of these shapes, the runtime is not asked again.
         """
         given = complete_shapes(self.inputs, input_shapes)
         shapes: dict[str, Shape] = dict(given)
         failure = refused = ""
         try:
-            shapes.update(self._infer(given))
+            shapes.update((self._substituted(given) if ran else None) or self._infer(given))
         except Exception as error:
             refused = one_line(error)
+        if ran and self._formulas is None:
+            self._formulas = self._found_formulas(given, shapes)
         if run or any(name not in shapes for name in self._tensors):
             try:
                 shapes.update(self._run(given, ranges, seed))
@@ -207,11 +218,41 @@ class Observer:
             if value.name in given:
                 _set_shape(value, given[value.name])
         if self._known_to_runtime:
-            _, shapes = _inferred(fixed, self._tensors, self._scalars)
-            return shapes
+            return _inferred(fixed, self._tensors, self._scalars)[1]
         inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
         values = (*inferred.graph.value_info, *inferred.graph.output)
         return {value.name: shape for value in values if (shape := _fixed_shape(value)) is not None}
+
+    def _found_formulas(self, given: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> dict[str, Dims]:
+        """Dimensions of all computed tensors as sizes and symbols of the inputs; none, where one is something else."""
+        symbols = self._symbols(given)
+        found: dict[str, Dims] = {}
+        for name in self._tensors if symbols is not None else ():
+            dims = self._dims.get(name, () if shapes.get(name) == () else (None,))
+            if symbols is None or _substitute(dims, symbols) != shapes.get(name):
+                return {}
+            found[name] = dims
+        return found
+
+    def _substituted(self, given: Mapping[str, Shape]) -> dict[str, Shape] | None:
+        """Shapes of all computed tensors by their formulas; None where they do not tell."""
+        symbols = self._symbols(given) if self._formulas else None
+        if symbols is None or self._formulas is None:
+            return None
+        shapes = {name: _substitute(dims, symbols) for name, dims in self._formulas.items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
+
+    def _symbols(self, given: Mapping[str, Shape]) -> dict[str, int] | None:
+        """What the symbols of the inputs stand for; None where one has two sizes, or a rank is free."""
+        symbols: dict[str, int] = {}
+        for name, shape in given.items():
+            dims = self._axes.get(name)
+            if dims is None or len(dims) != len(shape):
+                return None
+            for dim, size in zip(dims, shape, strict=True):
+                if isinstance(dim, str) and symbols.setdefault(dim, size) != size:
+                    return None
+        return symbols
 
     def _run(self, given: Mapping[str, Shape], ranges: Mapping[str, Range] | None, seed: int) -> dict[str, Shape]:
         """Shapes of all computed tensors in one run."""
@@ -334,8 +375,8 @@ def _forget_shapes(model: ModelProto) -> None:
 
 def _inferred(
     light: ModelProto, tensors: Sequence[str], perhaps_scalars: Sequence[str]
-) -> tuple[dict[str, TensorType], dict[str, Shape]]:
-    """Onnxruntime's types of the tensors, and shapes of those that it can tell.
+) -> tuple[dict[str, TensorType], dict[str, Shape], dict[str, Dims]]:
+    """Onnxruntime's types of the tensors, shapes of those that it can tell, and dimensions of those that have some.
 
     Args:
         light: the model; not changed.
@@ -355,6 +396,7 @@ def _inferred(
     session = open_session(probed, entries={"session.disable_prepacking": "1"})
     types: dict[str, TensorType] = {}
     shapes: dict[str, Shape] = {}
+    known: dict[str, Dims] = {}
     for value in session.get_outputs():
         kind, dims = re.fullmatch(r"tensor\((\w+)\)", value.type), value.shape
         if value.name.startswith(_PROBE):
@@ -362,10 +404,35 @@ def _inferred(
                 shapes[perhaps_scalars[int(value.name.removeprefix(_PROBE))]] = ()
         elif kind is not None:
             types[value.name] = (_ORT_NAMES.get(kind[1], kind[1]), len(dims) or None)
+            if dims:
+                known[value.name] = tuple(dims)
             # A window that is larger than its input is inferred to give a negative size.
             if dims and all(isinstance(size, int) and size >= 0 for size in dims):
                 shapes[value.name] = tuple(dims)
-    return types, shapes
+    return types, shapes, known
+
+
+def _with_named_axes(model: ModelProto) -> ModelProto:
+    """The model with a symbol for every free axis of an input that has none."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    for place, value in enumerate(named.graph.input):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.dim_param and (not dim.HasField("dim_value") or dim.dim_value < 0):
+                dim.dim_param = f"{_FREE_AXIS}{place}_{axis}"
+    return named
+
+
+def _dims_of(value: ValueInfoProto) -> Dims | None:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    return tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+
+
+def _substitute(dims: Dims, symbols: Mapping[str, int]) -> Shape | None:
+    sizes = [dim if isinstance(dim, int) else symbols.get(dim or "") for dim in dims]
+    return None if None in sizes else tuple(size for size in sizes if size is not None)
 
 
 def _add_probes(model: ModelProto, tensors: Sequence[str]) -> None:

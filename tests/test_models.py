@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -581,3 +582,40 @@ def test_a_window_larger_than_its_input_leaves_shapes_unknown() -> None:
     seen = models.observe(model, {"x": (1, 1, 16), "w": (4, 1, 512)})
     assert seen.failure
     assert "y" in seen.unknown
+
+
+def test_shapes_of_later_runs_follow_from_the_first(sample_graphs: Path) -> None:
+    """What substitution says of shapes that ran is what the runtime infers, where it says anything."""
+    substituted = 0
+    for path in sorted(sample_graphs.glob("*.onnx"))[::3]:
+        model = models.load(path)
+        observer = models.Observer(model)
+        default = models.default_shapes(model)
+        symbols = {dim for i in observer.inputs for dim in i.dims or () if isinstance(dim, str)}
+        for factor in (1, 3):
+            shapes = {
+                i.name: tuple(
+                    size * factor if dim in symbols or dim is None else size
+                    for dim, size in zip(i.dims or (), default[i.name], strict=True)
+                )
+                for i in observer.inputs
+            }
+            try:
+                expected = models.Observer(model).observe(shapes)
+            except GraphoptError:
+                continue
+            with mock.patch.object(observer, "_infer", wraps=observer._infer) as inferred:
+                assert observer.observe(shapes, ran=True).shapes == expected.shapes
+            substituted += not inferred.called
+    assert substituted >= 2
+
+
+def test_an_axis_without_a_name_and_symbols_with_two_sizes() -> None:
+    model = model_of(
+        "g (float[N, 4] x, float[N, 4] s, float[?] u) => (float[?, ?] y) { a = Add(x, s)  b = Neg(u)  y = Relu(a) }"
+    )
+    observer = models.Observer(model)
+    for n, m, u in ((2, 2, 3), (5, 5, 7), (1, 6, 2), (6, 1, 2), (2, 2, 2)):
+        shapes = {"x": (n, 4), "s": (m, 4), "u": (u,)}
+        found = observer.observe(shapes, ran=True).shapes
+        assert (found["y"], found["b"]) == ((max(n, m), 4), (u,))

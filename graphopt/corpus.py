@@ -408,7 +408,7 @@ def _add_to_folder(
     executions: Sequence[Execution],
     view: ViewName | None,
 ) -> Path:
-    target = folder / f"{_file_name(name)}-{digest(model)[:12]}.onnx"
+    target = folder / f"{file_name(name)}-{digest(model)[:12]}.onnx"
     with _locked(folder):
         if target.is_file() and (has_dropped_weights(stored) or not has_dropped_weights(model_files.load(target))):
             stored = model_files.read(target)
@@ -432,7 +432,7 @@ def _add_to_folder(
     return target
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """The name with everything replaced that a file system or a shell might trip over."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "model"
 

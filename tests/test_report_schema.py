@@ -42,7 +42,15 @@ def test_every_command_prints_what_the_schema_says(validator: Any, graphopt: Com
     changed["opportunities"] = changed["opportunities"][1:]
     old.write_text(json.dumps(opportunities()))
     new.write_text(json.dumps(changed))
+    fleet = tmp_path / "fleet"
+    observed = f"file://{tmp_path}/observed"
+    for place in (fleet, observed):
+        assert graphopt("capture", model, "--corpus", place, "--name", "model").code == Exit.DONE
     commands: list[tuple[object, ...]] = [
+        *(("corpus", action, place, "--json") for place in (fleet, observed) for action in ("stats", "list", "verify")),
+        *(("corpus", "show", place, "model", "--json") for place in (observed,)),
+        ("corpus", "compact", observed, "--json"),
+        ("corpus", "export", observed, tmp_path / "exported", "--json"),
         ("mine", model, "--ruled-out", "--json"),
         ("apply", model, "--accept", "all", "-o", fused, "--json"),
         ("explain", fused, "--json"),

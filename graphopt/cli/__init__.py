@@ -19,6 +19,7 @@ from graphopt.errors import GraphoptError
 
 COMMANDS = (
     "capture",
+    "corpus",
     "mine",
     "report",
     "show",

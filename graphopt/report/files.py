@@ -9,6 +9,7 @@ from graphopt.errors import GraphoptError
 from graphopt.report import (
     benchmark,
     characterization,
+    corpus,
     difference,
     explanation,
     opportunities,
@@ -30,6 +31,7 @@ DOCUMENTS: Mapping[str, Callable[[Mapping[str, Any]], Document]] = {
     "benchmark": benchmark.document,
     "profile": profile.document,
     "run": run.document,
+    "corpus": corpus.document,
     "what-if": what_if.document,
 }
 """What makes a document of each kind of file."""

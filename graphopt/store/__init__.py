@@ -7,7 +7,18 @@
 docs/file-formats.md describes the files, and why nothing is lost or counted twice beside ``graphopt corpus compact``.
 """
 
-from graphopt.store.observed import CAPTURES, COMPACTED, GRAPHS, PROFILES, ObservedCorpus, file_name, is_observed, open
+from graphopt.store.folders import is_url
+from graphopt.store.observed import (
+    CAPTURES,
+    COMPACTED,
+    GRAPHS,
+    PROFILES,
+    ObservedCorpus,
+    file_name,
+    is_digest,
+    is_observed,
+    open,
+)
 from graphopt.store.tables import Capture, OperatorTime
 
 __all__ = [
@@ -19,6 +30,8 @@ __all__ = [
     "ObservedCorpus",
     "OperatorTime",
     "file_name",
+    "is_digest",
     "is_observed",
+    "is_url",
     "open",
 ]

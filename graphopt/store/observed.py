@@ -229,6 +229,11 @@ def open(place: str | Path) -> ObservedCorpus:
     return ObservedCorpus(folder)
 
 
+def is_digest(text: str) -> bool:
+    """Whether a text is a graph's digest."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def is_observed(place: str | Path) -> bool:
     """Whether a corpus is an observed one: any URL is; a folder, when it holds captures as services write them."""
     return is_url(place) or next((Path(place) / CAPTURES).glob("*.parquet"), None) is not None

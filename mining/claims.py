@@ -16,7 +16,7 @@ from graphopt.mining.graphs import bits
 from graphopt.mining.growth import Batch, Patterns
 from graphopt.mining.levels import Numbers, Ways, narrow
 from graphopt.mining.refinement import Flags, Integers, spread_out
-from graphopt.mining.symmetry import Occurrence
+from graphopt.mining.symmetry import Occurrence, images_within
 
 
 class Claim(NamedTuple):
@@ -68,6 +68,10 @@ class Occurrences:
             below, above = batch.levels[len(claim.places) - 1], batch.levels[claim.size - 1]
             inner = self._rows_of(number, len(claim.places), claim.small)
             outer = self._rows_of(number, claim.size, claim.large)
+            if len(inner) != len(outer):
+                return False
+            if not len(inner):
+                continue
             owners = above.graphs(outer)
             if not np.array_equal(below.graphs(inner), owners):
                 return False
@@ -96,6 +100,8 @@ class Occurrences:
         for number, batch in enumerate(self.batches):
             level = batch.levels[claim.size - 1]
             rows = self._rows_of(number, claim.size, claim.large)
+            if not len(rows):
+                continue
             nodes = level.nodes[rows].astype(np.int64)
             _, owner, counts = np.unique(level.graphs(rows), return_inverse=True, return_counts=True)
             owner = owner.ravel()
@@ -198,10 +204,11 @@ class _Climb:
             above, level = batch.levels[size], batch.levels[size - 1]
             own = alike[patterns[size].ids[above.pattern]]
             useful = np.flatnonzero(self._open_sizes[own] < size)
-            self._reach[size + 1] = np.union1d(pairs, self._numbered(useful, own[useful]))
+            here = self._numbered(useful, own[useful])
+            self._reach[size + 1] = np.union1d(pairs, here)
             steps = above.steps()
             far = self._below(pairs, *steps)
-            pairs = self._below(self._reach[size + 1], *steps)
+            pairs = np.union1d(far, self._below(here, *steps))
             pairs = pairs[self._open_sizes[pairs % len(self._open_sizes)] < size]
             ids = patterns[size - 1].ids[level.pattern]
             candidates = np.flatnonzero(wanted[ids] & (first[ids] == batch.indices[level.graph]))
@@ -244,13 +251,15 @@ class _Climb:
                     if settled[start]:
                         continue
                     claim = self._claim(int(small[start]), int(base[start]), int(ids[rows[step]]), size, rows[step])
-                    if claim is None or not self._occurrences.correspond(claim):
-                        continue
-                    if self._occurrences.overlap_alike(claim):
-                        yield claim
-                        settled[start] = shards[claim.small] == 1
-                    else:
-                        kept[step] = False  # whatever is larger overlaps as well
+                    if claim is None:
+                        kept[step] = False  # whatever is larger holds the pattern several times as well
+                    elif self._occurrences.correspond(claim):
+                        kept[step] = self._occurrences.overlap_alike(
+                            claim
+                        )  # if not, whatever is larger does not either
+                        if kept[step]:
+                            yield claim
+                            settled[start] = shards[claim.small] == 1
                 who, rows = who[kept], rows[kept]
             new = self._starts.get(size)
             if new is not None and len(new):
@@ -289,16 +298,18 @@ class _Climb:
         """Where the smaller pattern is in an occurrence that holds it exactly once."""
         mask = bits(whole)
         symmetry = self._batch.symmetries[position]
-        found: int | None = None
+        shape = symmetry.shape(mask)
+        found: list[int] | None = None
         for nodes in smaller:
-            small = bits(nodes)
-            if small & ~mask & ~symmetry.moved:
-                continue
-            for image in symmetry.images(small, tuple(nodes), ~mask):
-                if found is not None:
-                    return None
-                found = bits(image)
-        return None if found is None else tuple(at for at, node in enumerate(whole) if found >> node & 1)
+            count = images_within(symmetry.shape(bits(nodes)), shape)
+            if count > 1 or (count and found is not None):
+                return None
+            if count:
+                found = nodes
+        if found is None:
+            return None
+        part = bits(next(symmetry.images(bits(found), tuple(found), ~mask)))
+        return tuple(at for at, node in enumerate(whole) if part >> node & 1)
 
 
 def _among(numbers: Integers, known: Integers) -> Flags:

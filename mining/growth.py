@@ -54,7 +54,7 @@ class Patterns:
         self.edges: Integers = np.zeros(0, dtype=np.int64)
         self.keys: Hashes = np.zeros((0, 2), dtype=np.uint64)
         self.ids: Integers = np.zeros(0, dtype=np.int64)
-        self._numbers: dict[bytes, int] = {}
+        self._numbers: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,14 +65,16 @@ class Patterns:
         Raises:
             RuntimeError: two different forms have the same 128-bit hash.
         """
-        names = [row.tobytes() for row in keys]
         new: list[int] = []
-        found = np.empty(len(names), dtype=np.int64)
-        for row, name in enumerate(names):
-            number = self._numbers.setdefault(name, len(self) + len(new))
-            if number == len(self) + len(new):
+        numbers: list[int] = []
+        following = len(self)
+        for row, name in enumerate(zip(keys[:, 0].tolist(), keys[:, 1].tolist(), strict=True)):
+            number = self._numbers.setdefault(name, following)
+            if number == following:
                 new.append(row)
-            found[row] = number
+                following += 1
+            numbers.append(number)
+        found = np.array(numbers, dtype=np.int64)
         real = edges != PADDING
         lengths = np.count_nonzero(real, axis=1)
         if new:
@@ -247,13 +249,17 @@ class Batch:
 
     def _add_gains(self, graphs: Sequence[MiningGraph]) -> None:
         """Gains of nodes, the greatest of those that can change places, and the sum of each graph's."""
-        own = [graph.gains or (0.0,) * len(graph.labels) for graph in graphs]
-        self.total_gains = np.array([sum(gains) for gains in own])
-        self.gains = self.families.greatest(np.array([gain for gains in own for gain in gains], dtype=np.float64))
-        self._gains_within = [np.where(self._eligible, self.gains, 0.0)]
+        self.total_gains = np.array([sum(graph.gains) for graph in graphs])
+        self.gains = np.zeros(len(self._local))
+        if any(graph.gains for graph in graphs):
+            own = [graph.gains or (0.0,) * len(graph.labels) for graph in graphs]
+            self.gains = self.families.greatest(np.array([gain for gains in own for gain in gains], dtype=np.float64))
+        self._gains_within: list[npt.NDArray[np.float64]] = []
 
     def gains_within(self, steps: int) -> npt.NDArray[np.float64]:
         """For each node the greatest gain among the nodes within so many steps that patterns may hold."""
+        if not self._gains_within:
+            self._gains_within.append(np.where(self._eligible, self.gains, 0.0))
         ahead = self._sides[0]
         source = np.repeat(np.arange(len(self._local)), np.diff(ahead.starts))
         inner = self._eligible[source] & self._eligible[ahead.other]

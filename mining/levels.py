@@ -15,9 +15,10 @@ Numbers = npt.NDArray[Any]
 
 
 def narrow(values: npt.NDArray[Any]) -> Numbers:
-    """The same numbers in 8, 16 or 32 bits each, whatever holds them all."""
+    """The same numbers, none below 0, in 8, 16, 32 or 64 bits each, whatever holds them all."""
     greatest = int(values.max(initial=0))
-    return values.astype(np.uint8 if greatest < 1 << 8 else np.uint16 if greatest < 1 << 16 else np.int32)
+    kinds = ((8, np.uint8), (16, np.uint16), (31, np.int32))
+    return values.astype(next((kind for bits, kind in kinds if greatest < 1 << bits), np.int64))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from graphopt.mining.closedness import Pairs
 from graphopt.mining.found import Found
 from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.growth import Batch, Patterns
-from graphopt.mining.levels import Level
+from graphopt.mining.levels import Level, Numbers, narrow
 from graphopt.mining.refinement import Flags, Hashes, Integers, mixed, spread_out
 from graphopt.mining.symmetry import Occurrence
 from graphopt.mining.tallies import SMALL, Counts, Tallies, by_key, located
@@ -121,7 +121,7 @@ class Shard:
         spread = np.zeros(count, dtype=np.uint64)
         first = np.full(count, np.iinfo(np.int64).max)
         bound = np.zeros(count)
-        columns: list[tuple[Integers, Counts, Sequence[int], Integers]] = []
+        columns: list[tuple[Numbers, Counts, Sequence[int], Numbers]] = []
         most = 1
         for batch in self.batches:
             pattern, position, counts = _counts(batch.levels[-1], batch.count)
@@ -129,7 +129,9 @@ class Shard:
             most = max(most, int(counts.max(initial=0)))
             np.add.at(spread, pattern, _spread(index, counts))
             np.minimum.at(first, pattern, index)
-            columns.append((pattern, counts, batch.weights, position))
+            columns.append(
+                (narrow(pattern), counts if counts.dtype == object else narrow(counts), batch.weights, narrow(position))
+            )
             if self._largest:
                 np.add.at(bound, pattern, bounds(batch, batch.levels[-1], self._largest))
         kind = np.int64 if self._weight * most < SMALL else object
@@ -138,7 +140,7 @@ class Shard:
         for pattern, counts, weights, position in columns:
             weight = np.array(weights, dtype=kind)[position]
             np.add.at(support, pattern, weight)
-            np.add.at(occurrences, pattern, weight * counts)
+            np.add.at(occurrences, pattern, weight * counts.astype(kind))
         found = Tallies(patterns.keys, support, occurrences, spread, first, np.ones(count, dtype=np.int64), bound)
         return found.of(by_key(patterns.keys))
 

@@ -13,9 +13,10 @@ states. Branches within branches, and symmetries of other kinds, are not collaps
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
-from math import factorial
+from itertools import groupby
+from math import comb, factorial
 from typing import NamedTuple
 
 from graphopt.mining.canonical import Adjacency, Form
@@ -67,6 +68,14 @@ class Symmetry:
             branches = states.setdefault(family, {})
             branches[branch] = branches.get(branch, 0) | 1 << place
         return states
+
+    def shape(self, mask: int) -> "Shape":
+        """What is the same for all images of a set, and, by family, how many branches hold which state."""
+        held = []
+        for family, branches in sorted(self.states(mask).items()):
+            values = sorted(branches.values())
+            held.append((family, tuple((state, len(list(equal))) for state, equal in groupby(values))))
+        return Shape(mask & ~self.moved, tuple(held))
 
     def representative(self, mask: int, nodes: Occurrence) -> tuple[int, Occurrence]:
         """The representative of a set's orbit, and the given nodes moved along with it."""
@@ -221,6 +230,59 @@ def _placeable(held: Sequence[tuple[int, int]], placed: Sequence[tuple[int, int]
 
     needed = len(placed) - empty
     return needed <= 0 or sum(settled(number, set()) for number in range(len(placed))) >= needed
+
+
+Types = tuple[tuple[int, int], ...]
+"""States of branches of a family, rising, each with the number of branches that hold it."""
+
+
+class Shape(NamedTuple):
+    """An orbit of sets, by what its members have in common.
+
+    Attributes:
+        fixed: bits of the nodes outside of all families.
+        held: for each family that they touch, rising, what its branches hold.
+    """
+
+    fixed: int
+    held: tuple[tuple[int, Types], ...]
+
+
+def images_within(small: Shape, whole: Shape) -> int:
+    """How many sets of one orbit are part of a set of another one; 2 stands for all larger numbers."""
+    if small.fixed & ~whole.fixed:
+        return 0
+    there = dict(whole.held)
+    found = 1
+    for family, types in small.held:
+        found = min(2, found * _placements(types, there.get(family, ())))
+        if not found:
+            break
+    return found
+
+
+@lru_cache(maxsize=1 << 16)
+def _placements(small: Types, whole: Types) -> int:
+    """In how many ways branches fit into different branches that hold as much; 2 stands for all larger numbers."""
+    if not small:
+        return 1
+    (state, count), rest = small[0], small[1:]
+    hosts = [at for at, (held, free) in enumerate(whole) if free and not state & ~held]
+
+    def spread(at: int, left: int, ways: int, filled: Types) -> int:
+        if not left:
+            return min(2, ways * _placements(rest, filled))
+        found = 0
+        if at < len(hosts):
+            held, free = filled[hosts[at]]
+            for here in range(min(left, free), -1, -1):
+                now = (*filled[: hosts[at]], (held, free - here), *filled[hosts[at] + 1 :])
+                found += spread(at + 1, left - here, min(2, ways * comb(free, here)), now)
+                if found > 1:
+                    return 2
+        return found
+
+    return spread(0, count, 1, whole)
 
 
 class Arrangement(NamedTuple):

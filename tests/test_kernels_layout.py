@@ -278,6 +278,7 @@ def test_layout(library: KernelLibrary, name: str) -> None:
     library.check(name)
 
 
+@pytest.mark.skipif(not block_size(), reason="no blocked layout")
 def test_every_lowering_is_checked() -> None:
     lowered = {name for name, operator in table().items() if isinstance(operator.lowering, Layout | Picking)}
     assert lowered == {f"{BLOCKED}.{n.op_type}" if n.domain else n.op_type for c in CASES.values() for n in c.nodes}

@@ -7,7 +7,7 @@ for, and listed with what they would be worth.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -208,7 +208,12 @@ RULES: tuple[Rule, ...] = (
     _operator("data-dependent-size", "the size of its result depends on data", lambda _, node: _opaque(node, "select")),
     _operator("random-numbers", "random numbers come one after the other", lambda _, node: _opaque(node, "random")),
     _operator("opaque", "it has no data-parallel form", lambda _, node: _opaque(node)),
-    _operator("sequential", "a step needs the step before it", lambda _, node: _class(node) is FusionClass.SEQUENTIAL),
+    replace(
+        _operator(
+            "sequential", "a step needs the step before it", lambda _, node: _class(node) is FusionClass.SEQUENTIAL
+        ),
+        one_pass=True,
+    ),
     _operator(
         "metadata",
         "the host computes it from shapes; no data moves",
@@ -268,6 +273,11 @@ PATTERN_RULES = tuple(rule for rule in RULES if rule.level == "pattern")
 def stopped_operator(graph: OperatorGraph, node: int) -> Rule | None:
     """The first rule that keeps an operator out of every pattern; None when none does."""
     return next((rule for rule in OPERATOR_RULES if rule.stops(graph, (node,))), None)
+
+
+def stopped_kernel_operator(graph: OperatorGraph, node: int) -> Rule | None:
+    """The first rule that keeps an operator out of every generated kernel, which may take several passes."""
+    return next((rule for rule in OPERATOR_RULES if not rule.one_pass and rule.stops(graph, (node,))), None)
 
 
 def stopped_pattern(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:

@@ -109,7 +109,7 @@ class Fusibility:
 
     def _operator_rule(self, index: int) -> rules.Rule | None:
         if index not in self._operator_rules:
-            self._operator_rules[index] = rules.stopped_operator(self.graph, index)
+            self._operator_rules[index] = rules.stopped_kernel_operator(self.graph, index)
         return self._operator_rules[index]
 
     def _is_shape(self, name: str) -> bool:
@@ -209,7 +209,7 @@ def find_candidates(
             refusals.append(Refusal(nodes, "cost unknown"))
             continue
         products = [index for index in nodes if regions.multiplies(graph, index)]
-        tried = any(regions.convolves(graph, i) or regions.multiplies_weights(graph, i) for i in nodes)
+        tried = any(regions.hard_to_price(graph, index) for index in nodes)
         if len(nodes) == 1 and not tried and not _pays_alone(*times, machine):
             continue
         hoped = times[0] - times[1] + _lost_alone(captures, products, machine)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.operators import FusionClass, find
 from graphopt.operators.base import element_bytes
-from graphopt.operators.lowering import Convolving, MatrixProduct
+from graphopt.operators.lowering import Convolving, MatrixProduct, Recurring
 
 Fusible = Callable[[tuple[int, ...]], str | None]
 """Set of nodes, ascending, to None where one kernel may compute it, else the reason why not."""
@@ -110,6 +110,13 @@ def multiplies(graph: OperatorGraph, index: int) -> bool:
 def multiplies_weights(graph: OperatorGraph, index: int) -> bool:
     """Whether an operator is a matrix product with a constant right operand, which a kernel packs once."""
     return multiplies(graph, index) and graph.tensors[graph.nodes[index].inputs[1]].constant
+
+
+def hard_to_price(graph: OperatorGraph, index: int) -> bool:
+    """Whether no rate says well how fast its kernel is: a convolution, a product with weights or a recurrent layer."""
+    operator = find(graph.nodes[index])
+    recurs = operator is not None and isinstance(operator.lowering, Recurring)
+    return recurs or convolves(graph, index) or multiplies_weights(graph, index)
 
 
 FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)

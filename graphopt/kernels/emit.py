@@ -30,6 +30,7 @@ KERNEL_SUPPORT = (
     "products.h",
     "matrix_unit.h",
     "contraction.h",
+    "recurrence.h",
     "convolution.h",
     "winograd.h",
     "convolution_steps.h",

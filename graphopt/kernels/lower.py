@@ -13,6 +13,7 @@ from graphopt.kernels.program import (
     Lookup,
     Map,
     Program,
+    Recurrence,
     Reduce,
     Value,
     View,
@@ -40,6 +41,7 @@ from graphopt.operators.lowering import (
     PadTo,
     Part,
     Picking,
+    Recurring,
     Reduced,
     Reshape,
     Rowwise,
@@ -54,6 +56,9 @@ from graphopt.operators.lowering import (
 COSTLY = frozenset({"exp", "exp_down", "log", "erf", "tanh", "sigmoid", "power"})
 """Primitives that take most of a row-wise operator's work."""
 
+
+MAX_SIZE = (1 << 31) - 1
+"""Beyond the end of any axis, as a bound of a slice."""
 
 ACTIVATION_COST = 8
 """Rough operations per element of an activation behind a convolution."""
@@ -148,6 +153,8 @@ class _Lowering:
             self.index[node.outputs[0]] = self._product(node, lowering)
         elif isinstance(lowering, Convolving):
             self._convolve(node, lowering)
+        elif isinstance(lowering, Recurring):
+            self._recur(node, lowering)
         else:
             for position, result in enumerate(node.outputs):
                 if result:
@@ -280,6 +287,49 @@ class _Lowering:
             value = self.add(Map(expression, (value,), "float32", ACTIVATION_COST), rank)
         self.index[node.outputs[0]] = value
 
+    def _recur(self, node: Node, lowering: Recurring) -> None:
+        """A product of the input for each direction, the layer, and its results as views of its states."""
+        layer = lowering.layer(self.body, node)
+        tensors = (*node.inputs, *("",) * 8)[:8]
+        x, weights, recurrent, bias, _, hidden, cell, _ = (
+            _value(self.index, tensor, node) if tensor else -1 for tensor in tensors
+        )
+        dtype, width = self.values[x].dtype, layer.gates * layer.hidden
+        cells = len(node.outputs) > 2 and bool(node.outputs[2])
+
+        def part(value: int, axis: int, start: int, end: int) -> int:
+            starts, ends, axes = (Values(fixed=(bound,)) for bound in (start, end, axis))
+            return self.add(View(Slice(starts, ends, axes), (value,), (), dtype, node.op_type), self.ranks[value])
+
+        def without_first(value: int) -> int:
+            sizes = tuple(Dim((axis,)) for axis in range(1, self.ranks[value]))
+            return self.add(View(Reshape(sizes=sizes), (value,), (), dtype, node.op_type), len(sizes))
+
+        inputs = []
+        for direction in range(len(layer.reversed)):
+            own = without_first(part(weights, 0, direction, direction + 1))
+            turned = self.add(View(Transpose((1, 0)), (own,), (), dtype, node.op_type), 2)
+            product = self.add(Contraction((x, turned), dtype), 3)
+            if bias >= 0:
+                added = without_first(part(part(bias, 0, direction, direction + 1), 1, 0, width))
+                total = Call("add", (Operand(0, dtype), Operand(1, dtype)), dtype)
+                product = self.add(Map(total, (product, added), dtype, 1), 3)
+            inputs.append(product)
+        states = self.add(Recurrence(layer, tuple(inputs), (recurrent, bias, hidden, cell), cells, dtype), 4)
+        every = part(states, 0, 0, -1) if cells else states
+        for position, result in enumerate(node.outputs):
+            if result and position == 0:
+                self.index[result] = every
+            elif result and position == 1:
+                last = [
+                    part(part(every, 0, *((0, 1) if reverse else (-1, MAX_SIZE))), 1, direction, direction + 1)
+                    for direction, reverse in enumerate(layer.reversed)
+                ]
+                joined = self.add(View(Concat(1), tuple(last), (), dtype, node.op_type), 4) if last[1:] else last[0]
+                self.index[result] = without_first(joined)
+            elif result:
+                self.index[result] = without_first(part(states, 0, -1, MAX_SIZE))
+
     def _layout(self, node: Node, lowering: Layout, result: int) -> int:
         body = self.body
         maps = _resolved_maps(body, node, lowering, result)
@@ -319,10 +369,12 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 
 
 def _computed_shape(
-    value: Map | View | Reduce | Lookup | Contraction | Convolution, operands: Sequence[Shape]
+    value: Map | View | Reduce | Lookup | Contraction | Convolution | Recurrence, operands: Sequence[Shape]
 ) -> Shape | None:
     if isinstance(value, Convolution):
         return _convolved_shape(value.window, operands[0], operands[1])
+    if isinstance(value, Recurrence):
+        return (operands[0][0] + value.cells, len(value.inputs), operands[0][1], value.layer.hidden)
     if isinstance(value, Map):
         return _broadcast(operands)
     first = operands[0]
@@ -342,12 +394,23 @@ def _computed_shape(
         return tuple(dim.times * _count(tuple(first[axis] for axis in dim.axes)) // dim.divided for dim in kind.sizes)
     if isinstance(kind, Take):
         return (*first[: kind.axis], min(kind.size, first[kind.axis]), *first[kind.axis + 1 :])
+    if isinstance(kind, Slice) and kind.axes is not None and kind.axes.fixed and kind.steps is None:
+        return _cut_shape(kind, first)
     if isinstance(kind, PadTo):
         size = -(-first[kind.axis] // kind.multiple) * kind.multiple
         return (*first[: kind.axis], size, *first[kind.axis + 1 :])
     if isinstance(kind, Concat):
         return (*first[: kind.axis], sum(shape[kind.axis] for shape in operands), *first[kind.axis + 1 :])
     return None
+
+
+def _cut_shape(kind: Slice, shape: Shape) -> Shape | None:
+    """The shape of a slice along one axis with known bounds."""
+    starts, ends, axes = kind.starts.fixed, kind.ends.fixed, kind.axes.fixed if kind.axes else None
+    if starts is None or ends is None or axes is None or len(axes) != 1 or axes[0] < 0:
+        return None
+    size = len(range(*slice(starts[0], ends[0]).indices(shape[axes[0]])))
+    return (*shape[: axes[0]], size, *shape[axes[0] + 1 :])
 
 
 def is_costly(value: Map) -> bool:

@@ -17,6 +17,7 @@ from graphopt.operators.lowering import (
     Expression,
     Gather,
     IndexMap,
+    Layer,
     Literal,
     Operand,
     Pad,
@@ -113,7 +114,32 @@ class Convolution:
     dtype: str
 
 
-Value = Input | Map | View | Reduce | Lookup | Contraction | Convolution
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """Hidden states of a recurrent layer, [steps, directions, batch, hidden].
+
+    Attributes:
+        layer: what it computes.
+        inputs: for each direction the input's share of the gates, [steps, batch, gates * hidden].
+        states: recurrent weights [directions, gates * hidden, hidden], biases [directions, 2 * gates * hidden], first
+            hidden and cell states [directions, batch, hidden]; all but the weights may be absent (-1).
+        cells: whether the last cell states stand behind the hidden ones, as one more step.
+        dtype: float32.
+    """
+
+    layer: Layer
+    inputs: tuple[int, ...]
+    states: tuple[int, int, int, int]
+    cells: bool
+    dtype: str
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """All of them, as other values have theirs."""
+        return (*self.inputs, *self.states)
+
+
+Value = Input | Map | View | Reduce | Lookup | Contraction | Convolution | Recurrence
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +200,8 @@ def check(program: Program) -> list[str]:
             wrong += [f"{where}: {line}" for line in _check_convolution(value, program)]
         elif isinstance(value, Lookup):
             wrong += [f"{where}: {line}" for line in _check_lookup(value, program)]
+        elif isinstance(value, Recurrence):
+            wrong += [f"{where}: {line}" for line in _check_recurrence(value, program)]
         elif isinstance(value, Contraction):
             wrong += [f"{where}: {line}" for line in _check_contraction(value, program)]
         else:
@@ -255,6 +283,21 @@ def _check_lookup(value: Lookup, program: Program) -> list[str]:
 def _check_contraction(value: Contraction, program: Program) -> list[str]:
     dtypes = {program.values[operand].dtype for operand in value.operands} | {value.dtype}
     return [] if dtypes == {"float32"} else [f"no contraction of {', '.join(sorted(dtypes))}"]
+
+
+def _check_recurrence(value: Recurrence, program: Program) -> list[str]:
+    wrong = []
+    dtypes = {program.values[operand].dtype for operand in _present(value.operands)} | {value.dtype}
+    if dtypes != {"float32"}:
+        wrong.append(f"no recurrent layer of {', '.join(sorted(dtypes))}")
+    layer = value.layer
+    if layer.gates not in (3, 4) or len(layer.reversed) not in (1, 2) or layer.hidden < 1:
+        wrong.append("a layer of other than three or four gates, one or two directions and a state")
+    if len(value.inputs) != len(layer.reversed) or min(*value.inputs, value.states[0]) < 0:
+        wrong.append("no input for each direction, or no weights")
+    if (value.cells or value.states[3] >= 0) and layer.gates != 4:
+        wrong.append("cell states of a layer that has none")
+    return wrong
 
 
 def _check_view(value: View, program: Program) -> list[str]:

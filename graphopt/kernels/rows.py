@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from graphopt.kernels.lower import is_costly
 from graphopt.kernels.nests import Statements
 from graphopt.kernels.places import Place, has_choices, is_load, is_once
-from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Recurrence, Reduce, View
 from graphopt.kernels.scalar import FLOATS, HALVES, STORAGE, SUFFIX, held, loaded, stored
 from graphopt.operators.lowering import Call, Operand, Reshape
 
@@ -122,7 +122,7 @@ class RowSpace:
             what = self.program.values[value]
             if value in self.tensors:
                 self._depends[value] = False
-            elif isinstance(what, Reduce | Contraction):
+            elif isinstance(what, Reduce | Contraction | Recurrence):
                 self._depends[value] = True
             else:
                 operands = () if isinstance(what, Input) else what.operands

@@ -15,7 +15,8 @@ from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, pr
 from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
-from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Reduce, View
+from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Recurrence, Reduce, View
+from graphopt.kernels.recurrence import RecurrenceStep
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
 from graphopt.operators.lowering import Concat, Reshape, Transpose
 
@@ -107,6 +108,8 @@ class _Scheduler:
                 self._contraction(index)
             elif isinstance(value, Convolution):
                 self._convolution(index, value)
+            elif isinstance(value, Recurrence):
+                self._recurrence(index, value)
         self._nests()
         self.result.guards = tuple(self._guards)
         if len(self.result.steps) > MAX_STEPS or len(self.result.temporaries) > MAX_TEMPORARIES:
@@ -191,6 +194,9 @@ class _Scheduler:
             if isinstance(what, Convolution):
                 self._convolution(value, what)
                 return
+            if isinstance(what, Recurrence):
+                self._recurrence(value, what)
+                return
             for operand in what.operands:
                 if operand >= 0:
                     visit(operand)
@@ -216,6 +222,19 @@ class _Scheduler:
         self._add(ConvolutionStep(self.program, value, what, dict(self.tensors), tensor), stage)
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 2  # a stage to pack weights in that are no constants
+
+    def _recurrence(self, value: int, what: Recurrence) -> None:
+        """Have the states of a recurrent layer in memory, by a step of its own."""
+        if value in self.tensors:
+            return
+        operands = [operand for operand in what.operands if operand >= 0]
+        for operand in operands:
+            self.in_memory(operand)
+        tensor = self._tensor(value)
+        stage = self._stage(operands)
+        self._add(RecurrenceStep(self.program, value, self.tensors, self._next(), tensor), stage)
+        self.tensors[value] = tensor
+        self.stage_of[value] = stage + 1
 
     def _epilogues(self) -> None:
         """Nests that alone read a convolution: its step may compute them."""

@@ -317,4 +317,32 @@ class Convolving:
     expression: Callable[[Node, Expression], Expression]
 
 
-Lowering = Convolving | Elementwise | Layout | Rowwise | Picking | MatrixProduct
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What a recurrent layer computes in each step.
+
+    Attributes:
+        gates: 3 for a GRU, 4 for an LSTM.
+        hidden: elements of its state.
+        reversed: for each direction, whether the last step comes first.
+        reset_after: the reset gate scales the product of the state, not the state (ONNX: linear_before_reset).
+    """
+
+    gates: int
+    hidden: int
+    reversed: tuple[bool, ...]
+    reset_after: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recurring:
+    """Lowering of a recurrent layer with the operands and results of ONNX's GRU and LSTM.
+
+    Attributes:
+        layer: (graph, node) to what it computes.
+    """
+
+    layer: Callable[[OperatorGraph, Node], Layer]
+
+
+Lowering = Convolving | Elementwise | Layout | Rowwise | Picking | MatrixProduct | Recurring

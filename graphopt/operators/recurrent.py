@@ -4,9 +4,10 @@ Convention: weights are read once per execution, as every constant, although eac
 ``recurrent`` rate is measured with that in it.
 """
 
-from graphopt.graph import Node
+from graphopt.graph import Node, OperatorGraph
 from graphopt.operators.base import Cost, FusionClass, Operands, Operator
 from graphopt.operators.formulas import elements, integer, present, text, traffic
+from graphopt.operators.lowering import CannotLowerError, Layer, Recurring
 
 _POINTWISE = {"RNN": 3, "GRU": 14, "LSTM": 17, "DynamicQuantizeLSTM": 17}
 """Operations per hidden element and step apart from the matrix products, counted from the equations of the ONNX
@@ -62,6 +63,30 @@ def linear_attention_cost(node: Node, inputs: Operands, outputs: Operands) -> Co
     return traffic(inputs, outputs, flops)
 
 
+# ------------------------------------------------------------------ lowering
+
+_GATES = {"GRU": 3, "LSTM": 4}
+_ACTIVATIONS = {"GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
+_REVERSED = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+
+
+def _layer(graph: OperatorGraph, node: Node) -> Layer:
+    """The layer of a GRU or LSTM in its usual form: all steps of all samples, without bounds and other activations."""
+    reversed_ = _REVERSED[text(node, "direction", "forward")]
+    given = node.attributes.get("activations")
+    names = tuple(str(name) for name in given) if isinstance(given, tuple) else ()
+    if names and names != _ACTIVATIONS[node.op_type] * len(reversed_):
+        raise CannotLowerError(f"{node.op_type} with activations {', '.join(names)}")
+    if any(node.attributes.get(name) for name in ("clip", "layout", "input_forget")):
+        raise CannotLowerError(f"{node.op_type} with bounds, with the batch first or with coupled gates")
+    if any(slot < len(node.inputs) and node.inputs[slot] for slot in (4, 7)):
+        raise CannotLowerError(f"{node.op_type} with lengths of sequences or peepholes")
+    hidden = integer(node, "hidden_size", 0)
+    if hidden < 1:
+        raise CannotLowerError(f"{node.op_type} without its hidden size")
+    return Layer(_GATES[node.op_type], hidden, reversed_, bool(integer(node, "linear_before_reset", 0)))
+
+
 _STEPS = FusionClass.SEQUENTIAL
 _ATTRIBUTES = (
     "activation_alpha",
@@ -74,8 +99,24 @@ _ATTRIBUTES = (
 
 OPERATORS: tuple[Operator, ...] = (
     Operator("RNN", _STEPS, recurrent_cost, "", "recurrent", (*_ATTRIBUTES, "layout")),
-    Operator("GRU", _STEPS, recurrent_cost, "", "recurrent", (*_ATTRIBUTES, "layout", "linear_before_reset")),
-    Operator("LSTM", _STEPS, recurrent_cost, "", "recurrent", (*_ATTRIBUTES, "layout", "input_forget")),
+    Operator(
+        "GRU",
+        _STEPS,
+        recurrent_cost,
+        "",
+        "recurrent",
+        (*_ATTRIBUTES, "layout", "linear_before_reset"),
+        lowering=Recurring(_layer),
+    ),
+    Operator(
+        "LSTM",
+        _STEPS,
+        recurrent_cost,
+        "",
+        "recurrent",
+        (*_ATTRIBUTES, "layout", "input_forget"),
+        lowering=Recurring(_layer),
+    ),
     Operator(
         "DynamicQuantizeLSTM", _STEPS, recurrent_cost, "com.microsoft", "recurrent_int8", (*_ATTRIBUTES, "input_forget")
     ),

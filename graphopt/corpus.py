@@ -203,7 +203,7 @@ def _load_model(model: Stored, view: ViewName) -> _Loaded:
 
 def _load_checked(model: Stored, view: ViewName) -> _Loaded:
     proto = model_files.load(model.file)
-    structure = digest(proto)
+    structure = model.digest or digest(proto)
     order = [i.name for i in inputs_of(proto)]
     proto = fill_weights(proto)
     captured: list[Captured] = []

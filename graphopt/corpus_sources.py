@@ -38,12 +38,14 @@ class Stored:
         name: what captures call it.
         source: path or URL in the corpus, for messages.
         executions: how it ran. An entry without shapes stands for its declared shapes.
+        digest: of its structure, where the corpus tells it.
     """
 
     file: Path
     name: str
     source: str
     executions: tuple[Entry | Positional, ...]
+    digest: str = ""
 
 
 def stored_models(place: Path | str, scratch: Path) -> tuple[list[Stored], list[str]]:
@@ -145,5 +147,5 @@ def _observed(place: Path | str, scratch: Path) -> tuple[list[Stored], list[str]
                 continue
             name = names[graph] if uses[names[graph]] == 1 else f"{names[graph]}-{graph[:8]}"
             source = f"{corpus.folder.url}/{store.GRAPHS}/{graph}.onnx"
-            models.append(Stored(file, name, source, tuple(executions[graph])))
+            models.append(Stored(file, name, source, tuple(executions[graph]), graph))
     return models, remarks

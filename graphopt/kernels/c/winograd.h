@@ -59,8 +59,8 @@ SHARED double winograd_work(const convolution_plan *p, const cut *y, const cut *
 {
     double places = y->points * x->points, tiles = (double)(p->batch * y->tiles * x->tiles);
     double pairs = (double)(p->input_blocks * p->output_blocks);
-    double products = places * tiles * pairs * BLOCK;
-    double transforms = 6 * places * tiles * (double)(p->input_blocks + p->output_blocks);
+    double products = places * tiles * pairs * BLOCK * (1 + 4 / (tiles < FEWEST_TILES ? tiles : FEWEST_TILES));
+    double transforms = (40 + 6 * places) * tiles * (double)(p->input_blocks + p->output_blocks);
     double weights = places * pairs * BLOCK * 10;
     return (products > weights ? products + weights / 4 : weights + products / 4) + transforms;
 }
@@ -82,7 +82,7 @@ SHARED int plan_winograd(const convolution_plan *p, winograd_plan *w)
     const int64_t taps = p->kernel_height * p->kernel_width;
     double pairs = (double)(p->input_blocks * p->output_blocks) * BLOCK;
     double direct = (double)(p->batch * p->height * p->width * taps) * pairs, weights = (double)taps * pairs * 10;
-    double best = 0.85 * (direct > weights ? direct + weights / 4 : weights + direct / 4);
+    double best = 0.9 * (direct > weights ? direct + weights / 4 : weights + direct / 4);
     for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++) {
         int ny = SIZES[i][0], nx = SIZES[i][1];
         if ((ny == 1) != (p->kernel_height == 1) || (nx == 1) != (p->kernel_width == 1) || (ny > 1 && p->kernel_height >= ny)
@@ -204,70 +204,60 @@ INLINE void from_points(int points, int results, const channels *s, channels *y)
     }
 }
 
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
+
 /* One tile of one block of channels: from an image, to its places. */
 INLINE void transform_input(int ny, int nx, const float *from, int64_t row, float *to, int64_t place)
 {
     channels d[MOST_POINTS], v[MOST_POINTS], half[MOST_POINTS * MOST_POINTS];
+    UNROLLED
     for (int x = 0; x < nx; x++) {
+        UNROLLED
         for (int y = 0; y < ny; y++)
             d[y] = load(from + y * row + x * BLOCK);
         at_points(ny, d, v);
+        UNROLLED
         for (int y = 0; y < ny; y++)
             half[y * nx + x] = v[y];
     }
+    UNROLLED
     for (int y = 0; y < ny; y++) {
         at_points(nx, half + y * nx, v);
+        UNROLLED
         for (int x = 0; x < nx; x++)
             store(to + (y * nx + x) * place, v[x]);
     }
+}
+
+/* Neighbouring tiles of one block of channels. */
+INLINE void transform_inputs(int ny, int nx, const float *from, int64_t row, int64_t step, int64_t count, float *to,
+                             int64_t place)
+{
+    for (; count > 0; count--, from += step, to += BLOCK)
+        transform_input(ny, nx, from, row, to, place);
 }
 
 /* One tile of one block of channels: from the sums at its places, to results [results y, results x]. */
 INLINE void transform_output(int ny, int nx, int my, int mx, const float *from, int64_t place, channels *to)
 {
     channels s[MOST_POINTS], y[MOST_POINTS], half[MOST_POINTS * MOST_POINTS];
+    UNROLLED
     for (int i = 0; i < nx; i++) {
+        UNROLLED
         for (int j = 0; j < ny; j++)
             s[j] = load(from + (j * nx + i) * place);
         from_points(ny, my, s, y);
+        UNROLLED
         for (int j = 0; j < my; j++)
             half[j * nx + i] = y[j];
     }
+    UNROLLED
     for (int j = 0; j < my; j++)
         from_points(nx, mx, half + j * nx, to + j * mx);
-}
-
-SHARED void transform_input_of(const winograd_plan *w, const float *from, int64_t row, float *to)
-{
-    const int64_t place = w->input_floats;
-    if (w->y.points == 1)
-        transform_input(1, 6, from, row, to, place);
-    else if (w->x.points == 1)
-        transform_input(6, 1, from, row, to, place);
-    else if (w->y.points == 4)
-        transform_input(4, 4, from, row, to, place);
-    else
-        transform_input(6, 6, from, row, to, place);
-}
-
-SHARED void transform_output_of(const winograd_plan *w, const float *from, channels *to)
-{
-    const int64_t place = w->product_floats;
-    const int few = w->y.results == 2 || w->x.results == 2;
-    if (w->y.points == 1 && few)
-        transform_output(1, 6, 1, 2, from, place, to);
-    else if (w->y.points == 1)
-        transform_output(1, 6, 1, 4, from, place, to);
-    else if (w->x.points == 1 && few)
-        transform_output(6, 1, 2, 1, from, place, to);
-    else if (w->x.points == 1)
-        transform_output(6, 1, 4, 1, from, place, to);
-    else if (w->y.points == 4)
-        transform_output(4, 4, 2, 2, from, place, to);
-    else if (few)
-        transform_output(6, 6, 2, 2, from, place, to);
-    else
-        transform_output(6, 6, 4, 4, from, place, to);
 }
 
 /* ---------------------------------------------------------------- running */
@@ -282,6 +272,20 @@ static inline tile_place place_of(const winograd_plan *w, int64_t row, int64_t c
     return (tile_place){row / w->y.tiles, row % w->y.tiles * w->y.results, column * w->x.results};
 }
 
+/* Neighbouring tiles of one block of channels, by the sizes of the plan. */
+SHARED void transform_inputs_of(const winograd_plan *w, const float *from, int64_t row, int64_t count, float *to)
+{
+    const int64_t step = w->x.results * BLOCK, place = w->input_floats;
+    if (w->y.points == 1)
+        transform_inputs(1, 6, from, row, step, count, to, place);
+    else if (w->x.points == 1)
+        transform_inputs(6, 1, from, row, step, count, to, place);
+    else if (w->y.points == 4)
+        transform_inputs(4, 4, from, row, step, count, to, place);
+    else
+        transform_inputs(6, 6, from, row, step, count, to, place);
+}
+
 /* All tiles of a chunk, to [place, input block, tile, channel]; what lies outside of the image is zero. */
 SHARED void transform_chunk(const convolution_plan *p, const winograd_plan *w, const float *input, int64_t group,
                             int64_t row0, int64_t column0, int64_t rows, int64_t columns, float *to)
@@ -289,14 +293,19 @@ SHARED void transform_chunk(const convolution_plan *p, const winograd_plan *w, c
     const int64_t plane = p->input_height * p->input_width * BLOCK, line = p->input_width * BLOCK;
     const int ny = w->y.points, nx = w->x.points;
     float border[MOST_POINTS * MOST_POINTS * BLOCK];
+    /* columns whose tiles lie inside of the image */
+    int64_t first = clamp(quotient_up(p->left, w->x.results) - column0, 0, columns), room = p->input_width + p->left - nx;
+    int64_t beyond = clamp((room < 0 ? 0 : room / w->x.results + 1) - column0, first, columns);
     for (int64_t ib = 0; ib < p->input_blocks; ib++)
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < columns; c++, to += BLOCK) {
                 tile_place at = place_of(w, row0 + r, column0 + c);
                 int64_t y = at.y - p->top, x = at.x - p->left;
                 const float *image = input + ((at.n * p->groups + group) * p->input_blocks + ib) * plane;
-                if (y >= 0 && x >= 0 && y + ny <= p->input_height && x + nx <= p->input_width) {
-                    transform_input_of(w, image + y * line + x * BLOCK, line, to);
+                if (c == first && beyond > first && y >= 0 && y + ny <= p->input_height) {
+                    transform_inputs_of(w, image + y * line + x * BLOCK, line, beyond - first, to);
+                    c = beyond - 1;
+                    to += (beyond - first - 1) * BLOCK;
                     continue;
                 }
                 memset(border, 0, sizeof border);
@@ -304,7 +313,7 @@ SHARED void transform_chunk(const convolution_plan *p, const winograd_plan *w, c
                 for (int64_t j = clamp(-y, 0, ny); j < ny && y + j < p->input_height; j++)
                     memcpy(border + (j * nx + begin) * BLOCK, image + (y + j) * line + (x + begin) * BLOCK,
                            (size_t)((end - begin) * BLOCK) * sizeof *border);
-                transform_input_of(w, border, nx * BLOCK, to);
+                transform_inputs_of(w, border, nx * BLOCK, 1, to);
             }
 }
 
@@ -343,45 +352,70 @@ INLINE int any_not_zero(channels x)
 #endif
 }
 
-/* Transforms the sums of some output blocks of a chunk back, and finishes and stores the results. */
-SHARED void finish_chunk(const convolution_call *call, const winograd_plan *w, const float *sums, int64_t group,
-                         int64_t block, int64_t blocks, int64_t row0, int64_t column0, int64_t rows, int64_t columns)
+/* A row of tiles of one output block. */
+typedef struct {
+    const convolution_call *call;
+    const winograd_plan *w;
+    const float *sums;
+    int64_t group, block;
+    tile_place at; /* the first one */
+    int64_t columns;
+} tile_row;
+
+/* Transforms sums back, finishes the results and stores them. */
+INLINE void finish_row(int ny, int nx, int my, int mx, const tile_row *row)
 {
+    const convolution_call *call = row->call;
     const convolution_plan *p = call->p;
-    const int bounded_below_or_above = p->low > -INFINITY || p->high < INFINITY;
-    channels results[MOST_POINTS * MOST_POINTS];
-    for (int64_t b = block; b < block + blocks; b++) {
-        const channels bias = load(call->bias ? call->bias + (group * p->output_blocks + b) * BLOCK : NO_BIAS);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < columns; c++, sums += BLOCK) {
-                tile_place at = place_of(w, row0 + r, column0 + c);
-                int64_t high = least(w->y.results, p->height - at.y), wide = least(w->x.results, p->width - at.x);
-                int64_t channel = (at.n * p->groups + group) * p->output_blocks + b;
-                int64_t begin = ((channel * p->height + at.y) * p->width + at.x) * BLOCK;
-                channels finite = all(0);
-                transform_output_of(w, sums, results);
-                for (int64_t y = 0; y < high; y++)
-                    for (int64_t x = 0; x < wide; x++)
-                        finite += results[y * w->x.results + x] * 0.0F;
-                if (any_not_zero(finite))
-                    compute_tile_again(p,
-                                       call->input + (at.n * p->groups + group) * p->input_blocks * p->input_height
-                                                         * p->input_width * BLOCK,
-                                       call->given + (group * p->output_blocks + b) * p->input_blocks * p->kernel_height
-                                                         * p->kernel_width * BLOCK * BLOCK,
-                                       at.y, at.x, high, wide, w->x.results, results);
-                for (int64_t y = 0; y < high; y++)
-                    for (int64_t x = 0; x < wide; x++) {
-                        int64_t place = begin + (y * p->width + x) * BLOCK;
-                        channels result = results[y * w->x.results + x] + bias;
-                        if (call->sum)
-                            result += load(call->sum + place);
-                        if (bounded_below_or_above)
-                            result = bounded(result, p->low, p->high);
-                        store(call->result + place, result);
-                    }
+    const int bounds = p->low > -INFINITY || p->high < INFINITY;
+    const int64_t channel = (row->at.n * p->groups + row->group) * p->output_blocks + row->block;
+    const int64_t high = least(my, p->height - row->at.y), line = p->width * BLOCK;
+    const channels bias = load(call->bias ? call->bias + (row->group * p->output_blocks + row->block) * BLOCK : NO_BIAS);
+    int64_t place = (channel * p->height + row->at.y) * line + row->at.x * BLOCK;
+    for (int64_t c = 0; c < row->columns; c++, place += mx * BLOCK) {
+        const int64_t x0 = row->at.x + c * mx, wide = least(mx, p->width - x0);
+        channels results[MOST_POINTS * MOST_POINTS], finite = all(0);
+        transform_output(ny, nx, my, mx, row->sums + c * BLOCK, row->w->product_floats, results);
+        UNROLLED
+        for (int i = 0; i < my * mx; i++)
+            finite += results[i] * 0.0F;
+        if (any_not_zero(finite))
+            compute_tile_again(p,
+                               call->input + (row->at.n * p->groups + row->group) * p->input_blocks * p->input_height
+                                                 * p->input_width * BLOCK,
+                               call->given + (row->group * p->output_blocks + row->block) * p->input_blocks
+                                                 * p->kernel_height * p->kernel_width * BLOCK * BLOCK,
+                               row->at.y, x0, high, wide, mx, results);
+        for (int64_t y = 0; y < high; y++)
+            for (int64_t x = 0; x < wide; x++) {
+                channels result = results[y * mx + x] + bias;
+                if (call->sum)
+                    result += load(call->sum + place + y * line + x * BLOCK);
+                if (bounds)
+                    result = bounded(result, p->low, p->high);
+                store(call->result + place + y * line + x * BLOCK, result);
             }
     }
+}
+
+SHARED void finish_row_of(const tile_row *row)
+{
+    const cut *y = &row->w->y, *x = &row->w->x;
+    const int few = y->results == 2 || x->results == 2;
+    if (y->points == 1 && few)
+        finish_row(1, 6, 1, 2, row);
+    else if (y->points == 1)
+        finish_row(1, 6, 1, 4, row);
+    else if (x->points == 1 && few)
+        finish_row(6, 1, 2, 1, row);
+    else if (x->points == 1)
+        finish_row(6, 1, 4, 1, row);
+    else if (y->points == 4)
+        finish_row(4, 4, 2, 2, row);
+    else if (few)
+        finish_row(6, 6, 2, 2, row);
+    else
+        finish_row(6, 6, 4, 4, row);
 }
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -427,7 +461,10 @@ SHARED int run_winograd(const convolution_call *call, const winograd_plan *w, in
             t.result = sums + place * w->product_floats;
             run_pixels(&t, functions, at_once, 0, 0, count);
         }
-        finish_chunk(call, w, sums, group, ob, kind, row0, column0, rows, columns);
+        for (int64_t b = 0; b < kind; b++)
+            for (int64_t r = 0; r < rows; r++)
+                finish_row_of(&(tile_row){call, w, sums + (b * rows + r) * columns * BLOCK, group, ob + b,
+                                          place_of(w, row0 + r, column0), columns});
     }
     give_scratch(scratch);
     for (int64_t r = 0; call->epilogue && r < rows; r++) {

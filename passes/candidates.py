@@ -24,6 +24,9 @@ LEAST_ALONE = 0.1
 
 LEAST_ALONE_SECONDS = 1e-6
 
+HOPED_SHARE = 0.8
+"""Share of the runtime's time that a kernel's product with weights takes on processors with a matrix unit."""
+
 LEAST_HOPED = 1e-12
 """Seconds per operator that a kernel may be hoped to save whatever is predicted."""
 
@@ -44,8 +47,8 @@ class Occurrence:
         extraction: its body, and how the body is called.
         before: predicted seconds of its operators, one by one; per execution, averaged over the captures.
         after: predicted seconds as one kernel; likewise.
-        hoped: predicted seconds saved per execution where a kernel's products take no longer than the runtime's, and
-            more than nothing where it holds a convolution or a product with weights: how fast these are, no rate says
+        hoped: predicted seconds saved per execution where a kernel's products are as fast as they may be, and more
+            than nothing where it holds a convolution or a product with weights: how fast these are, no rate says
             well for all sizes.
     """
 
@@ -212,7 +215,7 @@ def find_candidates(
         tried = any(regions.hard_to_price(graph, index) for index in nodes)
         if len(nodes) == 1 and not tried and not _pays_alone(*times, machine):
             continue
-        hoped = times[0] - times[1] + _lost_alone(captures, products, machine)
+        hoped = times[0] - times[1] + _lost_alone(graph, captures, products, machine)
         if tried:
             hoped = max(hoped, LEAST_HOPED * len(nodes))
         found.append(Occurrence(extraction, *times, hoped))
@@ -314,12 +317,15 @@ def _pays_alone(before: float, after: float, machine: Machine) -> bool:
     return saved >= max(LEAST_ALONE * work, LEAST_ALONE_SECONDS)
 
 
-def _lost_alone(captures: Sequence[Capture], nodes: Sequence[int], machine: Machine) -> float:
-    """Predicted seconds per execution by which kernels of these operators alone are slower than the runtime's."""
+def _lost_alone(
+    graph: OperatorGraph, captures: Sequence[Capture], products: Sequence[int], machine: Machine
+) -> float:
+    """Predicted seconds per execution by which kernels of these products alone are slower than they may be hoped to be."""
     lost = 0.0
-    for index in nodes:
+    for index in products:
         times = _seconds(captures, (index,), machine)
-        lost += max(0.0, times[1] - times[0]) if times else 0.0
+        share = HOPED_SHARE if regions.multiplies_weights(graph, index) else 1.0
+        lost += max(0.0, times[1] - share * times[0]) if times else 0.0
     return lost
 
 

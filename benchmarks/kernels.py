@@ -4,8 +4,9 @@
     python benchmarks/kernels.py MODELS [--captures FILE] [--top 50] [--only ID …] [--machine NAME]
 
 MODELS and ``--captures`` are those of ``benchmarks/corpus.py``. In each model, everything is fused that the roofline
-says pays. The patterns of all models that are predicted to save most are built, and their calls timed in onnxruntime's
-profiler at the captured shapes, each in the model where it saves most. Patterns that save nothing so are left out. A pattern's fraction is the time that its bytes take at the bandwidth of the level that they live in, or its
+says may pay. The patterns of all models that would save most at the roofline are built, and their calls timed in
+onnxruntime's profiler at the captured shapes, each in the model where it saves most. Patterns that save nothing so are
+left out. A pattern's fraction is the time that its bytes take at the bandwidth of the level that they lie in, or its
 operations at the peak, whichever is longer, over the measured time.
 """
 
@@ -38,7 +39,7 @@ class Row:
         model: where it stands.
         operators: its operators.
         calls: how often.
-        before: predicted seconds of the operators one by one, all calls.
+        before: seconds of the operators one by one, all calls.
         measured: seconds of the calls.
         bytes: what they read and write.
         flops: what they compute.
@@ -61,7 +62,7 @@ class Row:
 
 
 def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None, chosen: Sequence[str] | None) -> list[Row]:
-    """The patterns that are fused in one model: those chosen, timed; or all, as predicted."""
+    """The patterns that are fused in one model: those chosen, timed; or all, as long as they take at the roofline."""
     from graphopt import kernels, machine, models, operators, roofline
     from graphopt.model_graphs import with_unique_names
     from graphopt.passes import measure, pipeline
@@ -79,32 +80,44 @@ def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None, chose
     prepared = pipeline.run(original, pipeline.DEFAULT_PIPELINE[:-1], context).model
     unfused = with_unique_names(models.inline_functions(prepared))
     captures = observe(unfused, context)
-    context = Context(observed, hardware, None, source=path.name, captures=captures)
+    context = Context(observed, hardware, None, source=path.name, captures=captures, measured=True)
     details = Fuse().run(unfused, context).details
     if not isinstance(details, Fusions) or not details.made:
         return []
     seen, graph = captures[0], captures[0].graph
-    chosen = [extraction for fusion in details.made for extraction in fusion.occurrences]
-    fused = rewrite(unfused, graph, chosen, capture=seen, source=path.name)
-    names = {node.output[0]: node.name for node in fused.graph.node if node.output}
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = [kernels.FusedOperator(f.name, f.body, f.shapes) for f in details.made]
-        library = kernels.build_library(wanted, Path(folder), "kernels")
-        given = measure.cases(original, observed, 0)
-        (seconds,) = measure.node_turns([(fused, library)], given, threads=1, run_seconds=1e-2)
+    made = [fusion for fusion in details.made if chosen is None or fusion.identity in chosen]
+    apart: dict[str, Any] = {}
+    seconds: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    if chosen is not None:
+        extractions = [extraction for fusion in made for extraction in fusion.occurrences]
+        fused = rewrite(unfused, graph, extractions, capture=seen, source=path.name)
+        names = {node.output[0]: node.name for node in fused.graph.node if node.output}
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = [kernels.FusedOperator(f.name, f.body, f.shapes) for f in made]
+            library = kernels.build_library(wanted, Path(folder), "kernels")
+            given = measure.cases(original, observed, 0)
+            variants = [(unfused, None), (fused, library)]
+            apart, seconds = measure.node_turns(variants, given, threads=1, run_seconds=1e-2)
     found = []
-    for fusion in details.made:
-        moved, flops, roof, arithmetic, measured = 0, 0.0, 0.0, 0.0, 0.0
+    for fusion in made:
+        moved, flops, roof, arithmetic, before, measured = 0, 0.0, 0.0, 0.0, 0.0, 0.0
         for extraction in fusion.occurrences:
             nodes = sorted(extraction.nodes)
             here = roofline.external_bytes(seen, nodes) or 0
             costs = [operators.cost(seen, index) for index in nodes]
             work = float(sum(cost.flops for cost in costs if cost is not None))
-            roof += max(hardware.seconds_to_move(here, here), work / hardware.peak_of("float32"))
+            traffic = roofline.traffic_seconds(seen, nodes, hardware) or 0.0
+            roof += max(traffic, work / hardware.peak_of("float32"))
             whole = roofline.fused_seconds(seen, nodes, hardware) or 0.0
             arithmetic += whole - hardware.kernel_seconds
             moved, flops = moved + here, flops + work
-            measured += float(seconds[names[extraction.outputs[0]]].min())
+            if chosen is not None:
+                measured += float(seconds[names[extraction.outputs[0]]].min())
+                timed = [apart[graph.nodes[index].name] for index in nodes if graph.nodes[index].name in apart]
+                before += sum(float(turns.min()) for turns in timed)
+        if chosen is None:
+            before, measured = fusion.before, roof
         calls = len(fusion.occurrences)
         kinds = tuple(node.op_type for node in fusion.body.nodes)
         overhead = calls * hardware.kernel_seconds
@@ -114,7 +127,7 @@ def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None, chose
                 path.stem,
                 kinds,
                 calls,
-                fusion.before,
+                before,
                 measured,
                 moved,
                 flops,
@@ -196,7 +209,7 @@ def main() -> int:
         return 0
     names = [path.stem for path in sorted(arguments.models.glob("*.onnx"))]
     names = [name for name in names if not arguments.only or name in arguments.only]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # nothing is timed here
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:  # nothing is timed here
         predicted = [row for rows in pool.map(lambda name: in_a_process(name, None, arguments), names) for row in rows]
     wanted: dict[str, list[str]] = {}
     for row in merged(predicted)[: int(SPARE * arguments.top)]:

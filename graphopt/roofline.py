@@ -105,6 +105,15 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     return together(compute, memory) + packing + machine.kernel_seconds + further
 
 
+def traffic_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:
+    """Seconds that a set of operators takes as one kernel at least: what enters and leaves, from where it lies.
+
+    Returns:
+        Seconds at the bandwidth of the levels that the tensors' memory still lies in; None when a size is unknown.
+    """
+    return _profile(capture).seconds_of_external_traffic(nodes, machine)
+
+
 def operator_gains(capture: Capture, machine: Machine) -> list[float]:
     """The most that each operator can add to what a fusion saves: its time beyond its arithmetic in a kernel.
 
@@ -422,6 +431,33 @@ class _Profile:
 
     def _elements(self, name: str) -> int:
         return prod(self.shape(name) or (0,))
+
+    def seconds_of_external_traffic(self, nodes: Sequence[int], machine: Machine) -> float | None:
+        """Seconds to move what crosses the border of a set of nodes, each tensor from the level that it lies in."""
+        traffic = self.external_traffic(nodes)
+        if traffic is None:
+            return None
+        moved, parameters = traffic
+        inside = set(nodes)
+        entering: dict[str, int] = {}
+        leaving: dict[str, int] = {}
+        names = {result.name for index in inside for result in self._results[index] if result.leaves(inside)}
+        for index in inside:
+            for touch in self._touches[index].reads:
+                if self.graph.producers.get(touch.name, (-1, 0))[0] not in inside:
+                    entering[touch.name] = min(touch.distance, entering.get(touch.name, touch.distance))
+            for touch in self._touches[index].writes:
+                if touch.name in names:
+                    leaving[touch.name] = touch.distance
+        distances = [*entering.items(), *leaving.items()]
+        whole = sum(self._bytes(name) or 0 for name, _ in distances)
+        seconds = self.seconds_of_parameters(parameters, machine)
+        if not whole:
+            return seconds + machine.seconds_to_move(moved)
+        for name, distance in distances:
+            share = moved * (self._bytes(name) or 0) / whole
+            seconds += machine.seconds_to_move(share, max(moved, distance))
+        return seconds
 
     def external_traffic(self, nodes: Sequence[int]) -> tuple[int, int] | None:
         """Bytes that cross the border of a set of nodes: computed tensors and results, and constants apart."""

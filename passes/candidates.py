@@ -317,10 +317,8 @@ def _pays_alone(before: float, after: float, machine: Machine) -> bool:
     return saved >= max(LEAST_ALONE * work, LEAST_ALONE_SECONDS)
 
 
-def _lost_alone(
-    graph: OperatorGraph, captures: Sequence[Capture], products: Sequence[int], machine: Machine
-) -> float:
-    """Predicted seconds per execution by which kernels of these products alone are slower than they may be hoped to be."""
+def _lost_alone(graph: OperatorGraph, captures: Sequence[Capture], products: Sequence[int], machine: Machine) -> float:
+    """Predicted seconds per execution by which kernels of these products alone are slower than is to be hoped."""
     lost = 0.0
     for index in products:
         times = _seconds(captures, (index,), machine)

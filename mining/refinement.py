@@ -97,21 +97,24 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
     done_orders: list[Integers] = []
     undecided: list[Integers] = []
     cells = _cells(np.sort(colours, axis=1))
-    while len(owner):
-        colours, cells = _refined(colours, cells, edges, into, out)
+
+    def left_over() -> Integers:
+        """Write down the orders of graphs that are decided; the positions of the others."""
         whole = cells == size
         done_graphs.append(owner[whole])
         done_orders.append(np.argsort(colours[whole], axis=1))
-        left = np.flatnonzero(~whole)
+        return np.flatnonzero(~whole)
+
+    while len(owner):
+        colours, cells = _refined(colours, cells, edges, into, out)
+        left = left_over()
         if not len(left):
             break
         # Equal branches can be put in any order.
-        owner, colours, edges = owner[left], _with_equal_parts_apart(colours[left], edges.of(left)), edges.of(left)
+        owner, edges = owner[left], edges.of(left)
+        colours = _with_equal_parts_apart(colours[left], edges)
         cells = _cells(np.sort(colours, axis=1))
-        whole = cells == size
-        done_graphs.append(owner[whole])
-        done_orders.append(np.argsort(colours[whole], axis=1))
-        left = np.flatnonzero(~whole)
+        left = left_over()
         if not len(left):
             break
         # Of what is stable and not decided, take the smallest cell.
@@ -126,8 +129,8 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
         cell = np.argmin(sizes, axis=1)
         width = sizes[np.arange(len(left)), cell]
         # How many orders the graph will have at least; too many are left to the caller.
-        leaves = np.bincount(owner[whole], minlength=owner.max() + 1)
-        for found in done_graphs[:-1]:  # the last ones are counted
+        leaves = np.zeros(owner.max() + 1, dtype=np.int64)
+        for found in done_graphs:
             leaves += np.bincount(found, minlength=len(leaves))[: len(leaves)]
         np.add.at(leaves, owner[left], width)
         hopeless = leaves[owner[left]] > MOST_LEAVES

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,24 @@ def check(folder: Path, words: list[str], outputs: tuple[str, ...], count: int, 
 def test_interrupting_mine(corpus: Path, tmp_path: Path, count: int, engine: str) -> None:
     words = ["mine", str(corpus), "--jobs", "2", "--engine", engine, "-o", "opportunities.json"]
     check(tmp_path, words, ("opportunities.json",), count, deterministic=True)
+
+
+def test_interrupting_workers_at_work(sample_graphs: Path, tmp_path: Path) -> None:
+    """They are killed in the middle of a level."""
+    for name in ("dlrm", "mobilenet_v3_large"):
+        shutil.copy(sample_graphs / f"{name}.onnx", tmp_path)
+    words = ["mine", str(tmp_path), "--view", "raw", "--max-size", "40", "--engine", "processes", "--jobs", "2"]
+    with start(tmp_path, words) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None and not any(
+            b"engine_processes" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children.read_text().split()
+        ):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=AT_ONCE)
+        assert (process.returncode, errors) == (Exit.INTERRUPTED, b"")
+        assert left_running(process.pid) == []
 
 
 def test_interrupting_apply(corpus: Path, tmp_path: Path, count: int) -> None:

@@ -102,3 +102,35 @@ def test_equal_branches_are_worth_what_is_disjoint() -> None:
 def test_k_is_at_least_one() -> None:
     with pytest.raises(GraphoptError, match="k must be"):
         mine([branches(2, 1)], k=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_saves_enough_is_found_and_known_to_be_closed(seed: int) -> None:
+    """With gains of nodes at random, the bounds against all patterns."""
+    chance = random.Random(seed)
+    graphs = []
+    for _ in range(4):
+        count = chance.randrange(5, 10)
+        edges = [(a, 0, b, 0) for b in range(count) for a in range(b) if chance.random() < 0.3]
+        labels = tuple(chance.choice("ab") for _ in range(count))
+        gains = tuple(float(chance.randrange(20)) for _ in labels)
+        graphs.append(MiningGraph(labels, tuple(sorted(edges)), gains=gains, identities=tuple(range(count))))
+
+    def most(pattern: Pattern) -> float:
+        """What disjoint occurrences, chosen greedily, gain."""
+        total, taken = 0.0, set()
+        rows = [(sum(graphs[at].gains[n] for n in nodes), at, nodes) for at, nodes in pattern.found()]
+        for gain, at, nodes in sorted(rows, reverse=True):
+            if not taken & {(at, node) for node in nodes}:
+                taken |= {(at, node) for node in nodes}
+                total += gain
+        return total
+
+    for closed in (False, True):
+        everything = mine(graphs, max_size=5, closed=closed, engine="serial")
+        for least in (30.0, 60.0, 120.0):
+            some = mine(graphs, max_size=5, closed=closed, engine="serial", least_saving=least)
+            assert some.visited <= everything.visited
+            wanted = {pattern.digest for pattern in everything if most(pattern) >= least}
+            assert wanted <= {pattern.digest for pattern in some}
+            assert {p.digest for p in some if most(p) >= least} == wanted

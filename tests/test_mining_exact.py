@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from graphopt.mining import MiningResult, Pattern, mine
@@ -67,10 +67,17 @@ def test_brute_force(corpus: list[Entry], min_support: int, max_size: int, close
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None)
-@given(corpora(9, 4), st.integers(1, 4), st.integers(1, 9), st.booleans())
-def test_brute_force_for_long(corpus: list[Entry], min_support: int, max_size: int, closed: bool) -> None:
-    check(corpus, min_support, max_size, closed)
+@pytest.mark.parametrize("part", range(200))
+def test_brute_force_for_long(part: int) -> None:
+    """20,000 larger corpora, in parts that can be run one by one (``-k "for_long and 17"``)."""
+
+    @seed(part)
+    @settings(max_examples=100, deadline=None, database=None)
+    @given(corpora(9, 4), st.integers(1, 4), st.integers(1, 9), st.booleans())
+    def run(corpus: list[Entry], min_support: int, max_size: int, closed: bool) -> None:
+        check(corpus, min_support, max_size, closed)
+
+    run()
 
 
 @pytest.mark.parametrize(("count", "length", "tail"), [(2, 1, 0), (3, 1, 2), (4, 1, 0), (3, 2, 1), (2, 3, 0)])

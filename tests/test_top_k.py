@@ -1,5 +1,6 @@
 """The best k: what growth leaves out must not change the list that mining everything and then ranking gives."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from graphopt import corpus, machine
 from graphopt.graph import Capture
 from graphopt.machine import Machine
-from graphopt.mining import find_opportunities
-from tests.mining_captures import capture
+from graphopt.mining import MiningResult, find, find_opportunities, mine
+from tests.mining_captures import capture, random_fleet
 
 OPERATORS = ("Relu", "Exp", "Sigmoid", "Neg", "Add", "Mul", "Softmax", "Transpose")
 
@@ -70,3 +71,25 @@ def test_sample_models_with_fewer_patterns(xeon: Machine, sample_graphs: Path) -
     assert len(found[1]) == 1
     assert found[1] == found[None][:1]
     assert visited[1] < visited[None]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_k_are_those_of_all_and_fewer_patterns_are_visited(
+    xeon: Machine, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures = random_fleet(random.Random(seed), 25)
+    visited: list[int] = []
+
+    def counted(*arguments: object, **settings: object) -> MiningResult:
+        result = mine(*arguments, **settings)
+        visited.append(result.visited)
+        return result
+
+    monkeypatch.setattr(find, "mine", counted)
+    everything = find_opportunities(captures, xeon, k=None, max_size=6, engine="serial").opportunities
+    (all_visited,) = visited
+    assert len(everything) > 10
+    for k in (1, 3, 8):
+        visited.clear()
+        assert find_opportunities(captures, xeon, k=k, max_size=6, engine="serial").opportunities == everything[:k]
+        assert k > 3 or sum(visited) < all_visited

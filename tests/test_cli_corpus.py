@@ -259,3 +259,20 @@ def test_mistakes(words: list[str], code: int, text: str, graphopt: CommandLine)
     assert (outcome.code, outcome.out) == (code, "")
     assert text in outcome.err
     assert code == Exit.USAGE or outcome.err.count("\n") == 1
+
+
+def test_the_query_of_the_docs(fleet: store.ObservedCorpus, graphopt: CommandLine, sample_graphs: Path) -> None:
+    """DuckDB adds up what the corpus holds, a compaction that was killed half-way included."""
+    duckdb = pytest.importorskip("duckdb")
+    text = (sample_graphs.parent / "docs" / "file-formats.md").read_text()
+    query = text.partition("```sql\n")[2].partition("```")[0].replace("'fleet/", f"'{fleet.folder.url}/")
+    old = fleet.folder.read(f"captures/{capture_file(fleet).name}")
+    name = capture_file(fleet).name
+    for step in range(3):
+        if step == 1:
+            graphopt("corpus", "compact", fleet.folder.url)
+        elif step == 2:
+            fleet.folder.write(f"captures/{name}", old)
+        expected = printed(graphopt, "list", fleet.folder.url)["graphs_held"]
+        found = duckdb.sql(query).fetchall()
+        assert found == [(one["graph"], one["name"], one["captures"], one["executions"]) for one in expected]

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+import graphopt.kernels
 from graphopt.errors import GraphoptError
 from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.kernels import FusedOperator, build_library, find_compiler, lowerable, write_source
@@ -364,3 +365,10 @@ def test_which_kernels_offer_to_overwrite(tmp_path: Path) -> None:
 def test_an_older_runtime_is_named() -> None:
     """The library asks for an interface that this onnxruntime has; the version it needs stands in its message."""
     assert tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 18)
+
+
+def test_no_part_lets_the_compiler_fuse_the_rounding_of_what_follows() -> None:
+    """clang keeps a pragma of file scope until the next: each that allows contraction is taken back."""
+    for path in (Path(graphopt.kernels.__file__).parent / "c").glob("*.h"):
+        said = re.findall(r"#pragma clang fp contract\((\w+)\)", path.read_text())
+        assert said == ["fast", "off"] * (len(said) // 2), path.name

@@ -418,7 +418,9 @@ SHARED void finish_row_of(const tile_row *row)
         finish_row(6, 6, 4, 4, row);
 }
 
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#elif defined(__GNUC__)
 #pragma GCC pop_options
 #endif
 

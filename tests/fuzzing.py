@@ -26,6 +26,7 @@ from graphopt.kernels import emit_library, lowerable
 from graphopt.kernels.compile import Level, find_compiler, flags_of, level_parts, levels
 from graphopt.kernels.lower import lower
 from graphopt.operators import table
+from graphopt.operators.blocked import block_size
 from tests.kernel_checks import Array, Case, compute, random_values
 from tests.sanitized import DRIVER
 
@@ -321,6 +322,44 @@ def product(builder: Builder, x: Known) -> None:
         builder.add("com.microsoft.FusedMatMul", [x.name, other], transB=1, alpha=builder.number(0.1, 1))
 
 
+def convolved(builder: Builder, x: Known) -> None:
+    """A convolution of one or two dimensions, plain or in the blocked layout."""
+    shape = builder.shape(x)
+    if len(shape) not in (3, 4) or 0 in shape or x.dtype != "float32" or np.prod(shape) > 2000:
+        return
+    if not np.isfinite(builder.values[x.name]).all():
+        return  # the reference evaluator multiplies them with its zeros around the image
+    image, channels = shape[2:], shape[1]
+    blocked = len(shape) == 4 and bool(block_size()) and channels % 4 == 0 and builder.chance(0.7)
+    small = blocked and builder.chance(0.7)  # what is summed with fewer multiplications
+    kernel = [int(builder.pick((1, 3, 3, 5) if small else (1, 2, 3))) for _ in image]
+    strides = [1 if small else int(builder.pick((1, 1, 2))) for _ in image]
+    dilations = [1 if small else int(builder.pick((1, 1, 2))) for _ in image]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    before = [int(builder.random.integers(0, k + 1)) for k in kernel]
+    after = [max(0, span - size - low) for span, size, low in zip(spans, image, before, strict=True)]
+    window = {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": [*before, *after]}
+    if not blocked:
+        group = channels if builder.chance(0.3) else 1
+        weights = (group * int(builder.random.integers(1, 4)), channels // group, *kernel)
+        operands = [x.name, builder.input(weights, x.dtype, constant=builder.chance(0.7))]
+        if builder.chance(0.5):
+            operands.append(builder.input(weights[:1], x.dtype, constant=True))
+        builder.add("Conv", operands, group=group, **window)
+        return
+    block = block_size()
+    inputs, outputs = -(-channels // block) * block, block * int(builder.random.integers(1, 4))
+    (ordered,) = builder.add("com.microsoft.nchwc.ReorderInput", [x.name], channels_last=0) or (None,)
+    if ordered is None:
+        return
+    weights = builder.input((outputs, inputs, *kernel), x.dtype, constant=builder.chance(0.9))
+    bias = builder.input((outputs,), x.dtype, constant=True)
+    activation = {"activation": "Relu"} if builder.chance(0.4) else {}
+    made = builder.add("com.microsoft.nchwc.Conv", [ordered.name, weights, bias], group=1, **window, **activation)
+    if made:
+        builder.add("com.microsoft.nchwc.ReorderOutput", [made[0].name], channels=outputs, channels_last=0)
+
+
 def picked(builder: Builder, x: Known) -> None:
     shape = builder.shape(x)
     if not shape or 0 in shape:
@@ -374,6 +413,7 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (softmax, 1),
     (normalized, 1),
     (product, 2),
+    (convolved, 2),
     (picked, 1),
     (moved, 3),
 )
@@ -436,7 +476,10 @@ def allowed(case: Case, expected: Mapping[str, Array]) -> dict[str, Array]:
     return total
 
 
-CANCELLING = {"Gelu", "FastGelu", "HardSwish", "HardSigmoid", "Celu", "Elu", "Selu", "Mish", "LogSoftmax", "Sinh"}
+CANCELLING = {
+    *("Gelu", "FastGelu", "HardSwish", "HardSigmoid", "Celu", "Elu", "Selu", "Mish", "LogSoftmax", "Sinh"),
+    "Conv",  # of the size of what lies near the window, where it takes fewer multiplications
+}
 """Operators that add up terms inside, of the size of one or of their operand, which may cancel."""
 
 

@@ -17,7 +17,7 @@
 
 enum { UNIT_ROWS = 16, UNIT_COLUMNS = 16, UNIT_DEPTH = 32, TILE_BYTES = 1024, PARTS = 3, PARTS_BYTES = PARTS * TILE_BYTES };
 /* Bytes for the parts of a block of rows; more rows or depth than fit are taken in runs of the depth. */
-enum { SPLIT_BYTES = 5 << 17, SPLIT_ROWS = 128 };
+enum { SPLIT_BYTES = 5 << 17, SPLIT_ROWS = 256 };
 
 static inline int64_t tiles_of(int64_t elements, int64_t size) { return (elements + size - 1) / size; }
 

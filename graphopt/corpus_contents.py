@@ -86,13 +86,15 @@ def contents(place: Path | str) -> Contents:
         place: a folder or a URL.
 
     Raises:
-        GraphoptError: it cannot be read.
+        GraphoptError: it cannot be read, or nothing is in it.
     """
     found = Contents(store.is_observed(place), 0, (), 0, (), ())
     if found.observed:
         found = _observed(place)
     if not store.is_url(place) and (not found.observed or (Path(place) / captures_file.NAME).is_file()):
         found = _with_folder(found, Path(place))
+    if not found.graphs and not found.files and not found.unused:
+        raise GraphoptError(f"{place}: no captures in it")
     ordered = sorted(found.graphs, key=lambda one: (-one.executions, one.name, one.graph))
     return replace(found, graphs=tuple(ordered))
 

@@ -45,7 +45,7 @@ def verify(place: Path | str) -> Verification:
         place: a folder or a URL.
 
     Raises:
-        GraphoptError: it cannot be read at all.
+        GraphoptError: it cannot be read at all, or nothing is in it.
     """
     files, problems = 0, []
     observed = store.is_observed(place)
@@ -56,6 +56,8 @@ def verify(place: Path | str) -> Verification:
         for found in _folder(Path(place)):
             files += 1
             problems += found
+    if not files:
+        raise GraphoptError(f"{place}: no captures in it")
     return Verification(files, tuple(sorted(set(problems))))
 
 
@@ -86,7 +88,8 @@ def _observed(corpus: store.ObservedCorpus) -> Iterator[list[str]]:
         for one in replaces:
             replaced[one].append(name)
         yield [f"{path}: {problem}" for problem in _rows(rows, inputs)]
-    yield _replaced_twice(url, replaced)
+    if replaced:
+        yield _replaced_twice(url, replaced)
     for name in corpus.folder.names(store.PROFILES, ".parquet"):
         try:
             tables.from_parquet(corpus.folder.read(f"{store.PROFILES}/{name}"), tables.profiles_schema())

@@ -251,6 +251,8 @@ def test_examples_work(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["stats", "fleet", "--take-over"], Exit.USAGE, "--take-over is for compact"),
         (["stats", "missing"], Exit.BAD_INPUT, "missing: cannot read the folder"),
         (["verify", "missing"], Exit.BAD_INPUT, "missing: cannot read the folder"),
+        (["compact", "missing"], Exit.BAD_INPUT, "missing: no captures in it"),
+        *(([action, "memory://nothing"], Exit.BAD_INPUT, "no captures in it") for action in ("stats", "verify")),
         (["stats", "nonsense://x"], Exit.BAD_INPUT, "nonsense://x: cannot be opened"),
     ],
 )

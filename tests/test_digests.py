@@ -125,6 +125,15 @@ def test_digest_tells_apart(one: str, another: str) -> None:
     assert parsed(one) == parsed(one)
 
 
+def test_digest_tells_which_twin_is_which_output() -> None:
+    found = set()
+    for outputs in ("y, float[N] p, float[N] q", "y, float[N] q, float[N] p"):
+        model = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] {outputs}) {{
+          p = Relu(x)  q = Relu(x)  y = Neg(p) }}"""
+        found.add(digest(parser.parse_model(model)))
+    assert len(found) == 2
+
+
 def test_digest_sees_the_element_type_of_a_sequence() -> None:
     found = set()
     for kind in (TensorProto.FLOAT, TensorProto.INT64):

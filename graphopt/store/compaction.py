@@ -70,7 +70,8 @@ def compact(corpus: ObservedCorpus, *, claim_life: timedelta = CLAIM_LIFE) -> Co
             where no other compaction is at work.
 
     Raises:
-        GraphoptError: another compaction is at work, a compacted file is broken, or the corpus cannot be written.
+        GraphoptError: there are no captures, another compaction is at work, a compacted file is broken, or the corpus
+            cannot be written.
     """
     for _ in range(_ATTEMPTS):
         try:
@@ -82,6 +83,8 @@ def compact(corpus: ObservedCorpus, *, claim_life: timedelta = CLAIM_LIFE) -> Co
 
 def _compact(corpus: ObservedCorpus, claim_life: timedelta) -> Compaction:
     names = corpus.capture_files()
+    if not names:
+        raise GraphoptError(f"{corpus.folder.url}: no captures in it as services write them")
     live, dead = sorted_out(corpus, names)
     _remove_old_claims(corpus, claim_life)
     if len(live) < 2:

@@ -100,7 +100,9 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     if work is None or traffic is None:
         return None
     (compute, packing), (moved, parameters) = work, traffic
-    memory = machine.seconds_to_move(moved) + profile.seconds_of_parameters(parameters, machine)
+    kept = profile.bytes_between_steps(nodes)
+    memory = machine.seconds_to_move(moved + 2 * kept, moved + kept)
+    memory += profile.seconds_of_parameters(parameters, machine)
     further = profile.further_steps(nodes) * machine.step_seconds
     return together(compute, memory) + packing + machine.kernel_seconds + further
 
@@ -326,8 +328,37 @@ class _Profile:
     def further_steps(self, nodes: Sequence[int]) -> int:
         """How many steps of a kernel come after its first: lookups, reductions and contractions stand for one each."""
         kinds = (FusionClass.LOOKUP, FusionClass.REDUCTION, FusionClass.CONTRACTION, FusionClass.WINDOW)
-        steps = sum(row is not None and row.fusion_class in kinds for row in (self.rows[index] for index in nodes))
-        return max(0, steps - 1)
+        return max(0, sum(self._is(index, *kinds) for index in nodes) - 1)
+
+    def bytes_between_steps(self, nodes: Sequence[int]) -> int:
+        """Bytes that one step of a kernel leaves in memory for a later one, which reads them again.
+
+        A contraction has its computed operands in memory, and what is computed from one is in memory before sums,
+        windows and lookups read it.
+        """
+        inside = set(nodes)
+        products = [index for index in inside if self._is(index, FusionClass.CONTRACTION)]
+        if not products or len(inside) < 2:
+            return 0
+        below = set(products)
+        kept: set[str] = set()
+        for index in sorted(inside):  # node order is topological
+            made = {
+                name: self.graph.producers[name][0]
+                for name in self.graph.nodes[index].inputs
+                if name in self.graph.producers and self.graph.producers[name][0] in inside
+            }
+            if self._is(index, FusionClass.CONTRACTION):
+                kept.update(made)
+            elif self._is(index, FusionClass.REDUCTION, FusionClass.WINDOW, FusionClass.LOOKUP):
+                kept.update(name for name, producer in made.items() if producer in below)
+            if below.intersection(made.values()):
+                below.add(index)
+        return sum(self._bytes(name) or 0 for name in kept)
+
+    def _is(self, index: int, *kinds: FusionClass) -> bool:
+        row = self.rows[index]
+        return row is not None and row.fusion_class in kinds
 
     def _seconds_of_broadcasts(self, inside: set[int], machine: Machine) -> float:
         """Seconds that a kernel needs to copy out operands that repeat along a result; single values are free."""

@@ -181,7 +181,7 @@ def _mining_graphs(
                 rule = stopping[node]
                 return rule is None or (ruled_out and rule.name not in NEVER_IN_PATTERNS)
 
-            converted[key] = from_operator_graph(capture.graph, eligible=grows, contractions_once=not ruled_out)
+            converted[key] = from_operator_graph(capture.graph, eligible=grows, planned=not ruled_out)
             _ = converted[key].fingerprint  # its copies share it
         graphs.append(converted[key].weighted(capture.executions))
     return graphs

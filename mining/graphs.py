@@ -166,7 +166,7 @@ def from_operator_graph(
     weight: int = 1,
     *,
     eligible: Callable[[OperatorGraph, int], bool] | None = None,
-    contractions_once: bool = False,
+    planned: bool = False,
 ) -> MiningGraph:
     """An operator graph for the miner.
 
@@ -177,8 +177,7 @@ def from_operator_graph(
         graph: the operator graph.
         weight: executions.
         eligible: whether a node (graph, index) may be part of a pattern; all may when not given.
-        contractions_once: grow no pattern with two contractions, nor one that computes an operand which a kernel of
-            the pattern needs when it plans.
+        planned: grow no pattern that computes an operand which a kernel of the pattern needs when it plans.
     """
     edges = []
     apart = set()
@@ -189,18 +188,13 @@ def from_operator_graph(
         row = operators.find(user)
         if row is not None and slot in row.structural:
             apart.add((producer, consumer))
-    single: tuple[int, ...] = ()
-    if contractions_once:
-        rows = enumerate(operators.find(node) for node in graph.nodes)
-        single = (bits(i for i, row in rows if row and row.fusion_class is operators.FusionClass.CONTRACTION),)
     count = len(graph.nodes)
     return MiningGraph(
         labels=tuple(operators.label(graph, index) for index in range(count)),
         edges=tuple(sorted(edges)),
         weight=weight,
         eligible=-1 if eligible is None else bits(i for i in range(count) if eligible(graph, i)),
-        single=single,
-        apart=tuple(sorted(apart)) if contractions_once else (),
+        apart=tuple(sorted(apart)) if planned else (),
         identities=tuple(range(count)),
     )
 

@@ -4,13 +4,14 @@ A rule of level ``operator`` looks at one node. Nodes that it stops take no part
 regions. A rule of level ``pattern`` looks at an occurrence, but only at what all occurrences of its pattern share
 (labels and inner edges), so that its verdict belongs to the pattern. Patterns that it stops are still mined when asked
 for, and listed with what they would be worth.
+
+What a kernel can do in several steps (``graphopt.kernels``) no rule forbids: contractions and reductions one behind the
+other are a matter of their price.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from graphopt import operators
 from graphopt.graph import Node, OperatorGraph
@@ -74,10 +75,6 @@ def _types_unknown(graph: OperatorGraph, node: Node) -> bool:
 # Patterns
 
 
-def _several_contractions(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
-    return sum(_class(graph.nodes[node]) is FusionClass.CONTRACTION for node in nodes) > 1
-
-
 def _inner_edges(graph: OperatorGraph, nodes: Sequence[int]) -> list[tuple[int, int, int, int]]:
     inside = set(nodes)
     return [
@@ -115,86 +112,6 @@ def _too_many_results(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
     return sum(1 for result in written if result not in read) > MOST_RESULTS
 
 
-def _below(graph: OperatorGraph, nodes: Sequence[int], classes: frozenset[FusionClass]) -> set[int]:
-    """Nodes that read, directly or not, what a node of one of the classes computes within the occurrence."""
-    edges = _inner_edges(graph, nodes)
-    reached: set[int] = set()
-    for node in sorted(nodes):  # node order is topological
-        for producer, _, consumer, _ in edges:
-            if consumer == node and (producer in reached or _class(graph.nodes[producer]) in classes):
-                reached.add(node)
-    return reached
-
-
-def _picks_rows(graph: OperatorGraph, node: Node) -> bool:
-    """Whether a lookup picks along the first axis, so that what it reads may be anywhere in the tensor."""
-    if _class(node) is not FusionClass.LOOKUP:
-        return False
-    if node.op_type == "GatherND":
-        return not node.attributes.get("batch_dims", 0)
-    axis = node.attributes.get("axis", 0)
-    operand = graph.tensors.get(node.inputs[0]) if node.inputs else None
-    return axis == 0 or operand is None or axis == -(operand.rank or 0)
-
-
-def _window(graph: OperatorGraph, node: Node) -> bool:
-    return _class(node) is FusionClass.WINDOW
-
-
-def _late(reads: Callable[[OperatorGraph, Node], bool], *makers: FusionClass) -> Check:
-    """A test for operators of some kind that read what operators of other kinds compute in the same occurrence."""
-    kinds = frozenset(makers)
-
-    def stops(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
-        late = {node for node in nodes if reads(graph, graph.nodes[node])}
-        return bool(late) and bool(late & _below(graph, nodes, kinds))
-
-    return stops
-
-
-def reduced_axes(graph: OperatorGraph, node: Node) -> frozenset[int] | None:
-    """Axes that a reduction or normalisation sums along, counted from the end (-1 is the last); None when unknown."""
-    operand = graph.tensors[node.inputs[0]] if node.inputs and node.inputs[0] else None
-    if operand is None or operand.rank is None:
-        return None
-    rank = operand.rank
-    axes = node.attributes.get("axes")
-    row = operators.find(node)
-    if axes is None and row is not None:
-        for slot in row.labelled:
-            if slot < len(node.inputs) and node.inputs[slot]:
-                value = graph.tensors[node.inputs[slot]].value
-                if value is None:
-                    return None
-                axes = tuple(int(axis) for axis in np.ravel(value))
-    if isinstance(axes, tuple):
-        return frozenset(int(axis) - rank if int(axis) >= 0 else int(axis) for axis in axes)
-    axis = node.attributes.get("axis")
-    if isinstance(axis, int):
-        first = axis - rank if axis >= 0 else axis
-        one = node.op_type in ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "LpNormalization")
-        return frozenset({first}) if one and node.version >= 13 else frozenset(range(first, 0))
-    if node.op_type in ("Softmax", "LogSoftmax", "Hardmax"):
-        return frozenset({-1}) if node.version >= 13 else frozenset(range(1 - rank, 0))
-    if "LayerNormalization" in node.op_type or node.op_type == "RMSNormalization":
-        return frozenset({-1})
-    if node.op_type in ("InstanceNormalization", "GroupNormalization", "GroupNorm", "MeanVarianceNormalization"):
-        return frozenset(range(2 - rank, 0))
-    if node.op_type.startswith("Reduce"):
-        return frozenset(range(-rank, 0))
-    return None
-
-
-def _other_axes(graph: OperatorGraph, nodes: Sequence[int]) -> bool:
-    axes = set()
-    for node in nodes:
-        if _class(graph.nodes[node]) is FusionClass.REDUCTION:
-            axes.add(reduced_axes(graph, graph.nodes[node]))
-    return len(axes) > 1
-
-
-_SUMS = (FusionClass.CONTRACTION, FusionClass.REDUCTION, FusionClass.WINDOW)
-
 RULES: tuple[Rule, ...] = (
     _operator(
         "unknown-operator", "the table of operators does not know it", lambda _, node: operators.find(node) is None
@@ -220,35 +137,7 @@ RULES: tuple[Rule, ...] = (
         lambda _, node: _class(node) is FusionClass.METADATA,
     ),
     _operator("unknown-type", "a tensor of it has no known element type or rank, or holds text", _types_unknown),
-    Rule(
-        "several-contractions",
-        "a pass over the data holds one contraction at most",
-        "pattern",
-        _several_contractions,
-        one_pass=True,
-    ),
     Rule("computed-plan", "a kernel must know axes, bounds and shapes before it starts", "pattern", _computed_plan),
-    Rule(
-        "different-axes",
-        "reductions over different axes cannot share a pass",
-        "pattern",
-        _other_axes,
-        one_pass=True,
-    ),
-    Rule(
-        "lookup-of-sums",
-        "a lookup picks whole rows of a tensor that must be complete first",
-        "pattern",
-        _late(_picks_rows, *_SUMS),
-        one_pass=True,
-    ),
-    Rule(
-        "window-of-sums",
-        "a window reads neighbours that other parts of the kernel still sum up",
-        "pattern",
-        _late(_window, *_SUMS),
-        one_pass=True,
-    ),
     Rule(
         "too-many-operands",
         f"a kernel reads at most {MOST_OPERANDS} tensors",
@@ -288,11 +177,6 @@ def stopped_pattern(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:
         nodes: any occurrence of it.
     """
     return next((rule for rule in PATTERN_RULES if rule.stops(graph, nodes)), None)
-
-
-def stopped_kernel(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:
-    """The first rule that keeps a pattern from being one generated kernel, which may take several passes."""
-    return next((rule for rule in PATTERN_RULES if not rule.one_pass and rule.stops(graph, nodes)), None)
 
 
 def growable(graph: OperatorGraph, node: int) -> bool:

@@ -145,7 +145,7 @@ class Fusibility:
                 return f"no lowering for {node.operator}"
             if all(self._is_shape(name) for name in node.outputs if name):
                 return f"{node.operator} computes a shape"
-        pattern_rule = rules.stopped_kernel(self.graph, nodes) if len(nodes) > 1 else None
+        pattern_rule = rules.stopped_pattern(self.graph, nodes) if len(nodes) > 1 else None
         if pattern_rule is not None:
             return f"rule {pattern_rule.name}: {pattern_rule.reason}"
         extraction = self.extraction(nodes)

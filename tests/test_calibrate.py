@@ -105,7 +105,7 @@ def test_timing_counts_calls() -> None:
     assert callable(bound(session(case_model(TINY), 1), TINY.feeds))
 
 
-def test_one_kernel_serves_all_cases_that_differ_in_sizes() -> None:
+def test_convolutions_that_differ_in_sizes_share_a_kernel() -> None:
     fused, names = kernel_cases.fused_operators(kernel_cases.CASES)
     assert len({one.name for one in fused}) == len(fused) < len(names) == len(kernel_cases.CASES)
     by_name = {one.name: one for one in fused}

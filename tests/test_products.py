@@ -36,12 +36,19 @@ def test_matrix_products_count_what_their_loops_count(
     found = product_counts(node("MatMul"), [(heads, rows, depth), right], (heads, rows, columns))
     idle = sum(1 for _ in indices(range(heads), range(rows), range(depth), range(columns, -(-columns // 16) * 16)))
     matrices = heads - 1 if computed else 0
-    assert found == {"": heads * rows * columns, "weights": np.prod(right), "matrices": matrices, "lanes": idle}
+    assert found == {
+        "": heads * rows * columns,
+        "weights": np.prod(right),
+        "far": 0,
+        "matrices": matrices,
+        "lanes": idle,
+    }
 
 
 def test_a_transposed_left_operand_has_its_depth_first() -> None:
     found = product_counts(node("Gemm", transA=1), [(9, 4), (9, 20)], (4, 20))
     assert found["lanes"] == 4 * 9 * 12
+    assert product_counts(node("Gemm"), [(1, 600), (600, 500)], (1, 500))["far"] == 300_000
 
 
 def test_convolutions_count_by_their_layout() -> None:

@@ -218,6 +218,21 @@ def test_layout_operators_on_one_way_are_one_copy() -> None:
     assert seconds == pytest.approx(25 / 1e7 + 25 / 2e7 + at_once(50e-9, 50e-9) + 1e-6)
 
 
+def test_what_a_product_leaves_for_a_later_step_is_written_and_read() -> None:
+    """Of four tensors that stay inside, a softmax and a product read one each from memory."""
+    nodes = [
+        ("MatMul", ["x", "w"], "a"),
+        ("Relu", ["a"], "b"),
+        ("Softmax", ["b"], "c"),
+        ("Relu", ["c"], "d"),
+        ("MatMul", ["d", "w"], "y"),
+    ]
+    both = capture(nodes, dict.fromkeys("xwabcdy", (4, 4)))
+    flops = 2 * 128 + 2 * 16 + 5 * 16
+    seconds = roofline.fused_seconds(both, range(5), built())
+    assert seconds == pytest.approx(at_once(flops / 1e9, (3 * 64 + 2 * 2 * 64) / 8e9) + 1e-6)
+
+
 def test_steps_after_the_first_have_a_price() -> None:
     shapes = dict.fromkeys("xaby", (10, 10))
     three = capture([("Softmax", ["x"], "a"), ("Relu", ["a"], "b"), ("Softmax", ["b"], "y")], shapes)

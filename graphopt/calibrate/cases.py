@@ -290,6 +290,8 @@ CONTRACTIONS: tuple[Case, ...] = (
     _matmul(4, 160, 1024),
     _matmul(8, 400, 500),
     _matmul(16, 200, 192),
+    _matmul(8, 640, 640),
+    _matmul(12, 1000, 1000),
     _matmul(80, 256, 8),
     _matmul(160, 144, 600),
     Case("gemm", "Gemm", [f32(72, 300), f32(300, 340), f32(340)], (1, 2)),

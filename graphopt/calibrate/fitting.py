@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import least_squares, nnls
 
 from graphopt.machine import Machine
 from graphopt.roofline import OVERLAP
 
 LEAST_SHARE = 0.3
 """Share of a measured time that counts as arithmetic at least: what is shorter, traffic hides."""
+LEAST_PRICE = 1e-3
+"""Share of the time of the case that has most of it below which a count costs nothing."""
 LEAST_APART = 0.1
 """The same for work that is done apart from the traffic."""
 
@@ -71,20 +73,37 @@ def fit(cases: Sequence[Measurement], memory: Machine) -> Rates:
         memory: a machine whose memory levels say how long traffic takes.
 
     Returns:
-        Non-negative least squares of ``seconds = work / rate + counts / rates``, each case relative to its time.
+        Least squares of ``work / rate + counts / rates`` together with the traffic, each case relative to its time. No
+        price is negative; what costs next to nothing costs nothing.
     """
     seconds = np.array([arithmetic(case, memory) for case in cases])
     work = np.array([case.work for case in cases])
     names = [name for name in cases[0].counts if _varies([case.counts.get(name, 0) for case in cases], work)]
     names = names[: len(cases) - 1]
     columns = [work, *(np.array([case.counts.get(name, 0) for case in cases]) for name in names)]
-    solution = nnls(np.stack(columns, axis=1) / seconds[:, None], np.ones(len(cases)))[0]
-    # What is counted may explain it all and leave no rate for work; then work counts for little, not for nothing.
-    least = float(np.min(LEAST_SHARE * seconds / work)) / 10
+    table = np.stack(columns, axis=1)
+    start = nnls(table / seconds[:, None], np.ones(len(cases)))[0]
+    start[0] = max(start[0], float(np.min(LEAST_SHARE * seconds / work)) / 10)
+    solution = _refined(start, table, cases, memory)
     prices = {name: float(price) for name, price in zip(names, solution[1:], strict=True) if price > 0}
-    return Rates(
-        1.0 / max(float(solution[0]), least), cases[0].unit, {name: 1.0 / price for name, price in prices.items()}
-    )
+    return Rates(1.0 / float(solution[0]), cases[0].unit, {name: 1.0 / price for name, price in prices.items()})
+
+
+def _refined(
+    start: NDArray[np.float64], table: NDArray[np.float64], cases: Sequence[Measurement], memory: Machine
+) -> NDArray[np.float64]:
+    """Prices that give the measured times together with the traffic, from ones that leave out what traffic hides."""
+    seconds = np.array([case.seconds for case in cases])
+    traffic = np.array([memory.seconds_to_move(case.moved) for case in cases])
+    exponent = 1.0 if cases[0].apart else OVERLAP
+    scale = np.max(table / seconds[:, None], axis=0)
+
+    def errors(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        arithmetic = table @ (shares / scale)
+        return (arithmetic**exponent + traffic**exponent) ** (1.0 / exponent) / seconds - 1.0
+
+    found = least_squares(errors, np.maximum(start * scale, LEAST_PRICE), bounds=(0.0, np.inf)).x
+    return np.where(found > LEAST_PRICE, found, [LEAST_PRICE, *(0.0 for _ in found[1:])]) / scale
 
 
 def _varies(numbers: Sequence[int], work: NDArray[np.float64]) -> bool:

@@ -100,7 +100,11 @@ class KernelCase:
 
 
 def fused_operators(cases: Sequence[KernelCase]) -> tuple[list[kernels.FusedOperator], list[str]]:
-    """What the kernel generator makes kernels of, one for all cases that differ in sizes alone; each case's name."""
+    """What the kernel generator makes kernels of, and each case's name.
+
+    Convolutions that differ in sizes alone share a kernel, for these take longest to compile; other kernels are made
+    for the sizes of their examples.
+    """
     groups: dict[str, list[KernelCase]] = {}
     for case in cases:
         groups.setdefault(_identity(case), []).append(case)
@@ -114,7 +118,8 @@ def fused_operators(cases: Sequence[KernelCase]) -> tuple[list[kernels.FusedOper
 
 def _identity(case: KernelCase) -> str:
     ranks = {name: (tensor.dtype, tensor.rank, tensor.constant) for name, tensor in case.body.tensors.items()}
-    return repr((case.nodes, sorted(ranks.items())))
+    sizes = () if "Conv" in case.nodes[0].op_type else sorted(case.shapes.items())
+    return repr((case.nodes, sorted(ranks.items()), sizes))
 
 
 def _count(shape: Shape) -> int:
@@ -335,6 +340,9 @@ CASES: tuple[KernelCase, ...] = (
     _product(4, 160, 1024),
     _product(8, 400, 500),
     _product(16, 200, 192),
+    _product(8, 640, 640),
+    _product(12, 1000, 1000),
+    _product(4, 256, 400),
     _product(80, 256, 8),
     _product(160, 144, 600),
     _heads(8, 64, 64, 64),
@@ -377,6 +385,7 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv_plain", 8, 40, 60, 3, plain=True),
     _conv("conv_plain", 128, 128, 14, 3, 16, plain=True),
     _conv("conv_plain", 64, 64, 5, 3, batch=8, plain=True),
+    _conv("conv_plain", 48, 96, 24, 3, plain=True),
     _along_time(96, 120, 300, 3),
     _along_time(100, 80, 4, 3, batch=12),
     _conv("conv_plain_pointwise", 200, 50, 13, 1, plain=True),

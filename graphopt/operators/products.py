@@ -14,6 +14,8 @@ from graphopt.operators.formulas import integer
 LANES = 16
 """Columns of a block that is computed at once: the float32 elements of a vector of 512 bits."""
 
+FAR = 1 << 18
+"""Elements of a right operand, in float32, that no longer stay in a second-level cache with all else."""
 SET = 64
 """Output channels of a blocked convolution that share what is read of its input."""
 
@@ -33,9 +35,10 @@ def product_counts(node: Node, inputs: Shapes, result: Shape) -> dict[str, int]:
 
     Returns:
         ``weights``: elements of the right operand, of the unfolded image for a convolution in the plain layout;
-        ``matrices``: products of two matrices after the first; ``lanes``: multiply-adds that idle lanes could have
-        done; ``rows``: rows of the image by blocks of channels; ``sets``: elements of windows that are spread over the
-        lanes, once for each SET of output channels; ``activations``: results that an activation computes from again.
+        ``far``: the same of a right operand beyond FAR; ``matrices``: products of two matrices after the first;
+        ``lanes``: multiply-adds that idle lanes could have done; ``rows``: rows of the image by blocks of channels;
+        ``sets``: elements of windows that are spread over the lanes, once for each SET of output channels;
+        ``activations``: results that an activation computes from again.
     """
     left, right = (inputs[slot] if slot < len(inputs) else None for slot in (0, 1))
     found = {"": prod(result)}
@@ -47,6 +50,7 @@ def product_counts(node: Node, inputs: Shapes, result: Shape) -> dict[str, int]:
     columns = result[-1] if result else 1
     return found | {
         "weights": prod(right),
+        "far": prod(right) if prod(right) > FAR else 0,
         "matrices": prod(result[:-2]) - 1 if len(right) > 2 else 0,
         "lanes": prod(result[:-1]) * depth * (-columns % LANES),
     }

@@ -14,6 +14,7 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
 from graphopt.mining import Report, find_opportunities, mine, opportunities
+from graphopt.mining.rules import MOST_RESULTS
 from tests.convexity import is_convex
 from tests.mining_captures import capture, random_fleet
 
@@ -125,18 +126,18 @@ def test_order_and_jobs_give_the_same_bytes(xeon: Machine) -> None:
 
 
 def test_ruled_out_patterns_are_listed_with_their_worth(xeon: Machine) -> None:
-    text = """sized (float[64,1] x, int64[2] s) => (float[64,64] y) {
-        a = Neg(x)  n = Mul(s, s)  b = Expand(a, n)  y = Relu(b)
-    }"""
+    names = [f"y{i}" for i in range(MOST_RESULTS + 1)]
+    declared = ", ".join(f"float[64,64] {name}" for name in names)
+    text = f"g (float[{64 * len(names)},64] x) => ({declared}) {{ a = Relu(x)  {', '.join(names)} = Split<axis=0>(a) }}"
     captures = [capture(text)]
     plain = find_opportunities(captures, xeon)
     assert plain.ruled_out == ()
-    assert all(not {"Mul", "Expand"} <= set(entry.operators) for entry in plain.opportunities)
+    assert plain.opportunities == ()
     asked = find_opportunities(captures, xeon, ruled_out=True)
     assert asked.opportunities == plain.opportunities
     worst = asked.ruled_out[0]
-    assert (worst.verdict, worst.rule) == ("ruled out", "computed-plan")
-    assert {"Mul", "Expand"} <= set(worst.operators)
+    assert (worst.verdict, worst.rule) == ("ruled out", "too-many-results")
+    assert worst.operators == ("Relu", "Split")
     assert worst.saving_seconds > 0
 
 

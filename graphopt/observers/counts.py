@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ Shapes = tuple[Shape | None, ...]
 
 MOST_SHAPES = 10_000
 """Different shapes that a session counts between two flushes; the half of them makes a flush come early."""
+
+
+_SHAPE = attrgetter("shape")
 
 
 class Counts:
@@ -33,16 +37,18 @@ class Counts:
         self.names = tuple(names)
         self.dropped = 0
         self._on_new = on_new
-        self._table: dict[Any, int] = {}
+        # A count is a list of one: so that shapes, whose hashes Python does not keep, are hashed once for an execution.
+        self._table: dict[Any, list[int]] = {}
+        self._values = _values_of(self.names)
         # Reentrant: a signal handler or a finaliser may run the session while this thread counts.
         self._lock = threading.RLock()
 
     def feed(self, feed: Mapping[str, Any]) -> None:
         """Count an execution by what was fed. Never raises."""
         try:
-            key = tuple([feed[name].shape for name in self.names])
+            key = tuple(map(_SHAPE, self._values(feed)))
             with self._lock:
-                self._table[key] += 1
+                self._table[key][0] += 1
         except Exception:  # shapes that are new, an input that was left out, a value that is no array
             self.add(self.shapes_of(feed))
 
@@ -53,35 +59,26 @@ class Counts:
         except Exception:  # whatever was fed, the service has its result
             return None
 
-    def bound(self, shapes: Mapping[str, Shape | None] | None) -> None:
-        """Count an execution by the shapes of its bound inputs, None where they are not known. Never raises."""
-        self.add(None if shapes is None else tuple([shapes.get(name) for name in self.names]))
-
     def add(self, shapes: Shapes | None) -> None:
         """Count an execution; one of unknown shapes counts as dropped. Never raises."""
-        if shapes is not None:
-            self._add(shapes)
-            return
         with self._lock:
-            self.dropped += 1
-
-    def _add(self, key: Shapes) -> None:
-        with self._lock:
-            new = key not in self._table
-            if new and len(self._table) >= MOST_SHAPES:
+            count = self._table.get(shapes)
+            if count is not None:
+                count[0] += 1
+                return
+            different = len(self._table) + 1
+            if shapes is None or different > MOST_SHAPES:
                 self.dropped += 1
                 return
-            self._table[key] = self._table.get(key, 0) + 1
-            different = len(self._table)
-        if new:
-            self._on_new(different)
+            self._table[shapes] = [1]
+        self._on_new(different)
 
     def take(self) -> tuple[dict[Shapes, int], int]:
         """What was counted, and how much was dropped, since the last call."""
         with self._lock:
             taken, self._table = self._table, {}
             dropped, self.dropped = self.dropped, 0
-        return taken, dropped
+        return {shapes: count for shapes, (count,) in taken.items()}, dropped
 
     def different(self) -> int:
         """How many different shapes were counted since the last ``take``."""
@@ -92,6 +89,13 @@ class Counts:
         self._lock = threading.RLock()
         self._table = {}
         self.dropped = 0
+
+
+def _values_of(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """What takes the values of these names out of a dictionary; both it and ``_SHAPE`` are C, and this is why."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda feed: [feed[name] for name in names]
 
 
 def shape_of(value: Any) -> Shape | None:

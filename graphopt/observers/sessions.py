@@ -12,7 +12,6 @@ from onnxruntime import InferenceSession
 from graphopt import store
 from graphopt.errors import GraphoptError
 from graphopt.observers.bindings import RecordingBinding
-from graphopt.observers.counts import Counts
 from graphopt.observers.recorder import LOGGER, Recorder
 
 CORPUS_VARIABLE = "GRAPHOPT_CORPUS"
@@ -186,7 +185,7 @@ def _run_with_iobinding(original: Method) -> Method:
         original(self, iobinding, run_options)
         counts = self.__dict__.get(_COUNTS)
         if counts is not None:
-            counts.bound(getattr(iobinding, "input_shapes", None))
+            counts.add(iobinding.shapes(counts.names) if isinstance(iobinding, RecordingBinding) else None)
 
     return run_with_iobinding
 
@@ -245,13 +244,22 @@ class ObservedSession:
         self._graphopt_session = session
         self.recorder = recorder
         session.__dict__.pop(_COUNTS, None)  # whoever observes it last records it, once
-        self._graphopt_counts: Counts = recorder.add(session)
+        counts = recorder.add(session)
+        self._graphopt_counts = counts
+        # As short a way as there is, for what runs most often.
+        self._graphopt_run = session.run
+        self._graphopt_feed = counts.feed
 
     def __getattr__(self, name: str) -> Any:
         """Everything that is not about counting is the session's."""
         return getattr(self.__dict__["_graphopt_session"], name)
 
-    run = _run(_forwarded("run"))
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        """As ``InferenceSession.run``, and counts."""
+        result = self._graphopt_run(output_names, input_feed, run_options)
+        self._graphopt_feed(input_feed)
+        return result
+
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))
     run_async = _run_async(_forwarded("run_async"))
     run_with_iobinding = _run_with_iobinding(_forwarded("run_with_iobinding"))

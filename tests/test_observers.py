@@ -248,15 +248,37 @@ def test_threads_lose_no_count(tmp_path: Path) -> None:
 
 def test_too_many_shapes_flush_early_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     woken: list[int] = []
-    table = counts.Counts(["x"], woken.append)
+    table = counts.Counts(["x"], woken.append, [[None]])
     monkeypatch.setattr(counts, "MOST_SHAPES", 10)
-    for size in range(15):
-        table.feed({"x": np.empty((size,))})
-    table.feed({"x": np.empty((3,))})
+    counters = [table.counter({"x": np.empty((size,))}) for size in range(15)]
+    for counter in [*counters, table.counter({"x": np.empty((3,))})]:
+        next(counter)
     assert woken == list(range(1, 11))
     taken, dropped = table.take()
-    assert (sum(taken.values()), dropped) == (11, 5)
+    assert taken == {((size,),): 1 + (size == 3) for size in range(10)}
+    assert dropped == 5
+    # A run that was under way is counted, though its shapes made room for others.
+    next(counters[0])
+    next(table.counter({"x": np.empty((99,))}))
+    assert table.take() == ({((0,),): 1, ((99,),): 1}, 0)
     assert table.take() == ({}, 0)
+
+
+def test_shapes_are_not_mixed_up() -> None:
+    for declared in ([], [[None], None], [[None], [None, None]], [[None], [None, 4]], [[2], [3, 4]]):
+        table = counts.Counts(["a", "b"], lambda different: None, declared)
+        free = [None] not in declared and [2] not in declared
+        for _ in range(2):
+            # Those that onnxruntime would reject are looked up, and not moved on.
+            for shape in ((3, 5), (3, 4, 1), (3,)):
+                table.counter({"a": np.empty(2), "b": np.empty(shape)})
+            if free:
+                next(table.counter({"a": np.empty((2, 3)), "b": np.empty(4)}))
+            next(table.counter({"a": np.empty(2), "b": np.empty((3, 4))}))
+        expected = {((2,), (3, 4)): 2}
+        if free:
+            expected[((2, 3), (4,))] = 2  # type: ignore[index]
+        assert table.take() == (expected, 0)
 
 
 def test_flushes_come_by_themselves(tmp_path: Path) -> None:

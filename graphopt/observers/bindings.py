@@ -1,12 +1,12 @@
 """Bindings of inputs and outputs that know the shapes of what is bound."""
 
-from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 from onnxruntime import IOBinding
 
 from graphopt.graph import Shape
-from graphopt.observers.counts import Shapes, shape_of
+from graphopt.observers.counts import Counts, shape_of
 
 
 class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no types
@@ -16,7 +16,8 @@ class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no t
         """Bind for an ``InferenceSession``."""
         super().__init__(session)
         self._shape_of: dict[str, Shape | None] = {}
-        self._shapes: Shapes | None = None
+        self._counter: count[int] | None = None
+        self._generation = 0
 
     def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
         """As ``IOBinding``."""
@@ -39,17 +40,18 @@ class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no t
         """As ``IOBinding``."""
         super().clear_binding_inputs()
         self._shape_of.clear()
-        self._shapes = None
+        self._counter = None
 
     def _remember(self, name: str, shape: Shape | None) -> None:
         self._shape_of[name] = shape
-        self._shapes = None
+        self._counter = None
 
-    def shapes(self, names: Iterable[str]) -> Shapes:
-        """Shapes of the inputs with these names, the same names every time; None for one that is not bound."""
-        if self._shapes is None:
-            self._shapes = tuple([self._shape_of.get(name) for name in names])
-        return self._shapes
+    def counter(self, counts: Counts) -> "count[int]":
+        """What to move on when an execution with what is bound has ended well."""
+        if self._counter is None or self._generation != counts.generation:
+            self._generation = counts.generation
+            self._counter = counts.counter_of(tuple([self._shape_of.get(name) for name in counts.names]))
+        return self._counter
 
 
 def _shape(value: Any) -> Shape | None:

@@ -1,7 +1,13 @@
-"""Counting executions by input shapes: all that happens in a service's own threads."""
+"""Counting executions by input shapes: all that happens in a service's own threads.
+
+Before a run its shapes are looked up, while the caller's arrays are in the cache for the run anyway; after it, a
+counter moves on. A counter is an ``itertools.count``: ``next`` is one step of the interpreter, so that threads need no
+lock.
+"""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -16,7 +22,20 @@ MOST_SHAPES = 10_000
 """Different shapes that a session counts between two flushes; the half of them makes a flush come early."""
 
 
-_SHAPE = attrgetter("shape")
+class _Counter:
+    """How often ``steps`` was moved on, and how much of that was taken already."""
+
+    __slots__ = ("steps", "taken")
+
+    def __init__(self) -> None:
+        self.steps = count()
+        self.taken = 0
+
+    def take(self) -> int:
+        """Steps since the last call."""
+        reached = next(self.steps)  # a step of our own
+        found, self.taken = reached - self.taken, reached + 1
+        return found
 
 
 class Counts:
@@ -24,78 +43,104 @@ class Counts:
 
     Attributes:
         names: of the session's inputs, in its order.
-        dropped: executions that could not be counted: too many different shapes at once, or unknown ones.
+        generation: changes when counters that were given out must no longer be used.
     """
 
-    def __init__(self, names: Sequence[str], on_new: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        on_new: Callable[[int], None],
+        declared: Sequence[Sequence[int | None] | None] = (),
+    ) -> None:
         """Count for a session with these inputs.
 
         Args:
             names: of the inputs.
-            on_new: called with the number of different shapes since the last flush when shapes come up that are new.
+            on_new: called with the number of different shapes known when one comes up that is new.
+            declared: shapes of the inputs, as onnxruntime checks them, None for a free size or a free rank.
         """
         self.names = tuple(names)
-        self.dropped = 0
+        self.generation = 0
         self._on_new = on_new
-        # A count is a list of one: so that shapes, whose hashes Python does not keep, are hashed once for an execution.
-        self._table: dict[Any, list[int]] = {}
+        self._declared = declared
+        # Where only first sizes can differ, they are looked at: an array tells its length sooner than its shape.
+        self._by_length = bool(declared) and all(shape and None not in shape[1:] for shape in declared)
+        self._part = len if self._by_length else attrgetter("shape")
         self._values = _values_of(self.names)
-        # Reentrant: a signal handler or a finaliser may run the session while this thread counts.
+        self._forget()
+
+    def _forget(self) -> None:
+        self.generation += 1
         self._lock = threading.RLock()
+        self._dropped = _Counter()
+        self._known: dict[Shapes, _Counter] = {}
+        self._retired: dict[Shapes, _Counter] = {}
+        self._by_parts: dict[Any, count[int]] = {}
 
-    def feed(self, feed: Mapping[str, Any]) -> None:
-        """Count an execution by what was fed. Never raises."""
+    def counter(self, feed: Mapping[str, Any]) -> "count[int]":
+        """What to move on, with ``next``, when an execution with this feed has ended well. Never raises."""
         try:
-            key = tuple(map(_SHAPE, self._values(feed)))
-            with self._lock:
-                self._table[key][0] += 1
+            return self._by_parts[tuple(map(self._part, self._values(feed)))]
         except Exception:  # shapes that are new, an input that was left out, a value that is no array
-            self.add(self.shapes_of(feed))
+            try:
+                return self.counter_of(tuple([shape_of(feed.get(name)) for name in self.names]))
+            except Exception:  # whatever is fed, the service gets its result
+                return self._dropped.steps
 
-    def shapes_of(self, feed: Mapping[str, Any]) -> Shapes | None:
-        """The shapes of what is fed; None where they cannot be known. Never raises."""
-        try:
-            return tuple([shape_of(feed.get(name)) for name in self.names])
-        except Exception:  # whatever was fed, the service has its result
-            return None
-
-    def add(self, shapes: Shapes | None) -> None:
-        """Count an execution; one of unknown shapes counts as dropped. Never raises."""
+    def counter_of(self, shapes: Shapes | None) -> "count[int]":
+        """The same by shapes; executions of unknown ones (None) are counted as dropped. Never raises."""
+        if shapes is None:
+            return self._dropped.steps
         with self._lock:
-            count = self._table.get(shapes)
-            if count is not None:
-                count[0] += 1
-                return
-            different = len(self._table) + 1
-            if shapes is None or different > MOST_SHAPES:
-                self.dropped += 1
-                return
-            self._table[shapes] = [1]
+            found = self._known.get(shapes)
+            if found is not None:
+                return found.steps
+            if len(self._known) >= MOST_SHAPES:
+                return self._dropped.steps
+            found = self._known[shapes] = _Counter()
+            different = len(self._known)
+            if not self._by_length:
+                self._by_parts[shapes] = found.steps
+            elif all(map(_fits, shapes, self._declared)):  # onnxruntime rejects all others
+                self._by_parts[tuple(shape[0] for shape in shapes if shape)] = found.steps
         self._on_new(different)
+        return found.steps
 
     def take(self) -> tuple[dict[Shapes, int], int]:
         """What was counted, and how much was dropped, since the last call."""
         with self._lock:
-            taken, self._table = self._table, {}
-            dropped, self.dropped = self.dropped, 0
-        return {shapes: count for shapes, (count,) in taken.items()}, dropped
+            taken: dict[Shapes, int] = {}
+            for known in (self._retired, self._known):
+                for shapes, counter in known.items():
+                    if executions := counter.take():
+                        taken[shapes] = taken.get(shapes, 0) + executions
+            # Those that are crowded out are looked at once more: a run may be under way that will move them on.
+            self._retired = {}
+            if self.different() >= MOST_SHAPES // 2:
+                self._retired, self._known, self._by_parts = self._known, {}, {}
+                self.generation += 1
+            return taken, self._dropped.take()
 
     def different(self) -> int:
-        """How many different shapes were counted since the last ``take``."""
-        return len(self._table)
+        """How many different shapes are known."""
+        return len(self._known)
 
     def after_fork(self) -> None:
         """In a child process: what the parent counted is the parent's; its lock may have been held."""
-        self._lock = threading.RLock()
-        self._table = {}
-        self.dropped = 0
+        self._forget()
 
 
 def _values_of(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
-    """What takes the values of these names out of a dictionary; both it and ``_SHAPE`` are C, and this is why."""
+    """What takes the values of these names out of a dictionary; for more than one it is C, and quick."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda feed: [feed[name] for name in names]
+
+
+def _fits(shape: Shape | None, declared: Sequence[int | None] | None) -> bool:
+    if shape is None or declared is None or len(shape) != len(declared):
+        return False
+    return all(wanted in (None, size) for size, wanted in zip(shape, declared, strict=True))
 
 
 def shape_of(value: Any) -> Shape | None:

@@ -92,7 +92,10 @@ class Recorder:
         path, content = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
         model: Path | bytes | None = Path(os.fsdecode(path)).absolute() if path else content
         name = model.stem if isinstance(model, Path) else ""
-        counts = Counts([value.name for value in session.get_inputs()], self._on_new)
+        inputs = session.get_inputs()
+        # onnxruntime says the same of a scalar and of any rank: no dimensions.
+        declared = [[size if isinstance(size, int) else None for size in value.shape] or None for value in inputs]
+        counts = Counts([value.name for value in inputs], self._on_new, declared)
         with self._guard:
             self._observed.append(Observed(weakref.ref(session), counts, model, name))
         return counts
@@ -102,7 +105,7 @@ class Recorder:
         return threading.current_thread() is self._thread
 
     def _on_new(self, different: int) -> None:
-        """Shapes came up that are new since the last flush."""
+        """Shapes came up that are new."""
         if self._thread is None:
             self._start()
         if different in (1, MOST_SHAPES // 2):

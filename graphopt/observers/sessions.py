@@ -150,10 +150,12 @@ def _init(original: Method) -> Method:
 def _run(original: Method) -> Method:
     @functools.wraps(original)
     def run(self: Any, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-        result = original(self, output_names, input_feed, run_options)
         counts = self.__dict__.get(_COUNTS)
-        if counts is not None:
-            counts.feed(input_feed)
+        if counts is None:
+            return original(self, output_names, input_feed, run_options)
+        counter = counts.counter(input_feed)
+        result = original(self, output_names, input_feed, run_options)
+        next(counter)
         return result
 
     return run
@@ -167,11 +169,11 @@ def _run_async(original: Method) -> Method:
         counts = self.__dict__.get(_COUNTS)
         if counts is None:
             return original(self, output_names, input_feed, callback, user_data, run_options)
-        shapes = counts.shapes_of(input_feed)  # the caller may change the dictionary while the session runs
+        counter = counts.counter(input_feed)
 
         def counted(results: Any, data: Any, error: str) -> None:
             if not error:
-                counts.add(shapes)
+                next(counter)
             callback(results, data, error)
 
         return original(self, output_names, input_feed, counted, user_data, run_options)
@@ -185,7 +187,7 @@ def _run_with_iobinding(original: Method) -> Method:
         original(self, iobinding, run_options)
         counts = self.__dict__.get(_COUNTS)
         if counts is not None:
-            counts.add(iobinding.shapes(counts.names) if isinstance(iobinding, RecordingBinding) else None)
+            next(iobinding.counter(counts) if isinstance(iobinding, RecordingBinding) else counts.counter_of(None))
 
     return run_with_iobinding
 
@@ -198,7 +200,7 @@ def _run_with_ortvaluevector(original: Method) -> Method:
         original(self, run_options, feed_names, feeds, *rest, **named)
         counts = self.__dict__.get(_COUNTS)
         if counts is not None:
-            counts.feed(dict(zip(feed_names, feeds, strict=False)))
+            next(counts.counter(dict(zip(feed_names, feeds, strict=False))))
 
     return run_with_ortvaluevector
 
@@ -248,7 +250,7 @@ class ObservedSession:
         self._graphopt_counts = counts
         # As short a way as there is, for what runs most often.
         self._graphopt_run = session.run
-        self._graphopt_feed = counts.feed
+        self._graphopt_counter = counts.counter
 
     def __getattr__(self, name: str) -> Any:
         """Everything that is not about counting is the session's."""
@@ -256,8 +258,9 @@ class ObservedSession:
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As ``InferenceSession.run``, and counts."""
+        counter = self._graphopt_counter(input_feed)
         result = self._graphopt_run(output_names, input_feed, run_options)
-        self._graphopt_feed(input_feed)
+        next(counter)
         return result
 
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))

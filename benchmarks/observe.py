@@ -101,7 +101,8 @@ def compare(name: str, method: str, plain: Callable[[], Any], observed: Callable
         end = time.perf_counter() + 0.5
         while time.perf_counter() < end:
             work()
-    base, more = [], []
+    base: list[float] = []
+    more: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(more) < 20:
         turn = [plain, observed] if len(more) % 2 else [observed, plain]

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing import util
@@ -22,7 +23,7 @@ from graphopt.weights import drop_weights, load_without_weights
 
 LOGGER = logging.getLogger("graphopt.observers")
 
-EXIT_SECONDS = 10.0
+EXIT_SECONDS = 30.0
 """How long the end of a process waits for the last flush."""
 
 FORK_SECONDS = 5.0
@@ -123,6 +124,9 @@ class Recorder:
             self._thread = thread
         # Runs at the end of this process, also of one that multiprocessing started, where atexit would not.
         util.Finalize(None, self.finish, exitpriority=0)
+        # Clients of object storage work in thread pools, which are closed before that.
+        with suppress(AttributeError, RuntimeError):  # not in every Python; not when it ends already
+            threading._register_atexit(self._flush_in_time)  # type: ignore[attr-defined]
 
     def _work(self) -> None:
         due = time.monotonic() + self.flush_seconds
@@ -242,6 +246,12 @@ class Recorder:
                 LOGGER.info("%s: %s", one.name, error)
                 continue
             return
+
+    def _flush_in_time(self) -> None:
+        with suppress(RuntimeError):  # no more threads can start
+            flushing = threading.Thread(target=self.flush, daemon=True)
+            flushing.start()
+            flushing.join(EXIT_SECONDS)
 
     def finish(self) -> None:
         """Flush, at the end of the process; waits no longer than ``EXIT_SECONDS``."""

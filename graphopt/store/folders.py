@@ -89,8 +89,8 @@ class Folder:
         if self.local is not None:
             files.write_bytes(self.local / path, content)
             return
-        target = f"{self.root}/{path}"
-        with self._failing("cannot write", path):
+        with self._failing("cannot write", path, missing=True):
+            target = f"{self.root}/{path}"
             protocols = self.filesystem.protocol
             if not _OBJECT_STORES.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
                 self.filesystem.pipe_file(target, content)
@@ -114,13 +114,13 @@ class Folder:
                 return
 
     @contextmanager
-    def _failing(self, what: str, path: str) -> Iterator[None]:
-        """Say in a line what went wrong; that a file is missing stays what it is."""
+    def _failing(self, what: str, path: str, *, missing: bool = False) -> Iterator[None]:
+        """Say in a line what went wrong; that a file is missing stays what it is, unless that is wrong, too."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:  # file systems, and the networks behind them, fail in their own ways
+            if isinstance(error, FileNotFoundError) and not missing:
+                raise
             cause = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
             raise GraphoptError(f"{self.url}/{path}: {what}: {cause}") from None
 

@@ -13,15 +13,26 @@ from typing import Protocol
 from graphopt.kernels.columns import ColumnStep, Stack, stack_of
 from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, product_load
 from graphopt.kernels.convolution import ConvolutionStep
+from graphopt.kernels.lower import COSTLY
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
 from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Recurrence, Reduce, View
 from graphopt.kernels.recurrence import RecurrenceStep
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
-from graphopt.operators.lowering import Concat, Reshape, Transpose
+from graphopt.operators.lowering import Call, Concat, Expression, Reshape, Transpose
 
 MAX_STEPS = 192
 MAX_TEMPORARIES = 128
+
+
+MANY_TIMES = 8
+"""How many elements must read a value that takes long for it to be computed apart."""
+
+
+def _takes_long(expression: Expression) -> bool:
+    if not isinstance(expression, Call):
+        return False
+    return expression.primitive in COSTLY | {"divide", "sqrt"} or any(map(_takes_long, expression.arguments))
 
 
 class Step(Protocol):
@@ -101,6 +112,8 @@ class _Scheduler:
 
     def schedule(self) -> Schedule:
         """Make it."""
+        if self.fits and any(isinstance(value, Contraction) for value in self.program.values):
+            self._factors_ready()
         for index, value in enumerate(self.program.values):
             if isinstance(value, Reduce) and index not in self._done:
                 self._reduction(index)
@@ -207,6 +220,24 @@ class _Scheduler:
 
         for value in values:
             visit(value)
+
+    def _factors_ready(self) -> None:
+        """Have in memory what takes long, comes from inputs and serves many elements: factors of a normalisation."""
+        readers = self._readers()
+        for number, value in enumerate(self.program.values):
+            if isinstance(value, Map) and _takes_long(value.expression) and number not in self._outputs:
+                many = readers[number] and all(self._is_larger(reader, number) for reader in readers[number])
+                if many and self._is_ready(number):
+                    self.in_memory(number)
+
+    def _is_larger(self, value: int, other: int) -> bool:
+        """Whether a value had many times as many elements as another in every example."""
+        return all(
+            (shape := example[value]) is not None
+            and (small := example[other]) is not None
+            and prod(shape) >= MANY_TIMES * prod(small)
+            for example in self.program.examples
+        )
 
     # -------------------------------------------------------------------------------------------- convolutions
 

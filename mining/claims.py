@@ -14,8 +14,8 @@ import numpy as np
 from graphopt.mining.closedness import clashing_rows, overlap_alike, row_counts
 from graphopt.mining.graphs import bits
 from graphopt.mining.growth import Batch, Patterns
-from graphopt.mining.levels import Numbers, Ways, narrow
-from graphopt.mining.refinement import Flags, Integers, spread_out
+from graphopt.mining.levels import Numbers, Stretch, narrow
+from graphopt.mining.refinement import Flags, Hashes, Integers
 from graphopt.mining.symmetry import Occurrence, images_within
 
 
@@ -144,30 +144,44 @@ def claims(
         first: by id, the index of the first graph that contains it; patterns with others are looked into elsewhere.
         shards: by id, the number of shards whose graphs contain it: where it is one, one claim is enough.
     """
-    open_sizes = np.full(int(alike.max(initial=0)) + 1, len(patterns) + 1)
-    for size, known in enumerate(patterns, start=1):
-        np.minimum.at(open_sizes, alike[known.ids[wanted[known.ids]]], size)
     occurrences = Occurrences(batches, patterns)
     counts = np.zeros(len(alike), dtype=np.int64)
     for size, known in enumerate(patterns):
         counts[known.ids] = row_counts([batch.levels[size] for batch in batches], len(known))
     found: list[Claim] = []
-    for number in range(len(batches)):
-        climb = _Climb(occurrences, number, alike, open_sizes, counts)
-        climb.start(wanted, first)
-        found.extend(climb.claims(shards))
+    for number, batch in enumerate(batches):
+        bounds = [level.firsts(batch.count + 1) for level in batch.levels]
+        steps = [np.concatenate([[0], np.cumsum(level.ways, dtype=np.int64)]) for level in batch.levels]
+        asked = [_firsts_of(batch, known, size, wanted, first) for size, known in enumerate(patterns)]
+        for graph in np.unique(np.concatenate([graphs for _, graphs in asked])).tolist():
+            stretches = [
+                Stretch.of(level, int(bound[graph]), int(bound[graph + 1]), step)
+                for level, bound, step in zip(batch.levels, bounds, steps, strict=True)
+            ]
+            climb = _Climb(occurrences, number, alike, counts, stretches)
+            climb.start([rows[graphs == graph] for rows, graphs in asked])
+            found.extend(climb.claims(shards))
     return found
 
 
+def _firsts_of(batch: Batch, patterns: Patterns, size: int, wanted: Flags, first: Integers) -> tuple[Integers, Numbers]:
+    """A first occurrence of each wanted pattern of a size, if its first graph is in a batch: rows, and their graphs."""
+    level = batch.levels[size]
+    ids = patterns.ids[level.pattern]
+    rows = np.flatnonzero(wanted[ids] & (first[ids] == batch.indices[level.graph]))
+    _, place = np.unique(ids[rows], return_index=True)
+    return rows[place], level.graphs(rows[place])
+
+
 class _Climb:
-    """The way up, in one batch, from occurrences to those that hold them and may hide their patterns.
+    """The way up, in one graph, from occurrences to those that hold them and may hide their patterns.
 
     Args:
         occurrences: all rows of a shard.
-        number: the batch.
+        number: the graph's batch.
         alike: see claims.
-        open_sizes: for each number in ``alike``, the least size of a pattern that is looked into.
         counts: for each id, the number of rows of the pattern in the shard.
+        stretches: the graph's rows of each size.
     """
 
     def __init__(
@@ -175,74 +189,82 @@ class _Climb:
         occurrences: Occurrences,
         number: int,
         alike: Integers,
-        open_sizes: Integers,
         counts: Integers,
+        stretches: Sequence[Stretch],
     ) -> None:
         self._occurrences = occurrences
         self._number = number
         self._batch = occurrences.batches[number]
         self._patterns = occurrences.patterns
         self._alike = alike
-        self._open_sizes = open_sizes
         self._counts = counts
-        self._reach: dict[int, Integers] = {}  # by size, see _numbered
-        self._starts: dict[int, Integers] = {}  # by size: rows
+        self._stretches = stretches
+        self._numbers = np.zeros(0, dtype=np.int64)  # what is alike in patterns that are looked into, sorted
+        self._marks: list[Hashes] = []  # by size: for each row the bits of those numbers that are in it or above it
+        self._starts: list[Integers] = []  # by size: rows
         self._inside = np.zeros(len(self._batch.graph_of), dtype=np.bool_)
 
-    def _numbered(self, rows: Integers, alike: Integers) -> Integers:
-        """One number for a row of a level and what is alike in it or above it."""
-        return rows * len(self._open_sizes) + alike
+    def _ids(self, size: int) -> Integers:
+        """The id of each row's pattern."""
+        stretch = self._stretches[size]
+        level = self._batch.levels[size]
+        return self._patterns[size].ids[level.pattern[stretch.low : stretch.low + stretch.count]]
 
-    def start(self, wanted: Flags, first: Integers) -> None:
-        """Find first occurrences of wanted patterns below an occurrence, two or more nodes larger, that is alike.
+    def start(self, asked: Sequence[Integers]) -> None:
+        """Find those of some rows that lie below a row, two or more nodes larger, that is alike.
 
-        From the largest occurrences down, each row carries the numbers of what is alike in all rows above it.
+        From the largest rows down, each is marked with the numbers of what is alike in all rows above it.
+
+        Args:
+            asked: for each size rows of the level.
         """
-        batch, patterns, alike = self._batch, self._patterns, self._alike
-        pairs = np.zeros(0, dtype=np.int64)
-        for size in range(len(patterns) - 1, 0, -1):
-            above, level = batch.levels[size], batch.levels[size - 1]
-            own = alike[patterns[size].ids[above.pattern]]
-            useful = np.flatnonzero(self._open_sizes[own] < size)
-            here = self._numbered(useful, own[useful])
-            self._reach[size + 1] = np.union1d(pairs, here)
-            steps = above.steps()
-            far = self._below(pairs, *steps)
-            pairs = np.union1d(far, self._below(here, *steps))
-            pairs = pairs[self._open_sizes[pairs % len(self._open_sizes)] < size]
-            ids = patterns[size - 1].ids[level.pattern]
-            candidates = np.flatnonzero(wanted[ids] & (first[ids] == batch.indices[level.graph]))
-            _, place = np.unique(ids[candidates], return_index=True)
-            candidates = candidates[place]
-            self._starts[size] = candidates[_among(self._numbered(candidates, alike[ids[candidates]]), far)]
+        rows = [own - stretch.low for own, stretch in zip(asked, self._stretches, strict=True)]
+        numbers = [self._alike[self._ids(size)[own]] for size, own in enumerate(rows)]
+        self._numbers = np.unique(np.concatenate(numbers))
+        least = np.full(len(self._numbers), len(rows))
+        for size, own in enumerate(numbers):
+            np.minimum.at(least, np.searchsorted(self._numbers, own), size)
+        words = -(-len(self._numbers) // 64)
+        beyond = np.zeros((0, words), dtype=np.uint64)
+        self._marks = [beyond] * len(rows)
+        self._starts = [np.zeros(0, dtype=np.int64)] * len(rows)
+        for size in range(len(rows) - 1, -1, -1):
+            count = self._stretches[size].count
+            far = above = np.zeros((count, words), dtype=np.uint64)
+            if size + 1 < len(rows):
+                far = self._stretches[size + 1].down(beyond, count)
+                above = self._stretches[size + 1].down(self._marks[size + 1], count)
+            marks = above.copy()
+            at, place = self._placed(self._alike[self._ids(size)])
+            useful = least[place] < size - 1
+            at, place = at[useful], place[useful]
+            marks[at, place >> 6] |= np.uint64(1) << (place & 63).astype(np.uint64)
+            self._marks[size] = marks
+            self._starts[size] = rows[size][_marked(far, rows[size], np.searchsorted(self._numbers, numbers[size]))]
+            beyond = above
 
-    def _below(self, pairs: Integers, parents: Integers, children: Integers) -> Integers:
-        """What is numbered in a level, numbered in the level before."""
-        rows, numbers = np.divmod(pairs, len(self._open_sizes))
-        count = int(children[-1]) + 2 if len(children) else 1
-        starts = np.searchsorted(rows, np.arange(count))
-        lows = starts[children]
-        lengths = starts[children + 1] - lows
-        at = spread_out(lows, lengths)
-        return np.unique(self._numbered(np.repeat(parents, lengths), numbers[at]))
+    def _placed(self, numbers: Integers) -> tuple[Integers, Integers]:
+        """Which of some numbers are looked into: their positions, and their places among those."""
+        place = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
+        at = np.flatnonzero(self._numbers[place] == numbers)
+        return at, place[at]
 
     def claims(self, shards: Integers) -> Iterator[Claim]:
         """Claims that hold in these graphs."""
         batch, alike = self._batch, self._alike
-        who = rows = small = base = np.zeros(0, dtype=np.int64)
+        who = rows = small = base = place = np.zeros(0, dtype=np.int64)
         copies = batch.levels[0].multiplicities(rows)
         settled = np.zeros(0, dtype=np.bool_)
-        for size, patterns in enumerate(self._patterns, start=1):
-            level = batch.levels[size - 1]
-            ids = patterns.ids[level.pattern]
+        for size, stretch in enumerate(self._stretches):
+            level, ids = batch.levels[size], self._ids(size)
             if len(rows):
-                at, rows = Ways(level).up(rows)
-                who, rows = np.divmod(np.unique(who[at] * len(level) + rows), len(level))
-                going = ~settled[who] & _among(self._numbered(rows, alike[small[who]]), self._reach[size])
+                at, rows = stretch.up(rows)
+                who, rows = np.divmod(np.unique(who[at] * max(stretch.count, 1) + rows), max(stretch.count, 1))
+                going = ~settled[who] & _marked(self._marks[size], rows, place[who])
                 who, rows = who[going], rows[going]
                 possible = np.flatnonzero(
                     (alike[ids[rows]] == alike[small[who]])
-                    & (level.multiplicities(rows) == copies[who])
+                    & (level.multiplicities(rows + stretch.low) == copies[who])
                     & (self._counts[ids[rows]] == self._counts[small[who]])
                 )
                 kept = np.ones(len(rows), dtype=np.bool_)
@@ -250,24 +272,24 @@ class _Climb:
                     start = int(who[step])
                     if settled[start]:
                         continue
-                    claim = self._claim(int(small[start]), int(base[start]), int(ids[rows[step]]), size, rows[step])
+                    large, row = int(ids[rows[step]]), int(rows[step]) + stretch.low
+                    claim = self._claim(int(small[start]), int(base[start]), large, size + 1, row)
                     if claim is None:
                         kept[step] = False  # whatever is larger holds the pattern several times as well
                     elif self._occurrences.correspond(claim):
-                        kept[step] = self._occurrences.overlap_alike(
-                            claim
-                        )  # if not, whatever is larger does not either
+                        kept[step] = self._occurrences.overlap_alike(claim)  # if not, nor does whatever is larger
                         if kept[step]:
                             yield claim
                             settled[start] = shards[claim.small] == 1
                 who, rows = who[kept], rows[kept]
-            new = self._starts.get(size)
-            if new is not None and len(new):
+            new = self._starts[size]
+            if len(new):
                 who = np.concatenate([who, np.arange(len(small), len(small) + len(new))])
                 rows = np.concatenate([rows, new])
                 small = np.concatenate([small, ids[new]])
-                base = np.concatenate([base, np.full(len(new), size)])
-                copies = np.concatenate([copies, level.multiplicities(new)])
+                base = np.concatenate([base, np.full(len(new), size + 1)])
+                place = np.concatenate([place, np.searchsorted(self._numbers, alike[ids[new]])])
+                copies = np.concatenate([copies, level.multiplicities(new + stretch.low)])
                 settled = np.concatenate([settled, np.zeros(len(new), dtype=np.bool_)])
 
     def _claim(self, small: int, base: int, large: int, size: int, row: int) -> Claim | None:
@@ -312,9 +334,7 @@ class _Climb:
         return tuple(at for at, node in enumerate(whole) if part >> node & 1)
 
 
-def _among(numbers: Integers, known: Integers) -> Flags:
-    """Which numbers are among sorted ones."""
-    if not len(known):
-        return np.zeros(len(numbers), dtype=np.bool_)
-    found: Flags = known[np.minimum(np.searchsorted(known, numbers), len(known) - 1)] == numbers
+def _marked(marks: Hashes, rows: Integers, places: Integers) -> Flags:
+    """Whether some rows of a table of bits have some bits."""
+    found: Flags = (marks[rows, places >> 6] >> (places & 63).astype(np.uint64) & np.uint64(1)).astype(np.bool_)
     return found

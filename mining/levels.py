@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.mining.refinement import Flags, Integers, spread_out
+from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
 from graphopt.mining.tallies import Counts
 
 Numbers = npt.NDArray[Any]
@@ -129,23 +129,52 @@ class Level:
         )
 
 
-class Ways:
-    """The steps of growth from a level to the next, by where they start; the rows of each pattern.
+@dataclass(frozen=True)
+class Stretch:
+    """The rows of one graph in a level, counted from their first, and the steps that led to them.
 
-    Args:
-        level: the level that they lead to.
+    Attributes:
+        low: the first row.
+        count: how many rows.
+        parents: for each step the row in the stretch below, counted from its first; steps are in order of this.
+        children: for each step the row.
     """
 
-    def __init__(self, level: Level) -> None:
-        parents, children = level.steps()
+    low: int
+    count: int
+    parents: Integers
+    children: Integers
+
+    @classmethod
+    def of(cls, level: Level, low: int, high: int, steps: Integers) -> "Stretch":
+        """Some rows of a level, which are those of one graph.
+
+        Args:
+            level: the level.
+            low: the first row.
+            high: behind the last row.
+            steps: for each row of the level, and for the end, its first step.
+        """
+        parents = level.origins[steps[low] : steps[high]].astype(np.int64)
+        children = np.repeat(np.arange(high - low), level.ways[low:high])
         order = np.argsort(parents, kind="stable")
-        self._children = children[order]
-        self._starts = np.searchsorted(parents[order], np.arange(int(parents.max(initial=-1)) + 2))
+        return cls(low, high - low, parents[order], children[order])
+
+    def down(self, marks: Hashes, count: int) -> Hashes:
+        """For each of so many rows of the stretch below, all bits of the rows that steps lead to from it.
+
+        Args:
+            marks: a row of words for each row of this stretch.
+            count: rows of the stretch below.
+        """
+        found = np.zeros((count, marks.shape[1]), dtype=np.uint64)
+        if len(self.parents):
+            firsts = np.flatnonzero(np.diff(self.parents, prepend=-1))
+            found[self.parents[firsts]] = np.bitwise_or.reduceat(marks[self.children], firsts, axis=0)
+        return found
 
     def up(self, rows: Integers) -> tuple[Integers, Integers]:
-        """All steps from some rows: for each the position of its row among those given, and where it leads."""
-        inside = np.minimum(rows, len(self._starts) - 1)
-        ends = np.minimum(rows + 1, len(self._starts) - 1)
-        lows = self._starts[inside]
-        lengths = self._starts[ends] - lows
-        return np.repeat(np.arange(len(rows)), lengths), self._children[spread_out(lows, lengths)]
+        """All steps from some rows of the stretch below: for each the position of its row, and where it leads."""
+        lows = np.searchsorted(self.parents, rows)
+        lengths = np.searchsorted(self.parents, rows, side="right") - lows
+        return np.repeat(np.arange(len(rows)), lengths), self.children[spread_out(lows, lengths)]

@@ -4,6 +4,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from onnxruntime import InferenceSession
 from graphopt import store
 from graphopt.errors import GraphoptError
 from graphopt.observers.bindings import RecordingBinding
+from graphopt.observers.counts import Counts
 from graphopt.observers.recorder import LOGGER, Recorder
 
 CORPUS_VARIABLE = "GRAPHOPT_CORPUS"
@@ -187,7 +189,7 @@ def _run_with_iobinding(original: Method) -> Method:
         original(self, iobinding, run_options)
         counts = self.__dict__.get(_COUNTS)
         if counts is not None:
-            next(iobinding.counter(counts) if isinstance(iobinding, RecordingBinding) else counts.counter_of(None))
+            next(_bound(iobinding, counts))
 
     return run_with_iobinding
 
@@ -234,6 +236,33 @@ def _forwarded(name: str) -> Method:
     return forward
 
 
+def _quick_run(run: Method, counts: Counts) -> Method:
+    counter_of = counts.counter
+
+    @functools.wraps(run)
+    def counted(output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        counter = counter_of(input_feed)
+        result = run(output_names, input_feed, run_options)
+        next(counter)
+        return result
+
+    return counted
+
+
+def _quick_run_with_iobinding(run: Method, counts: Counts) -> Method:
+    @functools.wraps(run)
+    def counted(iobinding: Any, run_options: Any = None) -> None:
+        run(iobinding, run_options)
+        next(_bound(iobinding, counts))
+
+    return counted
+
+
+def _bound(iobinding: Any, counts: Counts) -> "count[int]":
+    """What to move on when a binding has run."""
+    return iobinding.counter(counts) if isinstance(iobinding, RecordingBinding) else counts.counter_of(None)
+
+
 class ObservedSession:
     """An onnxruntime session whose executions are recorded: whatever it is asked for, the session answers.
 
@@ -248,24 +277,16 @@ class ObservedSession:
         session.__dict__.pop(_COUNTS, None)  # whoever observes it last records it, once
         counts = recorder.add(session)
         self._graphopt_counts = counts
-        # As short a way as there is, for what runs most often.
-        self._graphopt_run = session.run
-        self._graphopt_counter = counts.counter
+        # What runs most often goes the shortest way: no attribute of this object is looked up on it.
+        self.run = _quick_run(session.run, counts)
+        self.run_with_iobinding = _quick_run_with_iobinding(session.run_with_iobinding, counts)
 
     def __getattr__(self, name: str) -> Any:
         """Everything that is not about counting is the session's."""
         return getattr(self.__dict__["_graphopt_session"], name)
 
-    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-        """As ``InferenceSession.run``, and counts."""
-        counter = self._graphopt_counter(input_feed)
-        result = self._graphopt_run(output_names, input_feed, run_options)
-        next(counter)
-        return result
-
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))
     run_async = _run_async(_forwarded("run_async"))
-    run_with_iobinding = _run_with_iobinding(_forwarded("run_with_iobinding"))
     run_with_ortvaluevector = _run_with_ortvaluevector(_forwarded("run_with_ortvaluevector"))
     io_binding = _io_binding(_forwarded("io_binding"))
 

@@ -39,12 +39,12 @@ from graphopt.calibrate.cases import TINY
 from graphopt.calibrate.timing import ENOUGH, Run, Timed, Watch, bound, case_model, fastest, session
 from graphopt.capture import capture_model
 from graphopt.errors import GraphoptError
-from graphopt.graph import Capture, OperatorGraph, Shape
+from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine, Quantity
-from graphopt.operators.base import storage_bytes
+from graphopt.operators.base import FusionClass, storage_bytes
 from graphopt.passes.candidates import find_candidates
 from graphopt.passes.extract import Extraction
-from graphopt.passes.fuse import shapes_of
+from graphopt.passes.fuse import shapes_of, standalone
 from graphopt.passes.rewrite import function
 
 LEAST_SECONDS = 10e-6
@@ -70,13 +70,11 @@ class Pair:
         model: where it was found.
         extraction: its operators as a body, and where they stand in the graph.
         capture: the body alone with its shapes; predictions are made for it.
-        values: values of small constant operands, by name in the body.
     """
 
     model: str
     extraction: Extraction
     capture: Capture
-    values: Mapping[str, np.ndarray]
 
     @property
     def operators(self) -> str:
@@ -119,7 +117,7 @@ def main() -> int:
         own = [row for row in rows if half_of(row["model"]) == half]
         if own:
             print(f"\nHalf {half}: {summary(own)}")
-    print(f"\nAll: {summary(rows)}")
+    print(f"\nAll: {summary(rows)}\n\n{by_kind(rows)}")
     return 0
 
 
@@ -189,12 +187,7 @@ def found_in(capture: Capture, hardware: Machine, seen: set[object], per_pattern
             continue
         seen.add(key)
         per_pattern[extraction.identity] = count + 1
-        values = {
-            formal: tensor.value
-            for formal, name in zip(extraction.body.inputs, extraction.inputs, strict=True)
-            if (tensor := capture.graph.tensors[name]).value is not None
-        }
-        yield Pair(capture.graph.name, extraction, alone(extraction, shapes, values), values)
+        yield Pair(capture.graph.name, extraction, alone(capture, extraction))
 
 
 def renames_at_border(body: OperatorGraph) -> bool:
@@ -207,16 +200,11 @@ def renames_at_border(body: OperatorGraph) -> bool:
     return any({*node.inputs[:1], *node.outputs} & border for node in views)
 
 
-def alone(extraction: Extraction, shapes: Mapping[str, Shape], values: Mapping[str, np.ndarray]) -> Capture:
-    """The body as a graph of its own: constants are constants there, with their values."""
-    body = extraction.body
-    tensors = {
-        name: replace(tensor, value=values.get(name, tensor.value), shape=shapes[name]) if tensor.constant else tensor
-        for name, tensor in body.tensors.items()
-    }
-    computed = tuple(name for name in body.inputs if not tensors[name].constant)
-    graph = OperatorGraph(body.name, body.nodes, tensors, computed, body.outputs)
-    return Capture(graph, shapes, source=body.name)
+def alone(capture: Capture, extraction: Extraction) -> Capture:
+    """The body as a graph of its own, with the shapes of all constants."""
+    one = standalone(capture, extraction)
+    shapes = {tensor.name: tensor.shape for tensor in one.graph.tensors.values() if tensor.shape is not None}
+    return replace(one, shapes={**one.shapes, **shapes})
 
 
 # ------------------------------------------------------------------------------------------------------ their times
@@ -265,6 +253,7 @@ def measured(folder: Path, hardware: Machine, limit: float) -> Iterator[dict[str
                 "model": pair.model,
                 "pattern": pair.extraction.name,
                 "operators": pair.operators,
+                "kind": kind_of(pair),
                 "elements": pair.size,
                 "predicted": predicted,
                 "measured": {what: (one.best - tiny.best) / copies for what, one in timed.items()},
@@ -383,6 +372,38 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         texts = [row["model"], row["operators"], f"{row['elements']:,}"]
         texts += [f"{cell * 1e6:.1f}" for cell in cells] + [f"{ratio:.2f}" for ratio in ratios]
         lines.append(f"| {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+KINDS = ("convolution", "matrix product", "reduction", "lookup", "element-wise", "layout alone")
+"""What is dearest in a pattern, the dearest first."""
+
+
+def kind_of(pair: Pair) -> str:
+    """What a pattern is mostly about."""
+    nodes = pair.capture.graph.nodes
+    classes = {row.fusion_class for node in nodes if (row := operators.find(node)) is not None}
+    if any("Conv" in node.op_type for node in nodes):
+        return KINDS[0]
+    order = (FusionClass.CONTRACTION, FusionClass.REDUCTION, FusionClass.LOOKUP, FusionClass.ELEMENTWISE)
+    return next((name for name, kind in zip(KINDS[1:], order, strict=False) if kind in classes), KINDS[-1])
+
+
+def by_kind(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table: where the error is."""
+    lines = [
+        "| kind | pairs | unfused error, mean (median) | fused error | speedup error | fused, predicted over measured |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for kind in KINDS:
+        own = [row for row in rows if row["kind"] == kind]
+        if not own:
+            continue
+        ratios = {w: np.array([row["predicted"][w] / row["measured"][w] for row in own]) for w in ("unfused", "fused")}
+        ratios["speedup"] = ratios["unfused"] / ratios["fused"]
+        errors = [np.abs(ratio - 1) for ratio in ratios.values()]
+        texts = [f"{error.mean():.1%} ({np.median(error):.1%})" for error in errors]
+        lines.append(f"| {kind} | {len(own)} | {' | '.join(texts)} | {np.median(ratios['fused']):.2f} |")
     return "\n".join(lines)
 
 

@@ -100,10 +100,13 @@ def _refined(
 
     def errors(shares: NDArray[np.float64]) -> NDArray[np.float64]:
         arithmetic = table @ (shares / scale)
-        return (arithmetic**exponent + traffic**exponent) ** (1.0 / exponent) / seconds - 1.0
+        predicted: NDArray[np.float64] = (arithmetic**exponent + traffic**exponent) ** (1.0 / exponent)
+        return predicted / seconds - 1.0
 
-    found = least_squares(errors, np.maximum(start * scale, LEAST_PRICE), bounds=(0.0, np.inf)).x
-    return np.where(found > LEAST_PRICE, found, [LEAST_PRICE, *(0.0 for _ in found[1:])]) / scale
+    found: NDArray[np.float64] = least_squares(errors, np.maximum(start * scale, LEAST_PRICE), bounds=(0.0, np.inf)).x
+    least = np.array([LEAST_PRICE, *(0.0 for _ in found[1:])])
+    prices: NDArray[np.float64] = np.where(found > LEAST_PRICE, found, least) / scale
+    return prices
 
 
 def _varies(numbers: Sequence[int], work: NDArray[np.float64]) -> bool:

@@ -2,7 +2,8 @@
 
 Each record says by how much the prediction of a pattern was wrong; the roofline says which share of that prediction
 comes from the arithmetic of each class. Least squares on the logarithms give one factor per class that explains all
-records best; where little speaks for a class, its factor stays near one.
+records best (ridge regression towards one): where little speaks for a class, its factor stays near one, and where fewer
+than LEAST_RECORDS times do, it is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from graphopt.prediction_log import Record
 
 STIFFNESS = 0.5
 """Weight of staying at a factor of one: that of half a record all of whose time is of the class."""
+LEAST_RECORDS = 3
+"""Times that a class must have part in before its rate is corrected at all."""
 LARGEST_STEP = 1.5
 ROUNDS = 8
 LEAST_SECONDS = 20e-6
@@ -111,6 +114,7 @@ def _corrected(machine: Machine, records: Sequence[Record], source: str) -> Mach
     for row, shares in enumerate(rows):
         for column, share in shares.items():
             table[row, column] = share
+    table[:, np.count_nonzero(table, axis=0) < LEAST_RECORDS] = 0.0
     square = table.T @ table + STIFFNESS * np.eye(len(keys))
     solution = np.linalg.solve(square, table.T @ np.array(logs))
     limit = log(LARGEST_STEP)

@@ -101,7 +101,8 @@ def _refined(
     def errors(shares: NDArray[np.float64]) -> NDArray[np.float64]:
         arithmetic = table @ (shares / scale)
         predicted: NDArray[np.float64] = (arithmetic**exponent + traffic**exponent) ** (1.0 / exponent)
-        return predicted / seconds - 1.0
+        wrong: NDArray[np.float64] = predicted / seconds - 1.0
+        return wrong
 
     found: NDArray[np.float64] = least_squares(errors, np.maximum(start * scale, LEAST_PRICE), bounds=(0.0, np.inf)).x
     least = np.array([LEAST_PRICE, *(0.0 for _ in found[1:])])

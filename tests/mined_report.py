@@ -15,9 +15,10 @@ SWISH = """swish (float[N,64,1000] x) => (float[N,64,1000] z)
     a = Add(x, three)  b = Clip(a, zero, six)  c = Mul(x, b)  z = Div(c, six)
 }"""
 
-PRODUCTS = """products (float[64,64] x, float[64,64] v, float[64,64] w) => (float[64,64] z)
-    {
-    a = MatMul(x, v)  b = Relu(a)  c = MatMul(b, w)  z = Sigmoid(c)
+PRODUCTS = """products (float[64,64] x, float[64,64] v, float[64,64] w) => (float[64,64] y, float[64,64] z) {
+    a = MatMul(x, v)  b = Relu(a)  c = MatMul(b, w)  y = Sigmoid(c)
+    rows = Shape <start = 0, end = 1> (x)  columns = Shape <start = 1, end = 2> (x)
+    sizes = Concat <axis = 0> (columns, rows)  z = Reshape(b, sizes)
 }"""
 
 

@@ -335,7 +335,7 @@ def test_a_corpus_that_fails_costs_one_warning(tmp_path: Path, caplog: pytest.Lo
             observed.run(None, batch(1))
             observed.recorder.flush()
     assert observed.recorder.dropped == 3
-    assert len(caplog.records) == 1
+    assert len({id(record) for record in caplog.records}) == 1  # handlers of two loggers may see it
     assert "full" in caplog.text
     # and goes on once the corpus works
     (tmp_path / "full").unlink()
@@ -485,18 +485,19 @@ def test_a_model_over_two_gigabytes_takes_little_memory(tmp_path: Path) -> None:
     with (tmp_path / "w").open("wb") as file:
         file.truncate(4 * size * layers)
     script = f"""
-import resource
 from pathlib import Path
 from graphopt.observers.recorder import Recorder
+def peak():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 class Session:
     _model_path = {str(tmp_path / "large.onnx")!r}
     def get_inputs(self): return []
 session = Session()
 recorder = Recorder({str(tmp_path / "fleet")!r}, None, 3600.0, False)
 recorder.add(session)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 recorder.flush()
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(before, peak())
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -12,7 +12,7 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.model_graphs import with_unique_names
 from graphopt.passes.base import Context, PassResult, register
-from graphopt.passes.candidates import Lowerable, Occurrence, Refusal, find_candidates
+from graphopt.passes.candidates import MOST_OPERANDS, Lowerable, Occurrence, Refusal, find_candidates
 from graphopt.passes.extract import Extraction
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.select import Candidate, select
@@ -92,7 +92,7 @@ class Fuse:
     top_k: int | None = None
     min_size: int = 1
     max_size: int = 160
-    max_operands: int = 64
+    max_operands: int = MOST_OPERANDS
     name: ClassVar[str]
 
     def run(self, model: onnx.ModelProto, context: Context) -> PassResult:

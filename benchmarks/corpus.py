@@ -28,12 +28,12 @@ BATCHES = (1, 3)
 LEGEND = """\
 *nodes*: of the model as exported → as onnxruntime executes it → as written. *kernels/calls*: fused operators, and how
 often they stand in the model. *error*: greatest difference to stock onnxruntime relative to the output's largest value,
-at the captured shapes; *other batches*: the same at batch 1 and 3 where the batch is free. Where an output is a class, one
-that ties with another may flip, which counts as 1: that passes only where the original flips as many when its inputs move
-by rounding. *no library*: numbers of the written model in stock onnxruntime without the kernel library. *stock*:
-onnxruntime with all optimisations. *ratio*: stock over fused, with its 95 % interval over sessions opened anew.
-*OpenVINO*: stock over OpenVINO, which compiles the model as exported, with float32 asked for and as many threads.
-*apply*: seconds that `graphopt apply` took, measurements included."""
+at the captured shapes; *other batches*: the same at batch 1 and 3 where the batch is free. Where an output is a class,
+one that ties with another may flip, which counts as 1: that passes only where the original flips as many when its
+inputs move by rounding. *no library*: numbers of the written model in stock onnxruntime without the kernel library.
+*stock*: onnxruntime with all optimisations. *ratio*: stock over fused, with its 95 % interval over sessions opened
+anew. *OpenVINO*: stock over OpenVINO, which compiles the model as exported, with float32 asked for and as many
+threads. *apply*: seconds that `graphopt apply` took, measurements included."""
 
 
 def main() -> int:

@@ -245,11 +245,7 @@ class _Scheduler:
         """Have a convolution in memory, by a step of its own."""
         if value in self.tensors:
             return
-        operands = [operand for operand in what.operands if operand >= 0]
-        for operand in operands:
-            self.in_memory(operand)
-        tensor = self._tensor(value)
-        stage = self._stage(operands)
+        tensor, stage = self._behind(value, what.operands)
         self._add(ConvolutionStep(self.program, value, what, dict(self.tensors), tensor), stage)
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 2  # a stage to pack weights in that are no constants
@@ -258,14 +254,17 @@ class _Scheduler:
         """Have the states of a recurrent layer in memory, by a step of its own."""
         if value in self.tensors:
             return
-        operands = [operand for operand in what.operands if operand >= 0]
-        for operand in operands:
-            self.in_memory(operand)
-        tensor = self._tensor(value)
-        stage = self._stage(operands)
+        tensor, stage = self._behind(value, what.operands)
         self._add(RecurrenceStep(self.program, value, self.tensors, self._next(), tensor), stage)
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 1
+
+    def _behind(self, value: int, operands: Sequence[int]) -> tuple[int, int]:
+        """The tensor of a value whose step reads operands (negative: absent) in memory, and the step's stage."""
+        present = [operand for operand in operands if operand >= 0]
+        for operand in present:
+            self.in_memory(operand)
+        return self._tensor(value), self._stage(present)
 
     def _epilogues(self) -> None:
         """Nests that alone read a convolution: its step may compute them."""

@@ -4,7 +4,7 @@ Every write is whole or not at all: a reader finds the complete file or none. Ob
 elsewhere a file is written under a temporary name, which starts with a dot, and moved.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,7 @@ class Folder:
             return
         with self._failing("cannot write", path, missing=True):
             target = f"{self.root}/{path}"
-            protocols = self.filesystem.protocol
-            if not _OBJECT_STORES.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
+            if not _OBJECT_STORES.isdisjoint(_protocols(self.filesystem)):
                 self.filesystem.pipe_file(target, content)
                 return
             parent, _, name = target.rpartition("/")
@@ -138,6 +137,10 @@ def open_folder(place: str | Path) -> Folder:
         filesystem, root = fsspec.core.url_to_fs(url if is_url(url) else str(Path(url).absolute()))
     except Exception as error:  # an unknown protocol, a missing package, wrong credentials
         raise GraphoptError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from None
+    return Folder(url, filesystem, root.rstrip("/"), Path(root) if "file" in _protocols(filesystem) else None)
+
+
+def _protocols(filesystem: Any) -> Sequence[str]:
+    """The protocols that a file system of fsspec speaks: it names one, or several."""
     protocols = filesystem.protocol
-    local = "file" in ([protocols] if isinstance(protocols, str) else protocols)
-    return Folder(url, filesystem, root.rstrip("/"), Path(root) if local else None)
+    return [protocols] if isinstance(protocols, str) else protocols

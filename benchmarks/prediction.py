@@ -11,6 +11,8 @@ over and over is warm, so the prices of a node and of a kernel are those of a wa
 numbers are the machine's, which was calibrated before, on none of these pairs.
 
 ``--prepare FOLDER`` compiles and stores the pairs without timing anything; ``--from FOLDER`` times what it stored.
+Every pass is kept there (``passes.jsonl``) until the kernels or onnxruntime change, so a measurement can be cut into
+windows (``--seconds``) and goes on where it stopped; ``--seconds 0`` predicts anew what was measured before.
 """
 
 import argparse
@@ -20,17 +22,20 @@ import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import prod
+from math import log, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from corpus import captures as captures_of
 from onnx import helper, numpy_helper
+from rich.console import Console
+from rich.progress import Progress
 from scipy.stats import spearmanr
 
 from graphopt import kernels, machine, models, operators, roofline
@@ -51,13 +56,13 @@ LEAST_SECONDS = 10e-6
 PER_MODEL, PER_PATTERN = 4, 2
 SECONDS = 0.015
 """Time of a pass. There are passes until each pair has had enough that nobody disturbed, or ``--seconds`` are over."""
-WARM_PASSES = 8
 COPIES_UNTIL = 60e-6
 """A pattern that takes less than this stands several times in its model, so that the price of a call matters less."""
 MOST_COPIES = 8
 COPIES_HOLD = 1 << 18
-"""Bytes that the results of all copies may take: what they write must not push the operands out of the caches."""
+"""Bytes that the results and constants of all copies may take: they must not push each other out of the caches."""
 WIN = 1.1
+WHATS = ("unfused", "fused")
 
 Nodes = list[onnx.NodeProto]
 
@@ -70,11 +75,19 @@ class Pair:
         model: where it was found.
         extraction: its operators as a body, and where they stand in the graph.
         capture: the body alone with its shapes; predictions are made for it.
+        seconds: what its operators take, about; decides how often it stands in the model that is timed.
     """
 
     model: str
     extraction: Extraction
     capture: Capture
+    seconds: float
+
+    @property
+    def digest(self) -> str:
+        """Names it in the file of passes."""
+        key = repr((self.model, self.extraction.identity, sorted(self.capture.shapes.items())))
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     @property
     def operators(self) -> str:
@@ -96,7 +109,10 @@ def main() -> int:
     parser.add_argument("--machine", default=machine.DEFAULT, help="machine file or name")
     parser.add_argument("--half", type=int, choices=(0, 1), help="models of this half only")
     parser.add_argument("--json", type=Path, help="write the rows too")
-    parser.add_argument("--seconds", type=float, default=80.0, help="time for measurements")
+    parser.add_argument("--seconds", type=float, default=80.0, help="time for measurements; 0: those of before")
+    parser.add_argument(
+        "--worst", type=int, default=0, metavar="N", help="show what the N worst predictions consist of"
+    )
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="store the pairs and their kernels, and stop")
     parser.add_argument("--from", dest="stored", type=Path, metavar="FOLDER", help="time stored pairs")
     arguments = parser.parse_args()
@@ -118,6 +134,8 @@ def main() -> int:
         if own:
             print(f"\nHalf {half}: {summary(own)}")
     print(f"\nAll: {summary(rows)}\n\n{by_kind(rows)}")
+    for row in worst(rows, arguments.worst):
+        print(f"\n{parts_text(row)}")
     return 0
 
 
@@ -187,7 +205,7 @@ def found_in(capture: Capture, hardware: Machine, seen: set[object], per_pattern
             continue
         seen.add(key)
         per_pattern[extraction.identity] = count + 1
-        yield Pair(capture.graph.name, extraction, alone(capture, extraction))
+        yield Pair(capture.graph.name, extraction, alone(capture, extraction), occurrence.before)
 
 
 def renames_at_border(body: OperatorGraph) -> bool:
@@ -211,53 +229,129 @@ def alone(capture: Capture, extraction: Extraction) -> Capture:
 
 
 def measured(folder: Path, hardware: Machine, limit: float) -> Iterator[dict[str, Any]]:
-    """Predicted and measured seconds of every stored pair; passes stop after ``limit`` seconds."""
+    """Predicted and measured seconds of every stored pair; no pass begins after ``limit`` seconds."""
+    pairs = stored_pairs(folder)
+    passes = Passes(folder)
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=limit <= 0) as shown:
+        _measure(pairs, passes, folder / "pairs.so", limit, shown)
+    warm = passes.warm(hardware)
+    for pair in pairs:
+        timed = [passes.of(pair, what) for what in WHATS]
+        times = roofline.operator_times(pair.capture, warm)
+        fused = roofline.kernel_seconds(pair.capture, range(len(times)), warm)
+        if fused is None or None in times or not all(one.passes for one in timed):
+            continue
+        yield {
+            "model": pair.model,
+            "pattern": pair.extraction.name,
+            "operators": pair.operators,
+            "kind": kind_of(pair),
+            "elements": pair.size,
+            "shapes": shapes_text(pair),
+            "predicted": {"unfused": sum(seconds or 0.0 for seconds in times), "fused": fused.seconds},
+            "parts": {"operators": times, "kernel": asdict(fused)},
+            "measured": {
+                what: max(one.best - passes.call, 0.05 * one.best) / copies_of(pair)
+                for what, one in zip(WHATS, timed, strict=True)
+            },
+        }
+
+
+def stored_pairs(folder: Path) -> list["Pair"]:
+    """What ``prepare`` stored."""
+    found: list[Pair] = pickle.loads((folder / "pairs.pickle").read_bytes())
+    return found
+
+
+def _measure(pairs: Sequence["Pair"], passes: "Passes", library: Path, limit: float, shown: Progress) -> None:
+    """More passes of what has not been measured well yet."""
     end = time.monotonic() + limit
-    watch = Watch(1)
-    library = folder / "pairs.so"
-    hardware, tiny = warm(hardware, watch, library), Timed(watch)
-    probes: list[tuple[Pair, dict[str, float], dict[str, Timed]]] = []
-    for pair in pickle.loads((folder / "pairs.pickle").read_bytes()):
-        times = roofline.operator_times(pair.capture, hardware)
-        fused = roofline.fused_seconds(pair.capture, range(len(times)), hardware)
-        if fused is not None and None not in times:
-            predicted = {"unfused": sum(seconds or 0.0 for seconds in times), "fused": fused}
-            probes.append((pair, predicted, {what: Timed(watch) for what in predicted}))
-    broken: set[int] = set()
-    while True:
-        tiny.time(lambda: fastest(bound(session(case_model(TINY), 1), TINY.feeds), SECONDS))
+    broken: set[str] = set()
+    while time.monotonic() < end:
+        passes.time("call", fastest_of(lambda: bound(session(case_model(TINY), 1), TINY.feeds)))
+        passes.time("chain of node", fastest_of(lambda: bound(session(chains.chain_of_nodes(), 1), chains.FEEDS)))
+        passes.time(
+            "chain of kernel", fastest_of(lambda: bound(session(chains.chain_of_kernels(), 1, library), chains.FEEDS))
+        )
         todo = [
-            (number, what)
-            for number, (_, _, timed) in enumerate(probes)
-            for what in timed
-            if number not in broken and len(timed[what].undisturbed) < ENOUGH
+            (pair, what)
+            for pair in pairs
+            for what in WHATS
+            if pair.digest not in broken and len(passes.of(pair, what).undisturbed) < ENOUGH
         ]
-        for number, what in todo:
-            pair, predicted, timed = probes[number]
-            if number in broken or (time.monotonic() > end and timed[what].passes):
+        if not todo:
+            return
+        for pair, what in shown.track(todo, description=f"{len(todo)} times to take"):
+            if time.monotonic() > end or pair.digest in broken:
                 continue
             try:
-                run = runner(pair, what, copies_of(pair, predicted["unfused"]), library)
-                timed[what].time(partial(fastest, run, SECONDS))
+                passes.time(
+                    f"{copies_of(pair)} x {pair.digest} {what}", fastest_of(partial(runner, pair, what, library))
+                )
             except Exception as error:  # onnxruntime's exceptions share no base class of their own
-                broken.add(number)
+                broken.add(pair.digest)
                 print(f"{pair.model}: {pair.operators}: {' '.join(str(error).split())[:160]}", file=sys.stderr)
-        if not todo or time.monotonic() > end:
-            break
-    disturbed = sum(not one.undisturbed for _, _, timed in probes for one in timed.values())
-    print(f"{disturbed} of {2 * len(probes)} times were never measured undisturbed", file=sys.stderr)
-    for number, (pair, predicted, timed) in enumerate(probes):
-        if number not in broken:
-            copies = copies_of(pair, predicted["unfused"])
-            yield {
-                "model": pair.model,
-                "pattern": pair.extraction.name,
-                "operators": pair.operators,
-                "kind": kind_of(pair),
-                "elements": pair.size,
-                "predicted": predicted,
-                "measured": {what: (one.best - tiny.best) / copies for what, one in timed.items()},
-            }
+
+
+def fastest_of(run: Callable[[], Run]) -> Callable[[], float]:
+    """A pass over what a function prepares."""
+    return lambda: fastest(run(), SECONDS)
+
+
+class Passes:
+    """All passes, kept in a file: what was timed, with what, its seconds and the watch's looks before and after."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "passes.jsonl"
+        library = hashlib.sha256((folder / "pairs.so").read_bytes()).hexdigest()
+        self.made = {True: library, False: f"onnxruntime {onnxruntime.__version__}"}
+        self.watch = Watch(1)
+        self.timed: dict[str, Timed] = {}
+        if self.file.exists():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                record = json.loads(line)
+                if record["made"] == self.made_by(record["what"]):
+                    before, after = tuple(record["before"]), tuple(record["after"])
+                    self.watch.seen(before)
+                    self.watch.seen(after)
+                    self._timed(record["what"]).passes.append((record["seconds"], before, after))
+
+    def made_by(self, what: str) -> str:
+        """What computed it."""
+        return self.made[what.split()[-1] in ("fused", "kernel")]
+
+    def _timed(self, what: str) -> Timed:
+        return self.timed.setdefault(what, Timed(self.watch))
+
+    def of(self, pair: "Pair", what: str) -> Timed:
+        """The passes of a pair."""
+        return self._timed(f"{copies_of(pair)} x {pair.digest} {what}")
+
+    def time(self, what: str, measure: Callable[[], float]) -> None:
+        """One more pass."""
+        timed = self._timed(what)
+        timed.time(measure)
+        seconds, before, after = timed.passes[-1]
+        record = {"what": what, "made": self.made_by(what), "seconds": seconds, "before": before, "after": after}
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    @property
+    def node(self) -> float:
+        """Seconds of a small node of a chain that was executed a moment ago."""
+        return (self._timed("chain of node").best - self._timed("call").best) / (chains.LENGTH - 1)
+
+    @property
+    def call(self) -> float:
+        """Seconds of a call without its node."""
+        return self._timed("call").best - self.node
+
+    def warm(self, hardware: Machine) -> Machine:
+        """The machine with the prices of nodes and kernels that were executed a moment ago."""
+        source = "a chain of small nodes, executed over and over"
+        kernel = (self._timed("chain of kernel").best - self.call) / chains.LENGTH
+        node, kernel_price = (Quantity(price, "s", "measured", "core", source) for price in (self.node, kernel))
+        return replace(hardware, per_node=node, per_kernel=kernel_price)
 
 
 def operator_nodes(pair: Pair, copy: int) -> Nodes:
@@ -285,30 +379,20 @@ def kernel_nodes(pair: Pair, copy: int) -> Nodes:
     return [helper.make_node(body.name, list(body.inputs), outputs, domain="graphopt.fused", name=f"fused_{copy}")]
 
 
-def warm(hardware: Machine, watch: Watch, library: Path) -> Machine:
-    """The machine with the prices of nodes and kernels that were executed a moment ago."""
-    prices = []
-    for blob, own in ((chains.chain_of_nodes(), None), (chains.chain_of_kernels(), library)):
-        timed = Timed(watch)
-        run = bound(session(blob, 1, own), chains.FEEDS)
-        while len(timed.passes) < WARM_PASSES:
-            timed.time(partial(fastest, run, SECONDS))
-        prices.append(timed.best / chains.LENGTH)
-    source = "a chain of small nodes, executed over and over"
-    node, kernel = (Quantity(seconds, "s", "measured", "core", source) for seconds in prices)
-    return replace(hardware, per_node=node, per_kernel=kernel)
-
-
-def copies_of(pair: Pair, seconds: float) -> int:
-    """How often a pattern that takes about so long stands in its model."""
+def copies_of(pair: Pair) -> int:
+    """How often a pattern stands in its model."""
     graph = pair.capture.graph
-    results = sum(storage_bytes(graph.tensors[name].dtype, prod(pair.capture.shapes[name])) for name in graph.outputs)
-    return max(1, min(MOST_COPIES, round(COPIES_UNTIL / seconds), COPIES_HOLD // max(1, results)))
+    constants = [name for name, tensor in graph.tensors.items() if tensor.constant]
+    held = sum(
+        storage_bytes(graph.tensors[name].dtype, prod(pair.capture.shapes[name]))
+        for name in (*graph.outputs, *constants)
+    )
+    return max(1, min(MOST_COPIES, round(COPIES_UNTIL / pair.seconds), COPIES_HOLD // max(1, held)))
 
 
-def runner(pair: Pair, what: str, copies: int, library: Path) -> Run:
+def runner(pair: Pair, what: str, library: Path) -> Run:
     """A call of a model that holds copies of a pattern: its operators, or its kernel."""
-    graph, fused = pair.capture.graph, what == "fused"
+    graph, fused, copies = pair.capture.graph, what == "fused", copies_of(pair)
     rng = np.random.default_rng(0)
     constants = {
         name: np.asarray(value_of(pair, name, rng))
@@ -373,6 +457,40 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         texts += [f"{cell * 1e6:.1f}" for cell in cells] + [f"{ratio:.2f}" for ratio in ratios]
         lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def shapes_text(pair: Pair) -> str:
+    """Its operators with the shapes that they read and write."""
+    shapes, texts = pair.capture.shapes, []
+    for node in pair.capture.graph.nodes:
+        read, made = (
+            ", ".join("x".join(map(str, shapes.get(name, ()))) or "1" for name in names if name)
+            for names in (node.inputs, node.outputs)
+        )
+        texts.append(f"{node.op_type}({read}) -> {made}")
+    return "; ".join(texts)
+
+
+def worst(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The rows whose predicted speedup is furthest from the measured one."""
+
+    def error(row: Mapping[str, Any]) -> float:
+        predicted, seconds = row["predicted"], row["measured"]
+        return abs(log(predicted["unfused"] / seconds["unfused"] / predicted["fused"] * seconds["fused"]))
+
+    return sorted(rows, key=error, reverse=True)[:count]
+
+
+def parts_text(row: Mapping[str, Any]) -> str:
+    """What a prediction consists of, in microseconds."""
+    predicted, seconds, parts = row["predicted"], row["measured"], row["parts"]
+    own = ", ".join(f"{value * 1e6:.1f}" for value in parts["operators"])
+    kernel = ", ".join(f"{name} {value * 1e6:.1f}" for name, value in parts["kernel"].items())
+    return (
+        f"{row['model']}: {row['shapes']}\n"
+        f"  unfused {seconds['unfused'] * 1e6:.1f}, predicted {predicted['unfused'] * 1e6:.1f}: {own}\n"
+        f"  fused {seconds['fused'] * 1e6:.1f}, predicted {predicted['fused'] * 1e6:.1f}: {kernel}"
+    )
 
 
 KINDS = ("convolution", "matrix product", "reduction", "lookup", "element-wise", "layout alone")

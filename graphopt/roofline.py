@@ -55,6 +55,28 @@ class CaptureSeconds:
     unknown: int
 
 
+@dataclass(frozen=True, slots=True)
+class KernelSeconds:
+    """Predicted time of a set of operators as one kernel, and what it consists of, in seconds.
+
+    Attributes:
+        arithmetic: what it computes, along with
+        traffic: what it reads, writes and leaves for itself.
+        packing: what it brings into order before that.
+        price: of the call and of the steps after the first.
+    """
+
+    arithmetic: float
+    traffic: float
+    packing: float
+    price: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return together(self.arithmetic, self.traffic) + self.packing + self.price
+
+
 def operator_seconds(capture: Capture, index: int, machine: Machine) -> float | None:
     """Seconds that one operator takes as a node of its own.
 
@@ -83,7 +105,13 @@ def capture_seconds(capture: Capture, machine: Machine) -> CaptureSeconds:
 
 
 def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:
-    """Seconds that a set of operators takes as one kernel.
+    """Seconds that a set of operators takes as one kernel; see kernel_seconds."""
+    found = kernel_seconds(capture, nodes, machine)
+    return None if found is None else found.seconds
+
+
+def kernel_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> KernelSeconds | None:
+    """What a set of operators takes as one kernel.
 
     Args:
         capture: the graph with its shapes.
@@ -104,7 +132,7 @@ def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> f
     memory = machine.seconds_to_move(moved + 2 * kept, moved + kept)
     memory += profile.seconds_of_parameters(parameters, machine)
     further = profile.further_steps(nodes) * machine.step_seconds
-    return together(compute, memory) + packing + machine.kernel_seconds + further
+    return KernelSeconds(compute, memory, packing, machine.kernel_seconds + further)
 
 
 def traffic_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:

@@ -115,8 +115,12 @@ class Watch:
     def look(self) -> tuple[float, ...]:
         """Seconds of the watch's own work now."""
         found = tuple(fastest(run, 0.0, LOOKS) for run in self._runs)
-        self._least = [min(pair) for pair in zip(self._least, found, strict=True)]
+        self.seen(found)
         return found
+
+    def seen(self, look: tuple[float, ...]) -> None:
+        """Take a look into account, one of a time before for instance."""
+        self._least = [min(pair) for pair in zip(self._least, look, strict=True)]
 
     def undisturbed(self, look: tuple[float, ...]) -> bool:
         """Whether the watch's work was as fast at this look as at any so far."""

@@ -18,6 +18,8 @@ import onnx
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, parser
 from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
 
@@ -25,7 +27,7 @@ import graphopt
 from graphopt import corpus, store
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
-from graphopt.observers import counts, sessions
+from graphopt.observers import counts, recorder, sessions
 from tests.command_line import CommandLine
 from tests.test_corpus import mlp
 
@@ -248,7 +250,7 @@ def test_threads_lose_no_count(tmp_path: Path) -> None:
 
 def test_too_many_shapes_flush_early_and_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     woken: list[int] = []
-    table = counts.Counts(["x"], woken.append, [[None]])
+    table = counts.Counts({"x": ["N"]}, woken.append)
     monkeypatch.setattr(counts, "MOST_SHAPES", 10)
     counters = [table.counter({"x": np.empty((size,))}) for size in range(15)]
     for counter in [*counters, table.counter({"x": np.empty((3,))})]:
@@ -264,21 +266,98 @@ def test_too_many_shapes_flush_early_and_are_bounded(tmp_path: Path, monkeypatch
     assert table.take() == ({}, 0)
 
 
-def test_shapes_are_not_mixed_up() -> None:
-    for declared in ([], [[None], None], [[None], [None, None]], [[None], [None, 4]], [[2], [3, 4]]):
-        table = counts.Counts(["a", "b"], lambda different: None, declared)
-        free = [None] not in declared and [2] not in declared
-        for _ in range(2):
-            # Those that onnxruntime would reject are looked up, and not moved on.
-            for shape in ((3, 5), (3, 4, 1), (3,)):
-                table.counter({"a": np.empty(2), "b": np.empty(shape)})
-            if free:
-                next(table.counter({"a": np.empty((2, 3)), "b": np.empty(4)}))
-            next(table.counter({"a": np.empty(2), "b": np.empty((3, 4))}))
-        expected = {((2,), (3, 4)): 2}
-        if free:
-            expected[((2, 3), (4,))] = 2  # type: ignore[index]
-        assert table.take() == (expected, 0)
+KINDS = st.one_of(
+    st.lists(st.sampled_from([2, "N", "M"]), max_size=3),
+    st.sampled_from(["any", "optional", "sequence", ["N"], ["N", 2]]),
+)
+
+
+@st.composite
+def inputs_and_feeds(draw: st.DrawFn) -> tuple[list[list[int | str] | str], list[list[str]]]:
+    """Declared inputs, and feeds: most fit, others do not; sizes are few, so that feeds are alike."""
+    kinds = draw(st.lists(KINDS, min_size=1, max_size=3) | st.lists(st.just(["N", 2]), min_size=1, max_size=3))
+    feeds = []
+    for _ in range(draw(st.integers(2, 8))):
+        same = draw(st.integers(2, 3))
+        feed: list[str] = []
+        for kind in kinds:
+            sizes = kind if isinstance(kind, list) else [2] if kind != "any" else ["N"] * draw(st.integers(0, 2))
+            shape = [size if isinstance(size, int) else draw(st.just(same) | st.integers(2, 3)) for size in sizes]
+            if draw(st.integers(0, 9)) == 9:
+                shape = draw(st.lists(st.integers(2, 3), max_size=3))
+            how = draw(st.sampled_from(["array"] * 6 + ["list", "OrtValue"]))
+            feed.append(("nothing" if kind == "optional" and draw(st.booleans()) else how) + str(shape))
+        feeds.append(feed)
+    return kinds, feeds
+
+
+@settings(max_examples=100, deadline=None)
+@given(inputs_and_feeds())
+def test_counts_are_those_of_the_runs_that_onnxruntime_took(
+    drawn: tuple[list[list[int | str] | str], list[list[str]]],
+) -> None:
+    kinds, feeds = drawn
+    values, nodes, outputs = [], [], []
+    for at, kind in enumerate(kinds):
+        if isinstance(kind, list) or kind == "any":
+            values.append(helper.make_tensor_value_info(f"x{at}", TensorProto.FLOAT, None if kind == "any" else kind))
+            nodes.append(helper.make_node("Shape", [f"x{at}"], [f"y{at}"]))
+        else:
+            tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [2])
+            optional = kind == "optional"
+            make = helper.make_optional_type_proto if optional else helper.make_sequence_type_proto
+            values.append(helper.make_value_info(f"x{at}", make(tensor)))
+            operator = "OptionalHasElement" if optional else "SequenceLength"
+            nodes.append(helper.make_node(operator, [f"x{at}"], [f"y{at}"]))
+        outputs.append(helper.make_tensor_value_info(f"y{at}", 9 if kind == "optional" else TensorProto.INT64, None))
+    graph = helper.make_graph(nodes, "g", values, outputs)
+    session = session_of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
+    table = counts.Counts({value.name: recorder._declared(value) for value in session.get_inputs()}, lambda new: None)
+    expected: Counter[counts.Shapes] = Counter()
+    for feed in feeds:
+        named: dict[str, Any] = {}
+        shapes: list[tuple[int, ...] | None] = []
+        for at, (kind, text) in enumerate(zip(kinds, feed, strict=True)):
+            how, _, sizes = text.partition("[")
+            shape = tuple(json.loads(f"[{sizes}"))
+            array = np.ones(shape, np.float32)
+            shapes.append(None if how == "nothing" or kind == "sequence" else shape)
+            if how != "nothing":
+                value = OrtValue.ortvalue_from_numpy(array) if how == "OrtValue" else array
+                value = array.tolist() if how == "list" else value
+                named[f"x{at}"] = [array] if kind == "sequence" else value
+        counter = table.counter(named)
+        try:
+            session.run(None, named)
+        except Exception:  # whatever onnxruntime does not take
+            continue
+        next(counter)
+        expected[tuple(shapes)] += 1
+    assert table.take() == (dict(expected), 0)
+
+
+def test_a_batch_is_looked_up_by_one_length() -> None:
+    """Inputs that share a symbol: their lengths are one, or, as onnxruntime does not check that, they are not."""
+    table = counts.Counts({"a": ["N"], "b": ["N", 4]}, lambda new: None)
+    for a, b in ((2, 2), (2, 3), (3, 2), (3, 3), (2, 2)):
+        next(table.counter({"b": np.empty((b, 4)), "a": np.empty(a)}))
+    one, many = table._quick[2], table._quick[2, 3]
+    assert table.counter({"a": np.empty(2), "b": np.empty((2, 4))}) is one
+    assert table.counter({"a": np.empty(2), "b": np.empty((3, 4))}) is many
+    assert table.take() == ({((2,), (2, 4)): 2, ((2,), (3, 4)): 1, ((3,), (2, 4)): 1, ((3,), (3, 4)): 1}, 0)
+
+
+def test_fixed_sizes_are_not_looked_at() -> None:
+    class Unseen:
+        @property
+        def shape(self) -> tuple[int, ...]:
+            raise AssertionError
+
+    table = counts.Counts({"a": [2, 3], "b": ["N", "M"]}, lambda new: None)
+    next(table.counter({"a": np.empty((9, 9)), "b": np.empty((5, 5))}))  # onnxruntime would reject it, and not count
+    next(table.counter({"a": np.empty((2, 3)), "b": np.empty((5, 5))}))
+    next(table.counter({"a": Unseen(), "b": np.empty((5, 5))}))
+    assert table.take() == ({((9, 9), (5, 5)): 1, ((2, 3), (5, 5)): 2}, 0)
 
 
 def test_flushes_come_by_themselves(tmp_path: Path) -> None:

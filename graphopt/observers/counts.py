@@ -18,6 +18,12 @@ from graphopt.graph import Shape
 Shapes = tuple[Shape | None, ...]
 """Of a session's inputs by position; None for one that was left out or is no tensor."""
 
+Declared = Sequence[int | str | None] | None
+"""A shape as onnxruntime checks it: a number is a fixed size, a symbol or None any size; None is any shape at all.
+
+Inputs that share a symbol may differ in it: onnxruntime checks numbers only.
+"""
+
 MOST_SHAPES = 10_000
 """Different shapes that a session counts between two flushes; the half of them makes a flush come early."""
 
@@ -43,30 +49,31 @@ class Counts:
 
     Attributes:
         names: of the session's inputs, in its order.
+        counter: takes a feed; returns what to move on, with ``next``, when an execution with it has ended well. Never
+            raises.
         generation: changes when counters that were given out must no longer be used.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        on_new: Callable[[int], None],
-        declared: Sequence[Sequence[int | None] | None] = (),
-    ) -> None:
-        """Count for a session with these inputs.
+    def __init__(self, inputs: Mapping[str, Declared], on_new: Callable[[int], None]) -> None:
+        """Count for a session.
 
         Args:
-            names: of the inputs.
+            inputs: names and declared shapes of its inputs.
             on_new: called with the number of different shapes known when one comes up that is new.
-            declared: shapes of the inputs, as onnxruntime checks them, None for a free size or a free rank.
         """
-        self.names = tuple(names)
+        self.names = tuple(inputs)
         self.generation = 0
         self._on_new = on_new
-        self._declared = declared
-        # Where only first sizes can differ, they are looked at: an array tells its length sooner than its shape.
-        self._by_length = bool(declared) and all(shape and None not in shape[1:] for shape in declared)
-        self._part = len if self._by_length else attrgetter("shape")
-        self._values = _values_of(self.names)
+        self._declared = tuple(inputs.values())
+        # Sizes that are fixed need no look: onnxruntime rejects all others.
+        self._looked_at = [at for at, shape in enumerate(self._declared) if shape is None or _free(shape)]
+        # Where only first sizes are free, they are looked at: an array tells its length sooner than its shape.
+        self._by_length = all(_free(self._declared[at]) == [0] for at in self._looked_at)
+        first = {shape[0] for shape in self._declared if shape} if self._by_length else set()
+        self._by_one_length = len(first) == 1 and all(isinstance(size, str) for size in first)
+        self._quick: dict[Any, count[int]] = {}
+        """Counters by what is looked at. Cleared, never replaced: ``counter`` holds it."""
+        self.counter = self._looking()
         self._forget()
 
     def _forget(self) -> None:
@@ -75,17 +82,34 @@ class Counts:
         self._dropped = _Counter()
         self._known: dict[Shapes, _Counter] = {}
         self._retired: dict[Shapes, _Counter] = {}
-        self._by_parts: dict[Any, count[int]] = {}
+        self._quick.clear()
 
-    def counter(self, feed: Mapping[str, Any]) -> "count[int]":
-        """What to move on, with ``next``, when an execution with this feed has ended well. Never raises."""
-        try:
-            return self._by_parts[tuple(map(self._part, self._values(feed)))]
-        except Exception:  # shapes that are new, an input that was left out, a value that is no array
+    def _looking(self) -> "Callable[[Mapping[str, Any]], count[int]]":
+        """``counter``: a function with all that it needs at hand, as caches are cold between two runs."""
+        quick, at_leisure = self._quick, self._counter_at_leisure
+        part = len if self._by_length else attrgetter("shape")
+        values_of = _values_of([self.names[at] for at in self._looked_at])
+
+        def by_parts(feed: Mapping[str, Any]) -> "count[int]":
             try:
-                return self.counter_of(tuple([shape_of(feed.get(name)) for name in self.names]))
-            except Exception:  # whatever is fed, the service gets its result
-                return self._dropped.steps
+                return quick[tuple(map(part, values_of(feed)))]
+            except Exception:  # shapes that are new, an input that was left out, a value that is no array
+                return at_leisure(feed)
+
+        def by_one_length(feed: Mapping[str, Any]) -> "count[int]":
+            try:
+                (length,) = set(map(len, feed.values()))
+                return quick[length]
+            except Exception:  # the inputs share a symbol, which onnxruntime does not check
+                return by_parts(feed)
+
+        return by_one_length if self._by_one_length else by_parts
+
+    def _counter_at_leisure(self, feed: Mapping[str, Any]) -> "count[int]":
+        try:
+            return self.counter_of(tuple([shape_of(feed.get(name)) for name in self.names]))
+        except Exception:  # whatever is fed, the service gets its result
+            return self._dropped.steps
 
     def counter_of(self, shapes: Shapes | None) -> "count[int]":
         """The same by shapes; executions of unknown ones (None) are counted as dropped. Never raises."""
@@ -99,12 +123,20 @@ class Counts:
                 return self._dropped.steps
             found = self._known[shapes] = _Counter()
             different = len(self._known)
-            if not self._by_length:
-                self._by_parts[shapes] = found.steps
-            elif all(map(_fits, shapes, self._declared)):  # onnxruntime rejects all others
-                self._by_parts[tuple(shape[0] for shape in shapes if shape)] = found.steps
+            if all(map(_fits, shapes, self._declared)):  # onnxruntime rejects all others
+                self._make_quick(shapes, found.steps)
         self._on_new(different)
         return found.steps
+
+    def _make_quick(self, shapes: Shapes, steps: "count[int]") -> None:
+        looked_at = [shapes[at] for at in self._looked_at]
+        if not self._by_length:
+            self._quick[tuple(looked_at)] = steps
+            return
+        lengths = [shape[0] for shape in looked_at if shape]
+        self._quick[tuple(lengths)] = steps
+        if self._by_one_length and len(set(lengths)) == 1:
+            self._quick[lengths[0]] = steps
 
     def take(self) -> tuple[dict[Shapes, int], int]:
         """What was counted, and how much was dropped, since the last call."""
@@ -117,7 +149,8 @@ class Counts:
             # Those that are crowded out are looked at once more: a run may be under way that will move them on.
             self._retired = {}
             if self.different() >= MOST_SHAPES // 2:
-                self._retired, self._known, self._by_parts = self._known, {}, {}
+                self._retired, self._known = self._known, {}
+                self._quick.clear()
                 self.generation += 1
             return taken, self._dropped.take()
 
@@ -137,10 +170,17 @@ def _values_of(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[A
     return lambda feed: [feed[name] for name in names]
 
 
-def _fits(shape: Shape | None, declared: Sequence[int | None] | None) -> bool:
-    if shape is None or declared is None or len(shape) != len(declared):
+def _free(shape: Declared) -> list[int]:
+    """Dimensions of any size; none for any shape."""
+    return [at for at, size in enumerate(shape or ()) if not isinstance(size, int)]
+
+
+def _fits(shape: Shape | None, declared: Declared) -> bool:
+    if declared is None:
+        return True
+    if shape is None or len(shape) != len(declared):
         return False
-    return all(wanted in (None, size) for size, wanted in zip(shape, declared, strict=True))
+    return all(size == wanted or not isinstance(wanted, int) for size, wanted in zip(shape, declared, strict=True))
 
 
 def shape_of(value: Any) -> Shape | None:

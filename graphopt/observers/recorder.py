@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import ModelProto
 
 from graphopt import model_files, store
-from graphopt.observers.counts import MOST_SHAPES, Counts, Shapes
+from graphopt.observers.counts import MOST_SHAPES, Counts, Declared, Shapes
 from graphopt.observers.sampling import sample
 from graphopt.redaction import redact
 from graphopt.weights import drop_weights, load_without_weights
@@ -93,10 +93,7 @@ class Recorder:
         path, content = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
         model: Path | bytes | None = Path(os.fsdecode(path)).absolute() if path else content
         name = model.stem if isinstance(model, Path) else ""
-        inputs = session.get_inputs()
-        # onnxruntime says the same of a scalar and of any rank: no dimensions.
-        declared = [[size if isinstance(size, int) else None for size in value.shape] or None for value in inputs]
-        counts = Counts([value.name for value in inputs], self._on_new, declared)
+        counts = Counts({value.name: _declared(value) for value in session.get_inputs()}, self._on_new)
         with self._guard:
             self._observed.append(Observed(weakref.ref(session), counts, model, name))
         return counts
@@ -283,6 +280,14 @@ class Recorder:
         if not self._warned:
             self._warned = True
             LOGGER.warning("%s: captures are dropped, and this is said once: %s", self.corpus, cause)
+
+
+def _declared(value: Any) -> Declared:
+    """What onnxruntime checks of an input's shape."""
+    if not value.type.startswith("tensor"):
+        return None  # a sequence, a map, or an input that may be left out
+    # A scalar and any rank look the same: no dimensions.
+    return value.shape or None
 
 
 def _light(model: Path | bytes) -> ModelProto:

@@ -1,239 +1,372 @@
 #!/usr/bin/env python3
 """How close the kernels that save most in a folder of models come to the roofline of this machine.
 
-    python benchmarks/kernels.py MODELS [--captures FILE] [--top 50] [--only ID …] [--machine NAME]
+    python benchmarks/kernels.py MODELS [--captures FILE] [--top 50] [--machine NAME] [--folder build/kernels]
 
-MODELS and ``--captures`` are those of ``benchmarks/corpus.py``. In each model, everything is fused that the roofline
-says may pay. The patterns of all models that would save most at the roofline are built, and their calls timed in
-onnxruntime's profiler at the captured shapes, each in the model where it saves most. Patterns that save nothing so are
-left out. A pattern's fraction is the time that its bytes take at the bandwidth of the level that they lie in, or its
-operations at the peak, whichever is longer, over the measured time.
+MODELS and ``--captures`` are those of ``benchmarks/corpus.py``. In each model, what ``apply`` would fuse before it
+measures is found. The patterns of all models that save most by prediction are compiled into one library, cut out as
+models of their own at the shapes where one call saves most, and timed on one core, everything bound in advance, over
+and over: as operators in onnxruntime and as one kernel. Those that are not faster as one kernel are left out. The others
+stand in the order of what all their calls in all models save: the predicted sum, corrected by the call that was timed.
+
+A pattern's roof is the longer of two times. *Traffic*: the bytes that enter and leave, at the bandwidth of the level
+that holds them all; what a kernel keeps for itself does not count. *Arithmetic*: products at the peak of the unit that
+computes them (of a pattern that is slower without the matrix unit, those with weights at that unit's), functions and
+divisions at their calibrated rates, everything else as additions. Convolutions count the products of their definition,
+so those that take fewer exceed 1. What the runtime needs for a call is not the kernel's time: that of a small kernel in
+a chain is taken off.
+
+What was found is kept in ``--folder``, model by model, so a run that was stopped goes on where it was; remove the
+folder to look again.
 """
 
 import argparse
-import json
 import os
+import pickle
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from corpus import captures as captures_of
+from prediction import Pair, alone, copies_of, runner, warm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from graphopt import kernels, machine, models, operators, roofline
+from graphopt.calibrate import chains
+from graphopt.calibrate.cases import TINY
+from graphopt.calibrate.timing import ENOUGH, Run, Timed, Watch, bound, case_model, fastest, session
+from graphopt.capture import capture_model
+from graphopt.machine import Machine
+from graphopt.operators.base import FusionClass, storage_bytes
+from graphopt.passes.candidates import find_candidates
+from graphopt.passes.fuse import shapes_of
+from graphopt.passes.select import Candidate, select
+
 LOW = 0.4
 """Fraction below which the table says why."""
-
 SPARE = 1.6
 """Patterns that are timed, for each that is listed: some of them save nothing."""
+SECONDS = 0.006
+"""Time of a pass."""
+USES_UNIT = 1.05
+"""How much slower without the matrix unit a kernel is that uses it."""
+UNIT = 8 / 3
+"""float32 products of the matrix unit against those of the vector unit: 16 x 16 x 32 / 6 multiply-adds in 16 cycles
+(a float32 in three bfloat16 parts, six products of parts) against 2 x 16 in one."""
+SIMPLE = "add"
+"""The kernel rate of operations without one of their own."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pattern of one model.
+
+    Attributes:
+        pair: the pattern at the shapes where one call saves most.
+        calls: how often it stands in the model.
+        saving: seconds that all calls save by prediction.
+        one: the same of the call at hand.
+    """
+
+    pair: Pair
+    calls: int
+    saving: float
+    one: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pattern in one model.
+    """One pattern, timed.
 
     Attributes:
-        identity: digest of the pattern's body.
-        model: where it stands.
-        operators: its operators.
-        calls: how often.
-        before: seconds of the operators one by one, all calls.
-        measured: seconds of the calls.
-        bytes: what they read and write.
-        flops: what they compute.
-        roof: seconds that bytes or operations take at least.
-        arithmetic: seconds that the arithmetic takes at the measured rates of its operators.
-        overhead: seconds that calling takes.
+        found: the pattern.
+        calls: in all models.
+        saving: seconds that these save, in one execution of each model.
+        before: seconds of its operators.
+        kernel: seconds of its kernel, the runtime's price of a call taken off.
+        unit: whether the kernel's products run on the matrix unit.
+        traffic: seconds that its bytes take at least.
+        parts: seconds that its arithmetic takes at least, by kind.
     """
 
-    identity: str
-    model: str
-    operators: tuple[str, ...]
+    found: Found
     calls: int
+    saving: float
     before: float
-    measured: float
-    bytes: int
-    flops: float
-    roof: float
-    arithmetic: float
-    overhead: float
+    kernel: float
+    unit: bool
+    traffic: float
+    parts: dict[str, float]
 
+    @property
+    def roof(self) -> float:
+        """Seconds that the kernel takes at least."""
+        return max(self.traffic, sum(self.parts.values()))
 
-def rows_of(path: Path, capture: dict[str, Any], machine_name: str | None, chosen: Sequence[str] | None) -> list[Row]:
-    """The patterns that are fused in one model: those chosen, timed; or all, as long as they take at the roofline."""
-    from graphopt import kernels, machine, models, operators, roofline
-    from graphopt.model_graphs import with_unique_names
-    from graphopt.passes import measure, pipeline
-    from graphopt.passes.base import Context, Observed
-    from graphopt.passes.fuse import Fuse, Fusions, observe
-    from graphopt.passes.rewrite import rewrite
-    from graphopt.weights import fill_weights
-
-    hardware = machine.load(*([machine_name] if machine_name else []))
-    original = fill_weights(models.load(path))
-    shapes = {name: tuple(shape) for name, shape in capture.get("shapes", {}).items()}
-    ranges = {name: (float(low), float(high)) for name, (low, high) in capture.get("ranges", {}).items()}
-    observed = (Observed(models.default_shapes(original, shapes), 1, ranges),)
-    context = Context(observed, hardware, None, source=path.name)
-    prepared = pipeline.run(original, pipeline.DEFAULT_PIPELINE[:-1], context).model
-    unfused = with_unique_names(models.inline_functions(prepared))
-    captures = observe(unfused, context)
-    context = Context(observed, hardware, None, source=path.name, captures=captures, measured=True)
-    details = Fuse().run(unfused, context).details
-    if not isinstance(details, Fusions) or not details.made:
-        return []
-    seen, graph = captures[0], captures[0].graph
-    made = [fusion for fusion in details.made if chosen is None or fusion.identity in chosen]
-    apart: dict[str, Any] = {}
-    seconds: dict[str, Any] = {}
-    names: dict[str, str] = {}
-    if chosen is not None:
-        extractions = [extraction for fusion in made for extraction in fusion.occurrences]
-        fused = rewrite(unfused, graph, extractions, capture=seen, source=path.name)
-        names = {node.output[0]: node.name for node in fused.graph.node if node.output}
-        with tempfile.TemporaryDirectory() as folder:
-            wanted = [kernels.FusedOperator(f.name, f.body, f.shapes) for f in made]
-            library = kernels.build_library(wanted, Path(folder), "kernels")
-            given = measure.cases(original, observed, 0)
-            variants = [(unfused, None), (fused, library)]
-            apart, seconds = measure.node_turns(variants, given, threads=1, run_seconds=1e-2)
-    found = []
-    for fusion in made:
-        moved, flops, roof, arithmetic, before, measured = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for extraction in fusion.occurrences:
-            nodes = sorted(extraction.nodes)
-            here = roofline.external_bytes(seen, nodes) or 0
-            costs = [operators.cost(seen, index) for index in nodes]
-            work = float(sum(cost.flops for cost in costs if cost is not None))
-            traffic = roofline.traffic_seconds(seen, nodes, hardware) or 0.0
-            roof += max(traffic, work / hardware.peak_of("float32"))
-            whole = roofline.fused_seconds(seen, nodes, hardware) or 0.0
-            arithmetic += whole - hardware.kernel_seconds
-            moved, flops = moved + here, flops + work
-            if chosen is not None:
-                measured += float(seconds[names[extraction.outputs[0]]].min())
-                timed = [apart[graph.nodes[index].name] for index in nodes if graph.nodes[index].name in apart]
-                before += sum(float(turns.min()) for turns in timed)
-        if chosen is None:
-            before, measured = fusion.before, roof
-        calls = len(fusion.occurrences)
-        kinds = tuple(node.op_type for node in fusion.body.nodes)
-        overhead = calls * hardware.kernel_seconds
-        found.append(
-            Row(
-                fusion.identity,
-                path.stem,
-                kinds,
-                calls,
-                before,
-                measured,
-                moved,
-                flops,
-                roof,
-                arithmetic,
-                overhead,
-            )
-        )
-    return found
-
-
-def reason(row: Row) -> str:
-    """What keeps a pattern far from the roofline: the share of its time that the machine's rates account for."""
-    if row.measured <= 0:
-        return "too short for the profiler"
-    rest = row.measured - row.overhead
-    if rest < 0.5 * row.measured:
-        return f"calling takes {row.overhead / row.measured:.0%} of {row.measured / row.calls * 1e6:.1f} µs a call"
-    if row.arithmetic > 0.6 * rest:
-        return f"its functions: at their measured rates they take {min(1.0, row.arithmetic / rest):.0%} of the time"
-    if row.measured / row.calls < 5e-6:
-        return f"calls of {row.measured / row.calls * 1e6:.1f} µs, of which the profiler sees whole microseconds"
-    return f"not explained: {rest / max(row.arithmetic, 1e-12):.1f} times what the machine's rates predict"
-
-
-def merged(rows: Sequence[Row]) -> list[Row]:
-    """One row for each pattern: of the model where it saves most, the models' savings added for the order."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.identity, []).append(row)
-    paying = [group for group in groups.values() if sum(row.before - row.measured for row in group) > 0]
-    order = sorted(paying, key=lambda group: -sum(row.before - row.measured for row in group))
-    return [max(group, key=lambda row: row.before - row.measured) for group in order]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The Markdown table."""
-    fractions = [row.roof / row.measured for row in rows if row.measured > 0]
-    middle = statistics.median(fractions) if fractions else float("nan")
-    lines = [
-        f"{len(rows)} patterns; fraction of the roofline at the median {middle:.2f}, below {LOW} for "
-        f"{sum(fraction < LOW for fraction in fractions)}.",
-        "",
-        "| operators | model | calls | µs a call | saved µs | GB/s | GFLOP/s | fraction | why below 0.4 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        fraction = row.roof / row.measured if row.measured > 0 else 0.0
-        short = list(row.operators[:5]) + ([f"… {len(row.operators)}"] if len(row.operators) > 5 else [])
-        measured = max(row.measured, 1e-12)
-        lines.append(
-            f"| {', '.join(short)} | {row.model} | {row.calls} | {row.measured / row.calls * 1e6:.1f} "
-            f"| {(row.before - row.measured) * 1e6:.0f} | {row.bytes / measured / 1e9:.1f} "
-            f"| {row.flops / measured / 1e9:.1f} | {fraction:.2f} | {reason(row) if fraction < LOW else ''} |"
-        )
-    return "\n".join(lines)
+    @property
+    def fraction(self) -> float:
+        """Of the roofline."""
+        return self.roof / self.kernel
 
 
 def main() -> int:
     """Find the patterns, time those that save most, and print the table."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    from corpus import captures  # beside this file
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, help="folder of .onnx files")
     parser.add_argument("--captures", type=Path, help="captures.toml, or a JSON list of models with their inputs")
     parser.add_argument("--top", type=int, default=50, help="patterns to list")
     parser.add_argument("--only", action="append", default=[], metavar="ID", help="this model only; may be repeated")
-    parser.add_argument("--machine", help="roofline description")
+    parser.add_argument("--machine", default=machine.DEFAULT, help="roofline description")
+    parser.add_argument("--folder", type=Path, default=Path("build/kernels"), help="where results are kept")
+    parser.add_argument("--seconds", type=float, default=70.0, help="time for measurements")
+    parser.add_argument("--prepare", action="store_true", help="find and compile the patterns, and stop")
     parser.add_argument("--one", metavar="ID", help=argparse.SUPPRESS)
-    parser.add_argument("--time", metavar="DIGESTS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    known = captures(arguments.models, arguments.captures)
+    hardware = machine.load(arguments.machine)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.one:
-        chosen = arguments.time.split(",") if arguments.time else None
-        model = arguments.models / f"{arguments.one}.onnx"
-        rows = rows_of(model, known.get(arguments.one, {}), arguments.machine, chosen)
-        print(json.dumps([asdict(row) for row in rows]))
+        known = captures_of(arguments.models, arguments.captures).get(arguments.one, {})
+        store(arguments.folder / f"{arguments.one}.pickle", found_in(arguments.models, arguments.one, known, hardware))
         return 0
     names = [path.stem for path in sorted(arguments.models.glob("*.onnx"))]
     names = [name for name in names if not arguments.only or name in arguments.only]
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:  # nothing is timed here
-        predicted = [row for rows in pool.map(lambda name: in_a_process(name, None, arguments), names) for row in rows]
-    wanted: dict[str, list[str]] = {}
-    for row in merged(predicted)[: int(SPARE * arguments.top)]:
-        wanted.setdefault(row.model, []).append(row.identity)
-    found = [row for name, digests in wanted.items() for row in in_a_process(name, digests, arguments)]
-    print(table(merged(found)[: arguments.top]))
+    library, groups = prepared(names, arguments)
+    if arguments.prepare:
+        return 0
+    print(table(timed_rows(groups, library, hardware, arguments)[: arguments.top]))
     return 0
 
 
-def in_a_process(name: str, digests: Sequence[str] | None, arguments: argparse.Namespace) -> list[Row]:
-    """``rows_of`` one model in a process of its own; no rows where that fails."""
-    command = [sys.executable, __file__, str(arguments.models), "--one", name]
-    command += ["--captures", str(arguments.captures)] if arguments.captures else []
-    command += ["--machine", arguments.machine] if arguments.machine else []
-    command += ["--time", ",".join(digests)] if digests is not None else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        last = (done.stderr.strip().splitlines() or [f"signal {-done.returncode}"])[-1]
-        print(f"{name}: {last[:200]}", file=sys.stderr)
-        return []
-    rows = [Row(**{**row, "operators": tuple(row["operators"])}) for row in json.loads(lines[-1])]
-    print(f"{name}: {len(rows)} patterns", file=sys.stderr)
+# --------------------------------------------------------------------------------------------------- the patterns
+
+
+def found_in(folder: Path, name: str, known: dict[str, Any], hardware: Machine) -> list[Found]:
+    """The patterns that ``apply`` would fuse in a model before it measures."""
+    model = models.load(folder / f"{name}.onnx")
+    capture = capture_model(model, name, known.get("shapes", {}), ranges=known.get("ranges", {}))
+    occurrences = find_candidates(capture.graph, [capture], hardware, kernels.lowerable).occurrences
+    worth = [Candidate(tuple(sorted(one.extraction.nodes)), max(one.saving, one.hoped)) for one in occurrences]
+    made: dict[str, list[tuple[float, int]]] = {}
+    for index in select(capture.graph, worth):
+        made.setdefault(occurrences[index].extraction.identity, []).append((worth[index].saving, index))
+    rows = []
+    for calls in made.values():
+        one, index = max(calls)
+        extraction = occurrences[index].extraction
+        shapes = shapes_of(capture, extraction)
+        if any(0 in shape for shape in shapes.values()):
+            continue
+        pair = Pair(name, extraction, alone(capture, extraction))
+        rows.append(Found(pair, len(calls), sum(saving for saving, _ in calls), one))
     return rows
+
+
+def prepared(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Path, list[list[Found]]]:
+    """A library of the patterns that save most, and these, by pattern; each with the models that hold it."""
+    missing = [name for name in names if not (arguments.folder / f"{name}.pickle").exists()]
+    with progress("models", len(missing)) as report, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+
+        def find(name: str) -> None:
+            command = [sys.executable, *sys.argv, "--one", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or [f"signal {-done.returncode}"])[-1]
+                print(f"{name}: {last[:200]}", file=sys.stderr)
+            report(name)
+
+        list(pool.map(find, missing))
+    groups: dict[str, list[Found]] = {}
+    for name in names:
+        file = arguments.folder / f"{name}.pickle"
+        for found in pickle.loads(file.read_bytes()) if file.exists() else []:
+            groups.setdefault(found.pair.extraction.identity, []).append(found)
+    order = sorted(groups.values(), key=lambda group: -sum(found.saving for found in group))
+    chosen = order[: int(SPARE * arguments.top)]
+    library = kernels.build_library([*map(kernel_of, chosen), *chains.links()], arguments.folder, "kernels")
+    return library, chosen
+
+
+def kernel_of(group: Sequence[Found]) -> kernels.FusedOperator:
+    """What the kernel generator makes a kernel of."""
+    best = max(group, key=lambda found: found.one)
+    extraction = best.pair.extraction
+    return kernels.FusedOperator(extraction.name, extraction.body, (best.pair.capture.shapes,))
+
+
+# ---------------------------------------------------------------------------------------------------- their times
+
+
+def timed_rows(
+    groups: Sequence[Sequence[Found]], library: Path, hardware: Machine, arguments: argparse.Namespace
+) -> list[Row]:
+    """The patterns that are faster as one kernel, the greatest saving first; passes stop after some seconds."""
+    watch = Watch(1)
+    price = warm(hardware, watch, library).kernel_seconds
+    tiny = Timed(watch)
+    empty = bound(session(case_model(TINY), 1), TINY.feeds)
+    plain = arguments.folder / "without_unit.so"  # another file: whether there is a unit is asked once
+    shutil.copyfile(library, plain)
+    probes: list[tuple[Sequence[Found], Found, int, dict[str, tuple[Run, Timed]]]] = []
+    with progress("kernels", len(groups)) as report:
+        for group in groups:
+            best = max(group, key=lambda found: found.one)
+            times = roofline.operator_times(best.pair.capture, hardware)
+            copies = copies_of(best.pair, sum(seconds or 0.0 for seconds in times))
+            try:
+                runs = {"before": runner(best.pair, "unfused", copies, library)}
+                runs["kernel"] = runner(best.pair, "fused", copies, library)
+                if has_products(best.pair):
+                    os.environ["GRAPHOPT_MATRIX_UNIT"] = "off"
+                    runs["without"] = runner(best.pair, "fused", copies, plain)
+                    del os.environ["GRAPHOPT_MATRIX_UNIT"]
+            except Exception as error:  # onnxruntime's exceptions share no base class of their own
+                print(
+                    f"{best.pair.model}: {best.pair.operators}: {' '.join(str(error).split())[:160]}", file=sys.stderr
+                )
+                continue
+            finally:
+                report(best.pair.model)
+            probes.append((group, best, copies, {what: (run, Timed(watch)) for what, run in runs.items()}))
+    end = time.monotonic() + arguments.seconds
+    todo = [probe for _, _, _, timers in probes for probe in timers.values()]
+    while todo and time.monotonic() < end:
+        tiny.time(lambda: fastest(empty, SECONDS))
+        with progress("passes", len(todo)) as report:
+            for run, timed in todo:
+                if time.monotonic() < end or not timed.passes:
+                    timed.time(partial(fastest, run, SECONDS))
+                report("")
+        todo = [(run, timed) for run, timed in todo if len(timed.undisturbed) < ENOUGH]
+    print(f"{len(todo)} times were not measured undisturbed {ENOUGH} times", file=sys.stderr)
+    rows = []
+    for group, best, copies, timers in probes:
+        seconds = {what: (timed.best - tiny.best) / copies for what, (_, timed) in timers.items()}
+        unit = seconds.get("without", 0.0) > USES_UNIT * seconds["kernel"]
+        traffic, parts = roof(best.pair, copies, unit, hardware)
+        saving = (seconds["before"] - seconds["kernel"]) * sum(found.saving for found in group) / best.one
+        own, calls = max(seconds["kernel"] - price, 1e-9), sum(found.calls for found in group)
+        rows.append(Row(best, calls, saving, seconds["before"], own, unit, traffic, parts))
+    return sorted((row for row in rows if row.saving > 0), key=lambda row: -row.saving)
+
+
+def has_products(pair: Pair) -> bool:
+    """Whether a pattern holds matrix products."""
+    rows = (operators.find(node) for node in pair.capture.graph.nodes if "Conv" not in node.op_type)
+    return any(row is not None and row.fusion_class is FusionClass.CONTRACTION for row in rows)
+
+
+def roof(pair: Pair, copies: int, unit: bool, hardware: Machine) -> tuple[float, dict[str, float]]:
+    """Seconds that a pattern's bytes take at least, and its arithmetic by kind.
+
+    Args:
+        pair: the pattern.
+        copies: how many of it write results of their own in turn.
+        unit: whether products run on the matrix unit.
+        hardware: rates and bandwidths.
+    """
+    capture = pair.capture
+    graph = capture.graph
+    moved = roofline.external_bytes(capture, range(len(graph.nodes))) or 0
+    results = sum(storage_bytes(graph.tensors[name].dtype, prod(capture.shapes[name])) for name in graph.outputs)
+    traffic = hardware.seconds_to_move(moved, moved + (copies - 1) * results)
+    simple = hardware.kernel_rates[SIMPLE].value
+    parts: dict[str, float] = {}
+    for index, node in enumerate(graph.nodes):
+        row, cost = operators.find(node), operators.cost(capture, index)
+        if row is None or cost is None or not cost.flops:
+            continue
+        kind, seconds = "simple", cost.flops / simple
+        if row.fusion_class in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
+            on_unit = unit and "Conv" not in node.op_type and graph.tensors[node.inputs[1]].constant
+            kind, seconds = "products", cost.flops / ((UNIT if on_unit else 1.0) * hardware.peak_of("float32"))
+        elif row.rate_class == "softmax":
+            elements = prod(capture.shapes[node.inputs[0]])
+            kind, seconds = "exp", elements / hardware.kernel_rates["exp"].value
+        elif row.fusion_class is FusionClass.ELEMENTWISE:
+            keys = roofline.rate_keys(node.operator, cost, row)
+            key = next((key for key in keys if key in hardware.kernel_rates and key not in ("add", "mul")), None)
+            if key is not None:
+                kind, seconds = key.rpartition(".")[2], cost.flops / hardware.kernel_rates[key].value
+        elif row.fusion_class in (FusionClass.LAYOUT, FusionClass.LOOKUP):
+            continue
+        parts[kind] = parts.get(kind, 0.0) + seconds
+    return traffic, parts
+
+
+# ---------------------------------------------------------------------------------------------------- what is shown
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The Markdown tables: all patterns, and their fractions by what bounds them."""
+    lines = [
+        "| operators | model | calls | operators µs | kernel µs | GB/s | GFLOP/s | bound by | fraction |",
+        "|---|---|---:|---:|---:|---:|---:|---|---:|",
+    ]
+    groups: dict[str, list[float]] = {"all": []}
+    for row in rows:
+        pair = row.found.pair
+        graph = pair.capture.graph
+        moved = roofline.external_bytes(pair.capture, range(len(graph.nodes))) or 0
+        costs = [operators.cost(pair.capture, index) for index in range(len(graph.nodes))]
+        flops = sum(cost.flops for cost in costs if cost is not None)
+        lines.append(
+            f"| {pair.operators} | {pair.model} | {row.calls} | {row.before * 1e6:.1f} | {row.kernel * 1e6:.1f} "
+            f"| {moved / row.kernel / 1e9:.1f} | {flops / row.kernel / 1e9:.1f} | {limit(row)} | {row.fraction:.2f} |"
+        )
+        for name in ("all", limit(row).partition(",")[0]):
+            groups.setdefault(name, []).append(row.fraction)
+    lines += ["", f"| bound by | patterns | least | median | most | below {LOW} |", "|---|---:|---:|---:|---:|---:|"]
+    for name, values in groups.items():
+        if values:
+            below = sum(value < LOW for value in values)
+            numbers = f"{min(values):.2f} | {statistics.median(values):.2f} | {max(values):.2f} | {below}"
+            lines.append(f"| {name} | {len(values)} | {numbers} |")
+    return "\n".join(lines)
+
+
+def limit(row: Row) -> str:
+    """What the roof of a pattern is made of."""
+    arithmetic = sum(row.parts.values())
+    if row.traffic >= arithmetic:
+        return "traffic"
+    kinds = sorted(row.parts, key=lambda kind: -row.parts[kind])
+    kinds = [kind for kind in kinds if row.parts[kind] > 0.2 * arithmetic]
+    convolution = any("Conv" in node.op_type for node in row.found.pair.capture.graph.nodes)
+    products = "convolution" if convolution else "matrix unit" if row.unit else "products"
+    names = {"products": products, "simple": "simple operations"}
+    return ", ".join(names.get(kind, kind) for kind in kinds)
+
+
+# ---------------------------------------------------------------------------------------------------------- means
+
+
+def store(file: Path, value: object) -> None:
+    """Keep a value; the file is there in full or not at all."""
+    temporary = file.with_suffix(".part")
+    temporary.write_bytes(pickle.dumps(value))
+    temporary.replace(file)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Report]:
+    """A bar on stderr, and what was done last; a function that is called after each part."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[last]}"), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=total, last="")
+        yield lambda last: bars.update(task, advance=1, last=last)
 
 
 if __name__ == "__main__":

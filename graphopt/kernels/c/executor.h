@@ -478,20 +478,52 @@ static inline int64_t picked_row(const void *indices, int bytes, int64_t at, int
     return row >= 0 && row < size ? row : -1;
 }
 
+/* Lookups whose elements are found, and fetched, before the first of them is copied: tables lie far from the processor. */
+enum { FOUND = 64, FETCHED_BYTES = 256 };
+
+static inline __attribute__((always_inline)) void copy_bytes(unsigned char *to, const unsigned char *from, int64_t bytes)
+{
+    for (; bytes >= 64; bytes -= 64, to += 64, from += 64)
+        memcpy(to, from, 64);
+    for (; bytes >= 8; bytes -= 8, to += 8, from += 8)
+        memcpy(to, from, 8);
+    for (; bytes > 0; bytes--)
+        *to++ = *from++;
+}
+
 /* Packs a tile of a lookup. a: of the data, b: of the indices, whose first element stands at `first`. */
 static const char *pack_lookup(int bytes, unsigned char *to, int64_t to_row, const unsigned char *from, const access *a,
                                const void *indices, int index_bytes, int64_t first, const access *b, int64_t rows,
                                int64_t columns)
 {
     int64_t run = b->column == 0 ? columns : 1; /* elements for which an index stands */
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < columns; c += run) {
+    int64_t whole = (a->column == 1 || run == 1) ? run * bytes : 0, fetched = whole < FETCHED_BYTES ? whole : FETCHED_BYTES;
+    const unsigned char *source[FOUND];
+    unsigned char *target[FOUND];
+    for (int64_t r = 0, c = 0; r < rows && columns > 0;) {
+        int found = 0;
+        for (; found < FOUND && r < rows; found++) {
             int64_t row = picked_row(indices, index_bytes, first + r * b->row + c * b->column, a->size);
             if (row < 0)
                 return OUT_OF_RANGE;
-            pack(bytes, to + (r * to_row + c) * bytes, 0, 1, from + (row * a->stride + r * a->row + c * a->column) * bytes, 0,
-                 a->column, 1, run);
+            source[found] = from + (row * a->stride + r * a->row + c * a->column) * bytes;
+            target[found] = to + (r * to_row + c) * bytes;
+            for (int64_t line = 0; line < fetched; line += 64)
+                __builtin_prefetch(source[found] + line);
+            __builtin_prefetch(source[found] + (fetched > 0 ? fetched - 1 : 0));
+            c += run;
+            if (c >= columns) {
+                c = 0;
+                r++;
+            }
         }
+        for (int i = 0; i < found; i++) {
+            if (whole)
+                copy_bytes(target[i], source[i], whole);
+            else
+                pack(bytes, target[i], 0, 1, source[i], 0, a->column, 1, run);
+        }
+    }
     return NULL;
 }
 

@@ -6,8 +6,9 @@
 MODELS and ``--captures`` are those of ``benchmarks/corpus.py``. In each model, what ``apply`` would fuse before it
 measures is found. The patterns of all models that save most by prediction are compiled into one library, cut out as
 models of their own at the shapes where one call saves most, and timed on one core, everything bound in advance, over
-and over: as operators in onnxruntime and as one kernel. Those that are not faster as one kernel are left out. The others
-stand in the order of what all their calls in all models save: the predicted sum, corrected by the call that was timed.
+and over: as operators in onnxruntime and as one kernel. Those that are not faster as one kernel are left out.
+The others stand in the order of what all their calls in all models save: the predicted sum, corrected by the call that
+was timed.
 
 A pattern's roof is the longer of two times. *Traffic*: the bytes that enter and leave, at the bandwidth of the level
 that holds them all; what a kernel keeps for itself does not count. *Arithmetic*: products at the peak of the unit that
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus import captures as captures_of
-from prediction import Pair, alone, copies_of, runner, warm
+from prediction import Pair, alone, copies_of, runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -169,7 +170,7 @@ def found_in(folder: Path, name: str, known: dict[str, Any], hardware: Machine) 
         shapes = shapes_of(capture, extraction)
         if any(0 in shape for shape in shapes.values()):
             continue
-        pair = Pair(name, extraction, alone(capture, extraction))
+        pair = Pair(name, extraction, alone(capture, extraction), occurrences[index].before)
         rows.append(Found(pair, len(calls), sum(saving for saving, _ in calls), one))
     return rows
 
@@ -214,23 +215,21 @@ def timed_rows(
 ) -> list[Row]:
     """The patterns that are faster as one kernel, the greatest saving first; passes stop after some seconds."""
     watch = Watch(1)
-    price = warm(hardware, watch, library).kernel_seconds
-    tiny = Timed(watch)
-    empty = bound(session(case_model(TINY), 1), TINY.feeds)
+    prices = {"node": Timed(watch), "chain": Timed(watch)}
+    models_of_prices = {"node": (case_model(TINY), TINY.feeds), "chain": (chains.chain_of_kernels(), chains.FEEDS)}
+    small = {what: bound(session(blob, 1, library), feeds) for what, (blob, feeds) in models_of_prices.items()}
     plain = arguments.folder / "without_unit.so"  # another file: whether there is a unit is asked once
     shutil.copyfile(library, plain)
-    probes: list[tuple[Sequence[Found], Found, int, dict[str, tuple[Run, Timed]]]] = []
+    probes: list[tuple[Sequence[Found], Found, dict[str, tuple[Run, Timed]]]] = []
     with progress("kernels", len(groups)) as report:
         for group in groups:
             best = max(group, key=lambda found: found.one)
-            times = roofline.operator_times(best.pair.capture, hardware)
-            copies = copies_of(best.pair, sum(seconds or 0.0 for seconds in times))
             try:
-                runs = {"before": runner(best.pair, "unfused", copies, library)}
-                runs["kernel"] = runner(best.pair, "fused", copies, library)
+                runs = {"before": runner(best.pair, "unfused", library)}
+                runs["kernel"] = runner(best.pair, "fused", library)
                 if has_products(best.pair):
                     os.environ["GRAPHOPT_MATRIX_UNIT"] = "off"
-                    runs["without"] = runner(best.pair, "fused", copies, plain)
+                    runs["without"] = runner(best.pair, "fused", plain)
                     del os.environ["GRAPHOPT_MATRIX_UNIT"]
             except Exception as error:  # onnxruntime's exceptions share no base class of their own
                 print(
@@ -239,11 +238,12 @@ def timed_rows(
                 continue
             finally:
                 report(best.pair.model)
-            probes.append((group, best, copies, {what: (run, Timed(watch)) for what, run in runs.items()}))
+            probes.append((group, best, {what: (run, Timed(watch)) for what, run in runs.items()}))
     end = time.monotonic() + arguments.seconds
-    todo = [probe for _, _, _, timers in probes for probe in timers.values()]
+    todo = [probe for _, _, timers in probes for probe in timers.values()]
     while todo and time.monotonic() < end:
-        tiny.time(lambda: fastest(empty, SECONDS))
+        for what, timed in prices.items():
+            timed.time(partial(fastest, small[what], SECONDS))
         with progress("passes", len(todo)) as report:
             for run, timed in todo:
                 if time.monotonic() < end or not timed.passes:
@@ -252,10 +252,13 @@ def timed_rows(
         todo = [(run, timed) for run, timed in todo if len(timed.undisturbed) < ENOUGH]
     print(f"{len(todo)} times were not measured undisturbed {ENOUGH} times", file=sys.stderr)
     rows = []
-    for group, best, copies, timers in probes:
-        seconds = {what: (timed.best - tiny.best) / copies for what, (_, timed) in timers.items()}
+    price = (prices["chain"].best - prices["node"].best) / (chains.LENGTH - 1)
+    call = prices["node"].best - price
+    for group, best, timers in probes:
+        copies = copies_of(best.pair)
+        seconds = {what: (timed.best - call) / copies for what, (_, timed) in timers.items()}
         unit = seconds.get("without", 0.0) > USES_UNIT * seconds["kernel"]
-        traffic, parts = roof(best.pair, copies, unit, hardware)
+        traffic, parts = roof(best.pair, unit, hardware)
         saving = (seconds["before"] - seconds["kernel"]) * sum(found.saving for found in group) / best.one
         own, calls = max(seconds["kernel"] - price, 1e-9), sum(found.calls for found in group)
         rows.append(Row(best, calls, saving, seconds["before"], own, unit, traffic, parts))
@@ -268,12 +271,11 @@ def has_products(pair: Pair) -> bool:
     return any(row is not None and row.fusion_class is FusionClass.CONTRACTION for row in rows)
 
 
-def roof(pair: Pair, copies: int, unit: bool, hardware: Machine) -> tuple[float, dict[str, float]]:
+def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, float]]:
     """Seconds that a pattern's bytes take at least, and its arithmetic by kind.
 
     Args:
         pair: the pattern.
-        copies: how many of it write results of their own in turn.
         unit: whether products run on the matrix unit.
         hardware: rates and bandwidths.
     """
@@ -281,7 +283,7 @@ def roof(pair: Pair, copies: int, unit: bool, hardware: Machine) -> tuple[float,
     graph = capture.graph
     moved = roofline.external_bytes(capture, range(len(graph.nodes))) or 0
     results = sum(storage_bytes(graph.tensors[name].dtype, prod(capture.shapes[name])) for name in graph.outputs)
-    traffic = hardware.seconds_to_move(moved, moved + (copies - 1) * results)
+    traffic = hardware.seconds_to_move(moved, moved + (copies_of(pair) - 1) * results)
     simple = hardware.kernel_rates[SIMPLE].value
     parts: dict[str, float] = {}
     for index, node in enumerate(graph.nodes):

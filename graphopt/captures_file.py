@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.graph import Shape
 from graphopt.observation import Range
 from graphopt.views import VIEWS, ViewName
@@ -55,10 +55,8 @@ def read(path: Path) -> tuple[Entry, ...]:
         raise GraphoptError(f"{path}: unknown key {min(document)!r}")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise GraphoptError(f"{path}: capture must be an array of tables, [[capture]]")
-    try:
+    with about(path):
         return tuple(entry(row) for row in rows)
-    except GraphoptError as error:
-        raise GraphoptError(f"{path}: {error}") from None
 
 
 def entry(row: Mapping[str, object]) -> Entry:

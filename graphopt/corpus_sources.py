@@ -87,7 +87,7 @@ def _classic(folder: Path, hidden: Iterable[str]) -> tuple[list[Stored], list[st
         next(folder.iterdir(), None)  # rglob is silent about a folder that is missing or closed
         listed = (folder / captures_file.NAME).is_file()
     except OSError as error:
-        raise GraphoptError(f"{folder}: cannot read the folder: {error.strerror or error}") from None
+        raise GraphoptError(f"{folder}: cannot read: {error.strerror or error}") from None
     groups: dict[str, list[Entry]] = defaultdict(list)
     remarks = []
     if listed:

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.graph import Shape
 from graphopt.model_files import check
 from graphopt.observation import inputs_of, one_line
@@ -52,10 +52,8 @@ def read(path: Path) -> tuple[ModelProto, dict[str, Shape]]:
             model: ModelProto = exported.model_proto
         except Exception as error:
             raise GraphoptError(f"{path}: PyTorch cannot export it to ONNX: {one_line(error)}") from None
-    try:
+    with about(path):
         check(model)
-    except GraphoptError as error:
-        raise GraphoptError(f"{path}: {error}") from None
     return model, _example_shapes(program, model)
 
 

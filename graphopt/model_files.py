@@ -11,7 +11,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.files import staged
 
 LARGEST_MESSAGE = 2**31 - 2**24
@@ -60,11 +60,9 @@ def load(path: Path) -> ModelProto:
     """
     path = Path(path)
     model = read(path)
-    try:
+    with about(path):
         load_external_data(model, path.parent)
         check(model)
-    except GraphoptError as error:
-        raise GraphoptError(f"{path}: {error}") from None
     return model
 
 
@@ -92,10 +90,8 @@ def from_bytes(content: bytes, name: str) -> ModelProto:
         GraphoptError: as ``load``.
     """
     model = parse(content, name)
-    try:
+    with about(name):
         check(model)
-    except GraphoptError as error:
-        raise GraphoptError(f"{name}: {error}") from None
     return model
 
 

@@ -12,7 +12,7 @@ from typing import IO
 
 from graphopt import captures_file
 from graphopt.captures_file import Entry
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 
 LISTINGS = (captures_file.NAME, "captures.csv")
 """Names under which a folder's own list is looked for."""
@@ -41,7 +41,7 @@ def read_listing(path: Path) -> tuple[Entry, ...]:
     if path.suffix.lower() != ".csv":
         return captures_file.read(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with about(path), path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream, strict=True)
             known = {"model", "executions", "shapes"}
             if unknown := sorted(set(rows.fieldnames or ()) ^ known):
@@ -51,18 +51,14 @@ def read_listing(path: Path) -> tuple[Entry, ...]:
         raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise GraphoptError(f"{path}: not a CSV file: {error}") from None
-    except GraphoptError as error:
-        raise GraphoptError(f"{path}: {error}") from None
 
 
 def _entry(row: dict[str, str | None], line: int) -> Entry:
     model, executions, shapes = (row.get(column) for column in ("model", "executions", "shapes"))
     if model is None or executions is None or shapes is None or None in row:
         raise GraphoptError(f"line {line} does not have three columns")
-    try:
+    with about(f"line {line}"):
         return captures_file.entry({"model": model, "executions": _number(executions), "shapes": _shapes(shapes)})
-    except GraphoptError as error:
-        raise GraphoptError(f"line {line}: {error}") from None
 
 
 def _number(text: str) -> int | str:
@@ -118,6 +114,8 @@ def is_archive(path: Path) -> bool:
         return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
     except OSError:
         return False
+    except Exception:  # of zlib, lzma or bz2: a torn one, and ``opened`` says so
+        return True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.graph import Shape
 from graphopt.model_files import inline_functions
 from graphopt.model_graphs import constant_tensors
@@ -105,11 +105,10 @@ def read_runs(path: Path) -> list[tuple[OperatorEvent, ...]]:
     except OSError as error:
         raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
     try:
-        return _runs(_events(text))
+        with about(path):
+            return _runs(_events(text))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise GraphoptError(f"{path}: not a profile of onnxruntime") from None
-    except GraphoptError as error:
-        raise GraphoptError(f"{path}: {error}") from None
 
 
 def _events(text: str) -> list[dict[str, Any]]:

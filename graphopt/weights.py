@@ -18,7 +18,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, numpy_helper
 
 from graphopt import model_files
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.model_files import bodies, every_graph, inline_functions, without_weights
 
 LARGEST_KEPT_WEIGHT = 256
@@ -193,12 +193,10 @@ def load_without_weights(path: Path) -> ModelProto:
     """
     path = Path(path)
     model = model_files.read(path)
-    try:
+    with about(path):
         model_files.load_external_data(model, path.parent, lambda tensor: not is_weight(tensor.data_type, tensor.dims))
         model_files.check(model)
         return drop_weights(model)
-    except GraphoptError as error:
-        raise GraphoptError(f"{path}: {error}") from None
 
 
 def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:

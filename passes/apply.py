@@ -14,7 +14,7 @@ import graphopt
 from graphopt import kernels as kernel_generator
 from graphopt import machine as machines
 from graphopt import models
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import flags_of, levels
 from graphopt.machine import Machine
@@ -181,10 +181,8 @@ def _observed(
     counts = list(executions) if executions is not None else [1] * len(given)
     if len(counts) != len(given) or any(count < 1 for count in counts):
         raise GraphoptError(f"{source}: {len(given)} sets of shapes need as many counts of executions, each 1 or more")
-    try:
+    with about(source):
         known = [models.default_shapes(model, entry) for entry in given]
-    except GraphoptError as error:
-        raise GraphoptError(f"{source}: {error}") from None
     return tuple(Observed(entry, count, dict(ranges)) for entry, count in zip(known, counts, strict=True))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from graphopt import corpus, files, models
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.kernels.compile import compile_library
 from graphopt.kernels.emit import Source
 from graphopt.machine import Machine
@@ -88,7 +88,6 @@ def write(opportunity: Opportunity, place: Path | str, folder: Path, machine: Ma
         "nodes": list(opportunity.shapes[0].nodes),
         "view": view,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     onnx.helper.set_model_props(cut.fused, {VIEW_KEY: "executed", KERNELS_KEY: LIBRARY})
     models.save(model, folder / PATTERN)
     models.save(cut.fused, folder / FUSED)
@@ -152,11 +151,8 @@ def build(bundle: Bundle) -> Path:
     """
     if f"{bundle.name}_kernel" not in bundle.source:
         raise GraphoptError(f"{bundle.folder / KERNEL}: does not define {bundle.name}_kernel")
-    try:
-        with files.staged(bundle.folder / LIBRARY) as temporary:
-            compile_library(Source(bundle.name, ((bundle.name, bundle.source),), bundle.tiles), temporary)
-    except GraphoptError as error:
-        raise GraphoptError(f"{bundle.folder / KERNEL}: {error}") from None
+    with about(bundle.folder / KERNEL), files.staged(bundle.folder / LIBRARY) as temporary:
+        compile_library(Source(bundle.name, ((bundle.name, bundle.source),), bundle.tiles), temporary)
     return bundle.folder / LIBRARY
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import about
 from graphopt.model_files import captured_names, topological_order
 
 
@@ -33,10 +33,8 @@ def sort_nodes(nodes: Sequence[onnx.NodeProto], source: str = "model") -> list[o
     Raises:
         GraphoptError: the nodes form a cycle.
     """
-    try:
+    with about(source):
         return [nodes[index] for index in topological_order(nodes)]
-    except GraphoptError as error:
-        raise GraphoptError(f"{source}: {error}") from None
 
 
 def drop_unused(graph: onnx.GraphProto, *, constants_only: bool = False) -> tuple[int, int]:

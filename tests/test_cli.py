@@ -123,6 +123,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert process.wait() == Exit.DONE
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("words", [["machines", "list"], ["machines", "list", "--json"]])
+def test_a_full_disk_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "graphopt", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == Exit.BAD_INPUT
+    assert done.stderr == "graphopt: error: stdout: No space left on device\n"
+
+
 def test_the_environment_of_a_pipe_has_80_columns_and_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     world = Environment.of_this_process()

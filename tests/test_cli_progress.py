@@ -1,6 +1,7 @@
 """Progress: on a terminal's stderr, after two seconds, and gone afterwards."""
 
 import io
+import time
 
 import pytest
 
@@ -16,7 +17,7 @@ def world(stderr: io.StringIO, watched: bool) -> Environment:
 def test_nobody_watches_a_pipe() -> None:
     with progress.progress(world(io.StringIO(), False), "loading") as report:
         assert report is None
-    with progress.steps(world(io.StringIO(), False)) as say:
+    with progress.steps(world(io.StringIO(), False), "verify") as say:
         assert say is None
 
 
@@ -42,10 +43,34 @@ def test_a_bar_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_say_what_is_done_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
     stderr = io.StringIO()
-    with progress.steps(world(stderr, True)) as say:
+    with progress.steps(world(stderr, True), "verify", timing=True) as say:
         assert say is not None
         say("measuring")
     assert "measuring" in stderr.getvalue()
+
+
+def test_one_long_step_is_drawn_without_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    stderr = io.StringIO()
+    with progress.progress(world(stderr, True), "extract", counted=False):
+        end = time.monotonic() + 10
+        while "extract" not in stderr.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+    assert "extract" in stderr.getvalue()
+
+
+def test_nothing_is_drawn_behind_the_back_of_what_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    stderr = io.StringIO()
+    with progress.steps(world(stderr, True), "bench", timing=True) as say:
+        assert say is not None
+        time.sleep(0.1)
+        assert stderr.getvalue() == ""
+        say("timing")
+        drawn = stderr.getvalue()
+        assert "timing" in drawn
+        time.sleep(0.3)
+        assert stderr.getvalue() == drawn
 
 
 def test_levels_of_mining_say_what_they_hold_and_what_is_left() -> None:

@@ -104,6 +104,11 @@ def main(arguments: Sequence[str] | None = None, environment: Environment | None
         except GraphoptError as error:
             _complain(world, str(error))
             code = Exit.BAD_INPUT
+        except OSError as error:
+            if not error.filename:  # a full disk behind stdout: what is left in its buffer can go nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _complain(world, f"{error.filename or 'stdout'}: {error.strerror or error}")
+            code = Exit.BAD_INPUT
         except Exception:
             # An interrupt inside of a library can come out as that library's own error.
             if not stopped:

@@ -88,7 +88,7 @@ def command(
     from graphopt.runtime import deployment
 
     known = deployment.captured(model, options.as_mapping("--shape", shapes), options.as_mapping("--range", ranges))
-    with steps(environment) as say:
+    with steps(environment, "apply", timing=True) as say:
         made = apply(
             model,
             output_file or Path(f"{model.stem}.fused.onnx"),

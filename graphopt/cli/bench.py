@@ -6,6 +6,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import steps
 
 
 @options.command(
@@ -43,14 +44,16 @@ def command(
     from graphopt.report import benchmark
     from graphopt.runtime import deployment
 
-    found = deployment.bench_files(
-        original,
-        candidate,
-        options.as_mapping("--shape", shapes),
-        ranges=options.as_mapping("--range", ranges),
-        threads=threads,
-        seconds=seconds,
-        seed=seed,
-    )
+    with steps(environment, "bench", timing=True) as say:
+        found = deployment.bench_files(
+            original,
+            candidate,
+            options.as_mapping("--shape", shapes),
+            ranges=options.as_mapping("--range", ranges),
+            threads=threads,
+            seconds=seconds,
+            seed=seed,
+            progress=say,
+        )
     output.result(environment, found.to_dict(), benchmark.document, as_json=as_json)
     return Exit.DONE

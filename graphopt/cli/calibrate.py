@@ -66,7 +66,7 @@ def command(
     counts = tuple(dict.fromkeys(threads or (1, available_processors())))
     found = {}
     for count in counts:
-        with progress(environment, "calibrate") as report:
+        with progress(environment, "calibrate", timing=True) as report:
             found[count] = calibrate.calibrate(_name(output_file, count, counts), threads=count, progress=report)
     busy = {count: result.spread for count, result in found.items() if result.busy}
     if busy:

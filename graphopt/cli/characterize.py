@@ -92,7 +92,8 @@ def command(
         loaded = store.load(corpus, view=view, jobs=jobs or environment.jobs, progress=loading)
     warn(loaded.problems)
     measured = None if profile_file is None else _measured(loaded.captures, profile_file, view)
-    data = characterize(loaded.captures, roofline, view=view, measured=measured).to_dict()
+    with progress(environment, "characterize", counted=False):
+        data = characterize(loaded.captures, roofline, view=view, measured=measured).to_dict()
     if figures is not None:
         drawings.write(data, figures)
     document = reports.document(data, sections or reports.SECTIONS)
@@ -115,11 +116,8 @@ def command(
 
 def _measured(captures: Sequence["Capture"], file: Path, view: str) -> list[dict[str, float] | None]:
     from graphopt.characterization.measured import measured_seconds
-    from graphopt.errors import GraphoptError
+    from graphopt.errors import about
     from graphopt.report import files
 
-    try:
+    with about(file):
         return measured_seconds(captures, files.read_kind(file, "profile"), view)
-    except GraphoptError as error:
-        text = str(error)
-        raise GraphoptError(text if text.startswith(str(file)) else f"{file}: {text}") from None

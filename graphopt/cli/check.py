@@ -6,6 +6,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import steps
 
 
 @options.command(
@@ -34,12 +35,14 @@ def command(environment: Environment, folder: Path, threads: int, seconds: float
     from graphopt.report import benchmark, verification
     from graphopt.runtime import deployment
 
-    bundle.build(bundle.read(folder))
     pattern, fused = folder / bundle.PATTERN, folder / bundle.FUSED
-    verified = deployment.verify_files(pattern, fused, threads=threads)
+    with steps(environment, "check") as say:
+        bundle.build(bundle.read(folder))
+        verified = deployment.verify_files(pattern, fused, threads=threads, progress=say)
     output.show(environment, verification.document(verified.to_dict()))
     if not verified.verification.passed:
         return Exit.NEGATIVE
-    timed = deployment.bench_files(pattern, fused, threads=threads, seconds=seconds)
+    with steps(environment, "check", timing=True) as say:
+        timed = deployment.bench_files(pattern, fused, threads=threads, seconds=seconds, progress=say)
     output.show(environment, benchmark.document(timed.to_dict()))
     return Exit.DONE

@@ -7,6 +7,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import progress
 
 EXAMPLES = (
     "graphopt corpus stats s3://bucket/fleet",
@@ -56,7 +57,8 @@ def command(
         raise click.UsageError("--take-over is for compact")
     from graphopt.report import corpus as reports
 
-    data = _done(action, corpus, other or "", redacted, take_over)
+    with progress(environment, action, counted=False):
+        data = _done(action, corpus, other or "", redacted, take_over)
     output.result(environment, data, reports.document, as_json=as_json)
     return Exit.NEGATIVE if action == "verify" and data["problems"] else Exit.DONE
 

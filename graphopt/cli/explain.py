@@ -60,7 +60,7 @@ def _planned(environment: Environment, model: Path, opportunities: Path | None, 
 
     known = deployment.captured(model, {}, {})
     made = folder / "fused.onnx"
-    with steps(environment) as say:
+    with steps(environment, "explain", timing=True) as say:
         apply(
             model,
             made,

@@ -6,6 +6,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import progress
 
 
 @options.command(
@@ -48,8 +49,9 @@ def command(
     from graphopt.report import files, opportunity
 
     data = files.read_kind(file, "opportunities")
-    entry = files.checked(file, lambda: Opportunity.from_dict(opportunity.find(data, digest)))
-    made = bundle.write(entry, corpus, output_file, machines.load(machine or machines.DEFAULT), view)
+    entry = files.checked(file, lambda: Opportunity.from_dict(opportunity.find(file, data, digest)))
+    with progress(environment, "extract", counted=False):
+        made = bundle.write(entry, corpus, output_file, machines.load(machine or machines.DEFAULT), view)
     click.echo(f"{made.folder}: {made.name}")
     output.show(environment, opportunity.document(entry.to_dict()))
     return Exit.DONE

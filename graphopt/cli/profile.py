@@ -63,7 +63,7 @@ def command(
     from graphopt.report import profile as reports
     from graphopt.runtime.operator_profile import profile_files
 
-    with progress(environment, "profile") as report:
+    with progress(environment, "profile", timing=True) as report:
         found = profile_files(
             path,
             machines.load(*([machine] if machine else [])),

@@ -1,5 +1,6 @@
 """Progress on stderr: only on a terminal, only for what takes longer than two seconds."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ Report = Callable[[int, int, str], None]
 
 @contextmanager
 def progress(
-    environment: Environment, work: str, *, counted: bool = True, even: bool = True
+    environment: Environment, work: str, *, counted: bool = True, even: bool = True, timing: bool = False
 ) -> Iterator[Report | None]:
     """A function that work reports its progress to; None where nobody is watching.
 
@@ -32,6 +33,7 @@ def progress(
         work: what is being done, in a word or two.
         counted: whether it is known how much there is to do.
         even: whether its parts take about as long as each other, so that the time that is left can be told from them.
+        timing: whether the work measures times: nothing is drawn then but when it reports.
 
     Yields:
         the function. What it draws is gone when the block ends.
@@ -39,7 +41,7 @@ def progress(
     if not environment.progress or quiet():
         yield None
         return
-    bars = _Bars(environment, work, counted, even)
+    bars = _Bars(environment, work, counted, even, timing)
     try:
         yield bars.report
     finally:
@@ -49,25 +51,37 @@ def progress(
 class _Bars:
     """A bar that is drawn once the patience is over."""
 
-    def __init__(self, environment: Environment, work: str, counted: bool, even: bool) -> None:
+    def __init__(self, environment: Environment, work: str, counted: bool, even: bool, timing: bool) -> None:
         self._environment = environment
         self._work = work
         self._counted = counted
         self._even = even
+        self._timing = timing
         self._start = time.monotonic()
+        self._latest = (0, 0, "")
         self._drawn: Progress | None = None
         self._task: TaskID | None = None
+        self._lock = threading.Lock()
+        self._first = threading.Timer(PATIENCE, self._draw)
+        self._first.daemon = True
+        if not timing:
+            self._first.start()
 
     def report(self, done: int, total: int, text: str) -> None:
-        if time.monotonic() - self._start < PATIENCE:
-            return
-        if self._drawn is None:
-            self._drawn = self._open()
-        if self._task is None:
-            self._task = self._drawn.add_task(self._work, total=None, text="")
-        self._drawn.update(
-            self._task, completed=done, total=total or None, text=text[-WIDEST:], refresh=not self._counted
-        )
+        self._latest = (done, total, text)
+        if time.monotonic() - self._start >= PATIENCE:
+            self._draw()
+
+    def _draw(self) -> None:
+        with self._lock:
+            if self._drawn is None:
+                self._drawn = self._open()
+                self._task = self._drawn.add_task(self._work, total=None, text="")
+            assert self._task is not None
+            done, total, text = self._latest
+            self._drawn.update(
+                self._task, completed=done, total=total or None, text=text[-WIDEST:], refresh=self._timing
+            )
 
     def _open(self) -> "Progress":
         from rich.console import Console
@@ -77,30 +91,33 @@ class _Bars:
             Progress,
             ProgressColumn,
             TextColumn,
+            TimeElapsedColumn,
             TimeRemainingColumn,
         )
 
+        work = TextColumn("{task.description}", markup=False)
         text = TextColumn("{task.fields[text]}", markup=False)
-        columns: tuple[ProgressColumn, ...] = (text,)
+        columns: tuple[ProgressColumn, ...] = (work, TimeElapsedColumn(), text)
         if self._counted:
-            work = TextColumn("{task.description}", markup=False)
             remaining = (TimeRemainingColumn(),) if self._even else ()
             columns = (work, BarColumn(bar_width=20), MofNCompleteColumn(), *remaining, text)
         console = Console(file=self._environment.stderr, force_terminal=True)
-        # What is not counted may be measuring times: nothing draws in the background then.
-        drawn = Progress(*columns, console=console, transient=True, auto_refresh=self._counted)
+        drawn = Progress(*columns, console=console, transient=True, auto_refresh=not self._timing)
         drawn.start()
         return drawn
 
     def close(self) -> None:
+        self._first.cancel()
+        if self._first.is_alive():
+            self._first.join()
         if self._drawn is not None:
             self._drawn.stop()
 
 
 @contextmanager
-def steps(environment: Environment) -> Iterator[Callable[[str], None] | None]:
+def steps(environment: Environment, work: str, *, timing: bool = False) -> Iterator[Callable[[str], None] | None]:
     """A function that is told what is being done now; it shows only the last of it. None where nobody is watching."""
-    with progress(environment, "", counted=False) as report:
+    with progress(environment, work, counted=False, timing=timing) as report:
         if report is None:
             yield None
         else:

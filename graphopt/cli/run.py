@@ -6,6 +6,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import progress
 
 
 @options.command(
@@ -47,15 +48,16 @@ def command(
     from graphopt.report import run
     from graphopt.runtime import deployment
 
-    found = deployment.run_file(
-        model,
-        options.as_mapping("--shape", shapes),
-        runtime="reference" if runtime == "reference" else "onnxruntime",
-        kernels=kernels,
-        ranges=options.as_mapping("--range", ranges),
-        threads=threads,
-        seed=seed,
-    )
+    with progress(environment, "run", counted=False):
+        found = deployment.run_file(
+            model,
+            options.as_mapping("--shape", shapes),
+            runtime="reference" if runtime == "reference" else "onnxruntime",
+            kernels=kernels,
+            ranges=options.as_mapping("--range", ranges),
+            threads=threads,
+            seed=seed,
+        )
     if output_file is not None:
         found.save(output_file)
     output.result(environment, found.to_dict(), run.document, as_json=as_json)

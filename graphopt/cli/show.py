@@ -25,6 +25,6 @@ def command(environment: Environment, file: Path, digest: str, as_json: bool) ->
     """
     from graphopt.report import files, opportunity
 
-    entry = opportunity.find(files.read_kind(file, "opportunities"), digest)
+    entry = opportunity.find(file, files.read_kind(file, "opportunities"), digest)
     output.result(environment, entry, opportunity.document, as_json=as_json)
     return Exit.DONE

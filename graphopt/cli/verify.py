@@ -6,6 +6,7 @@ import click
 
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit
+from graphopt.cli.progress import steps
 
 
 @options.command(
@@ -47,14 +48,16 @@ def command(
     from graphopt.report import verification
     from graphopt.runtime import deployment
 
-    found = deployment.verify_files(
-        original,
-        candidate,
-        options.as_mapping("--shape", shapes),
-        batches=batches,
-        ranges=options.as_mapping("--range", ranges),
-        threads=threads,
-        seed=seed,
-    )
+    with steps(environment, "verify") as say:
+        found = deployment.verify_files(
+            original,
+            candidate,
+            options.as_mapping("--shape", shapes),
+            batches=batches,
+            ranges=options.as_mapping("--range", ranges),
+            threads=threads,
+            seed=seed,
+            progress=say,
+        )
     output.result(environment, found.to_dict(), verification.document, as_json=as_json)
     return Exit.DONE if found.verification.passed else Exit.NEGATIVE

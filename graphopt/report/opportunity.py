@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from graphopt.errors import GraphoptError
@@ -24,11 +25,12 @@ SHAPES = (
 MODELS = (Column("model", flexible=True), Column("places", Align.RIGHT), Column("executions", Align.RIGHT))
 
 
-def find(data: Mapping[str, Any], digest: str) -> Mapping[str, Any]:
+def find(path: Path, data: Mapping[str, Any], digest: str) -> Mapping[str, Any]:
     """The opportunity, ruled out or not, whose digest starts so.
 
     Args:
-        data: JSON of kind ``opportunities``.
+        path: the file, for messages.
+        data: its content, of kind ``opportunities``.
         digest: first digits, or all of them.
 
     Raises:
@@ -40,10 +42,10 @@ def find(data: Mapping[str, Any], digest: str) -> Mapping[str, Any]:
         if digest and entry["digest"].startswith(digest.lower())
     ]
     if not found:
-        raise GraphoptError(f"no opportunity's digest starts with {digest!r}")
+        raise GraphoptError(f"{path}: no opportunity's digest starts with {digest!r}")
     if len(found) > 1:
         some = ", ".join(entry["digest"][:12] for entry in found[:4])
-        raise GraphoptError(f"{plural(len(found), 'digest')} start with {digest!r}: {some}")
+        raise GraphoptError(f"{path}: {plural(len(found), 'digest')} start with {digest!r}: {some}")
     return found[0]
 
 

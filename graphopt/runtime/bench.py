@@ -159,6 +159,7 @@ def bench(
     max_seconds: float | None = None,
     warmup: int = 3,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> Benchmark:
     """Time models on the same inputs, alternating, in this process.
 
@@ -171,6 +172,7 @@ def bench(
         max_seconds: stop after this time even with fewer rounds (never below 3); None for no limit.
         warmup: untimed runs of each model before.
         seed: for the order of the visits and the interval's bootstrap.
+        progress: told, between rounds and about once a second, how far it is.
 
     Returns:
         Timings in the order of ``sessions``.
@@ -188,7 +190,7 @@ def bench(
     generator = np.random.default_rng(seed)
     collecting = gc.isenabled()
     gc.disable()  # a collection in the middle of a run is no property of the model
-    rounds, start = 0, time.perf_counter()
+    rounds, start, told = 0, time.perf_counter(), 0.0
     try:
         while rounds < max_rounds:
             spent = time.perf_counter() - start
@@ -196,6 +198,9 @@ def bench(
                 break
             if max_seconds is not None and rounds >= 3 and spent >= max_seconds:
                 break
+            if progress is not None and spent - told >= 1:
+                told = spent
+                progress(f"timing, {rounds} rounds in {spent:.0f} s")
             order = generator.permutation(len(names)).tolist()
             for position in (*order, *reversed(order)):
                 run = runs[position]

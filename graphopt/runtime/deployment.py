@@ -1,6 +1,6 @@
 """Model files as they are deployed: opened with their kernels, run, verified and timed against an original file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from graphopt import captures_file, models, weights
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.files import staged
 from graphopt.graph import Shape
 from graphopt.models import Range
@@ -52,6 +53,18 @@ class Ready:
             level: session.Optimization = "none" if executed else "all"
             return session.open_session(self.model, optimization=level, threads=threads, kernels=self.kernels)
         return session.open_deployed(self.path, threads=threads)
+
+    def feeds(
+        self, given: Mapping[str, Shape], ranges: Mapping[str, Range], seed: int
+    ) -> tuple[dict[str, Shape], dict[str, NDArray[Any]]]:
+        """Shapes of all inputs (those that are given, the declared ones for the others), and seeded inputs of them.
+
+        Raises:
+            GraphoptError: the model takes no such shapes or ranges.
+        """
+        with about(self.path):
+            complete = models.default_shapes(self.model, given)
+            return complete, seeded_inputs(self.model, complete, ranges=ranges, seed=seed)
 
     @property
     def _source(self) -> Path | onnx.ModelProto:
@@ -196,8 +209,7 @@ def run_file(
     """
     file = ready(path, seed)
     known = captured(path, shapes, ranges)
-    complete = models.default_shapes(file.model, known.usual)
-    feeds = seeded_inputs(file.model, complete, ranges=known.ranges, seed=seed)
+    complete, feeds = file.feeds(known.usual, known.ranges, seed)
     if runtime == "reference":
         engine = reference.open_reference(file.model, kernels=file.kernels if kernels else None, use_kernels=kernels)
         return Run(path, runtime, complete, engine.run(feeds), dict(engine.executed))
@@ -244,6 +256,7 @@ def verify_files(
     ranges: Mapping[str, Range] | None = None,
     threads: int = 1,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> FileVerification:
     """Compare the outputs of two model files on seeded inputs; each opens as it is deployed.
 
@@ -255,21 +268,24 @@ def verify_files(
         ranges: of input values.
         threads: of onnxruntime.
         seed: of the inputs and of dropped weights.
+        progress: told what is being done.
 
     Raises:
         GraphoptError: a file or a shape is at fault.
     """
     first, second = ready(original, seed), ready(candidate, seed)
     known = captured(original, shapes, ranges)
-    verification = verify.verify(
-        first.open(threads=threads),
-        second.open(threads=threads),
-        [models.default_shapes(first.model, given) for given in known.shapes],
-        batches=batches,
-        model=first.model,
-        ranges=known.ranges,
-        seed=seed,
-    )
+    sessions = first.open(threads=threads), second.open(threads=threads)
+    with about(original):
+        verification = verify.verify(
+            *sessions,
+            [models.default_shapes(first.model, given) for given in known.shapes],
+            batches=batches,
+            model=first.model,
+            ranges=known.ranges,
+            seed=seed,
+            progress=progress,
+        )
     return FileVerification(original, candidate, verification)
 
 
@@ -317,6 +333,7 @@ def bench_files(
     threads: int = 1,
     seconds: float = 5.0,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> FileBenchmark:
     """Time a model file against an original, alternating, in this process.
 
@@ -330,21 +347,23 @@ def bench_files(
         threads: of onnxruntime.
         seconds: to spend, at least.
         seed: of the inputs and of dropped weights.
+        progress: told what is being done.
 
     Raises:
         GraphoptError: a file or a shape is at fault.
     """
     first, second = ready(original, seed), ready(candidate, seed)
     known = captured(original, shapes, ranges)
-    complete = models.default_shapes(first.model, known.usual)
+    complete, feeds = first.feeds(known.usual, known.ranges, seed)
     sessions = {
         ALL: first.open(optimization="all", threads=threads),
         NONE: first.open(optimization="none", threads=threads),
         CANDIDATE: second.open(threads=threads),
     }
-    feeds = seeded_inputs(first.model, complete, ranges=known.ranges, seed=seed)
-    timed = bench.bench(sessions, feeds, min_seconds=seconds, seed=seed)
+    timed = bench.bench(sessions, feeds, min_seconds=seconds, seed=seed, progress=progress)
     if second.kernels is not None:
+        if progress is not None:
+            progress("timing fused operators alone")
         with suppress(GraphoptError):  # the log is a by-product
             bench_log.log_fused_operators(second.model, second.kernels, complete, threads=threads)
     return FileBenchmark(original, candidate, complete, threads, timed)

@@ -15,7 +15,7 @@ import onnx
 
 from graphopt import captures_file, models, operators, roofline, views, weights
 from graphopt.capture import Execution, capture_executions
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, about
 from graphopt.graph import Capture, Shape
 from graphopt.machine import Machine
 from graphopt.model_graphs import with_unique_names
@@ -221,7 +221,8 @@ def _profiled(
     known = deployment.captured(path, shapes, ranges)
     original = weights.fill_weights(models.load(path), seed)
     viewed = with_unique_names(models.inline_functions(views.to_view(original, view)))
-    complete = [models.default_shapes(original, given) for given in known.shapes]
+    with about(path):
+        complete = [models.default_shapes(original, given) for given in known.shapes]
     executions = [
         Execution(given, count, known.ranges) for given, count in zip(complete, known.executions, strict=True)
     ]

@@ -214,6 +214,7 @@ def verify(
     tolerances: Mapping[str, Tolerance] | None = None,
     kernels_a: Path | None = None,
     kernels_b: Path | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Compare two models' outputs on seeded inputs.
 
@@ -231,6 +232,7 @@ def verify(
         tolerances: by dtype, over TOLERANCES.
         kernels_a: kernel library of ``a``, where that is a model.
         kernels_b: kernel library of ``b``, where that is a model.
+        progress: told before each set of shapes.
 
     Returns:
         Per case and output, what differs.
@@ -245,8 +247,10 @@ def verify(
     if not isinstance(described, InferenceSession | onnx.ModelProto):
         raise GraphoptError("verify needs the original's graph to make up its inputs")
     limits = {**TOLERANCES, **(tolerances or {})}
-    cases = []
+    cases: list[Case] = []
     for given, batch in _sets(inputs_of(described), shapes, batches):
+        if progress is not None:
+            progress(f"comparing, set of shapes {len(cases) + 1}")
         feeds = seeded_inputs(described, given, ranges=ranges, seed=seed)
         cases.append(_case(_runner(first), _runner(second), feeds, given, batch, limits))
     return Verification(tuple(cases))

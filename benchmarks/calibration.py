@@ -51,6 +51,8 @@ def numbers(described: Machine) -> Iterator[tuple[str, Quantity]]:
         if level.capacity is not None:
             yield f"{level.name} capacity", level.capacity
         yield f"{level.name} bandwidth", level.bandwidth
+        if level.writing is not None:
+            yield f"{level.name} writing", level.writing
     prices = {
         "node": described.per_node,
         "kernel": described.per_kernel,

@@ -62,16 +62,22 @@ class MemoryLevel:
         name: ``L1``, ``L2``, ``L3``, ``DRAM``, …
         capacity: bytes it holds; None for the last level, which holds everything.
         bandwidth: bytes per second to and from the arithmetic.
+        writing: bytes per second that are written, where that is slower; bandwidth is then of what is read.
     """
 
     name: str
     capacity: Quantity | None
     bandwidth: Quantity
+    writing: Quantity | None = None
 
     @property
     def bytes(self) -> float:
         """Capacity in bytes; infinite for the last level."""
         return float("inf") if self.capacity is None else self.capacity.value
+
+    def seconds(self, read: float, written: float) -> float:
+        """Seconds to read and write so many bytes."""
+        return read / self.bandwidth.value + written / (self.writing or self.bandwidth).value
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +142,17 @@ class Machine:
                 return level
         return self.memory[-1]
 
-    def seconds_to_move(self, size: float, working_set: float | None = None) -> float:
-        """Seconds to move ``size`` bytes when ``working_set`` bytes (default: the same) are in use meanwhile.
+    def seconds_to_move(self, read: float, written: float = 0.0, working_set: float | None = None) -> float:
+        """Seconds to read and write so many bytes when ``working_set`` bytes (default: their sum) are in use meanwhile.
 
         A working set that is near the capacity of a level is served by that level and by the next one.
         """
-        used = size if working_set is None else working_set
-        each = 1.0 / self.memory[0].bandwidth.value
+        used = read + written if working_set is None else working_set
+        seconds = self.memory[0].seconds(read, written)
         for level, further in pairwise(self.memory):
             missing = min(1.0, max(0.0, (used / level.bytes - FILLING) / (FULL - FILLING)))
-            each += missing * (1.0 / further.bandwidth.value - 1.0 / level.bandwidth.value)
-        return size * each
+            seconds += missing * (further.seconds(read, written) - level.seconds(read, written))
+        return seconds
 
     def rate(self, keys: Sequence[str]) -> Quantity | None:
         """The speed of an operator that runs as a node of its own; None when the machine does not tell it.
@@ -164,7 +170,7 @@ class Machine:
         found = next((self.kernel_rates[key] for key in keys if key in self.kernel_rates), None)
         return found or self.rate([*(key for key in keys if key != operator), operator])
 
-    def seconds_of_counts(self, keys: Sequence[str], counts: Mapping[str, int], *, fused: bool = False) -> float:
+    def seconds_of_counts(self, keys: Sequence[str], counts: Mapping[str, float], *, fused: bool = False) -> float:
         """Seconds for what an operator works through besides its work (see ``operators.pieces.counts``).
 
         Args:
@@ -370,7 +376,7 @@ class _Reader:
     def level(self, name: str, row: object, scope: str, last: bool) -> MemoryLevel:
         if not isinstance(row, dict):
             raise self.error(name, "must be a table with name, capacity and bandwidth")
-        if unknown := sorted(set(row) - {"name", "capacity", "bandwidth"}):
+        if unknown := sorted(set(row) - {"name", "capacity", "bandwidth", "writing"}):
             raise self.error(f"{name}.{unknown[0]}", "unknown field")
         if not isinstance(row.get("name"), str):
             raise self.error(f"{name}.name", "missing")
@@ -380,6 +386,6 @@ class _Reader:
             raise self.error(f"{name}.bandwidth", "missing")
         # A cache may be shared by a wider scope; how fast it is must be said as the machine's scope sees it.
         capacity = None if last else self.quantity(f"{name}.capacity", row["capacity"], ("byte",), None)
-        return MemoryLevel(
-            row["name"], capacity, self.quantity(f"{name}.bandwidth", row["bandwidth"], ("byte/s",), scope)
-        )
+        bandwidth = self.quantity(f"{name}.bandwidth", row["bandwidth"], ("byte/s",), scope)
+        writing = self.quantity(f"{name}.writing", row["writing"], ("byte/s",), scope) if "writing" in row else None
+        return MemoryLevel(row["name"], capacity, bandwidth, writing)

@@ -10,16 +10,17 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import inf, prod
 from typing import TypeVar, cast
 
 from graphopt import operators
-from graphopt.graph import Capture, Node
+from graphopt.graph import Capture, Node, OperatorGraph
 from graphopt.machine import Machine
 from graphopt.operators.base import Cost, FusionClass, Operator, storage_bytes
 from graphopt.operators.blocked import DOMAIN
+from graphopt.operators.executed import Executed, executed
 from graphopt.operators.opaque import CONTROL_FLOW
-from graphopt.operators.pieces import counts, regimes, spans
+from graphopt.operators.pieces import Shapes, counts, regimes, spans
 from graphopt.residence import Touches, touches
 
 OVERLAP = 3.0
@@ -30,6 +31,9 @@ docs/roofline.md)."""
 SPECIAL = "_"
 """Stands between a class and its special case in the name of a rate."""
 
+UNIT = "gemm_unit"
+"""Key of the kernel rate of products by a matrix unit: machines that have it have one."""
+
 BROADCAST = "broadcast"
 """Key of the kernel rate at which operands that repeat are copied out, in elements of the result."""
 
@@ -37,6 +41,12 @@ T = TypeVar("T")
 
 MOVED = "moved"
 """Special case of kernels that compute nothing: what they move goes straight to its place."""
+
+Move = tuple[float, float, float]
+"""Bytes that are read, that are written, and that are in use meanwhile."""
+
+_ENDS = (FusionClass.REDUCTION, FusionClass.CONTRACTION, FusionClass.WINDOW, FusionClass.SEQUENTIAL)
+"""Operators whose results do not stand where their operands stood."""
 
 _Turn = tuple[str, tuple[int, ...], int]
 """An operator that changes the order of elements: its name, for a transpose its permutation, and its number."""
@@ -62,7 +72,7 @@ class KernelSeconds:
     Attributes:
         arithmetic: what it computes, along with
         traffic: what it reads, writes and leaves for itself.
-        packing: what it brings into order before that.
+        packing: what it brings into order before that, and weights that it waits for.
         price: of the call and of the steps after the first.
     """
 
@@ -127,12 +137,13 @@ def kernel_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> 
     traffic = profile.external_traffic(nodes)
     if work is None or traffic is None:
         return None
-    (compute, packing), (moved, parameters) = work, traffic
-    kept = profile.bytes_between_steps(nodes)
-    memory = machine.seconds_to_move(moved + 2 * kept, moved + kept)
-    memory += profile.seconds_of_parameters(parameters, machine)
+    compute, packing = work
+    memory, waited = (
+        sum(machine.seconds_to_move(*move) for move in moves)
+        for moves in profile.moves_of_kernel(nodes, UNIT in machine.kernel_rates)
+    )
     further = profile.further_steps(nodes) * machine.step_seconds
-    return KernelSeconds(compute, memory, packing, machine.kernel_seconds + further)
+    return KernelSeconds(compute, memory, packing + waited, machine.kernel_seconds + further)
 
 
 def traffic_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:
@@ -205,6 +216,30 @@ def external_bytes(capture: Capture, nodes: Sequence[int]) -> int | None:
     return None if traffic is None else sum(traffic)
 
 
+def node_moves(capture: Capture, index: int) -> list[Move]:
+    """What an operator that runs alone, again and again, moves as a node of its own; nothing where that is unknown."""
+    profile = _profile(capture)
+    cost = profile.costs[index]
+    if cost is None:
+        return []
+    read, written = float(cost.bytes_read + cost.parameter_bytes), float(cost.bytes_written)
+    return [(read, written, read + written), *profile.repeated_moves(index)]
+
+
+def kernel_moves(capture: Capture, nodes: Sequence[int], *, unit: bool) -> tuple[list[Move], list[Move]]:
+    """What a set of operators as one kernel moves; ``external_bytes`` tells whether that is known.
+
+    Args:
+        capture: the graph with its shapes.
+        nodes: the set.
+        unit: whether kernels use a matrix unit.
+
+    Returns:
+        what goes along with the arithmetic, and what it waits for.
+    """
+    return _profile(capture).moves_of_kernel(nodes, unit)
+
+
 # ------------------------------------------------------------------ what is computed once per capture
 
 
@@ -230,6 +265,7 @@ class _Profile:
             for index, row in enumerate(self.rows)
         ]
         self._known: dict[tuple[int, Callable[..., object]], object] = {}
+        self._executed: dict[tuple[int, bool], Executed | None] = {}
         self.machines: weakref.WeakKeyDictionary[Machine, _OnMachine] = weakref.WeakKeyDictionary()
 
     def on(self, machine: Machine) -> _OnMachine:
@@ -250,7 +286,7 @@ class _Profile:
 
     def seconds_of_parameters(self, size: int, machine: Machine) -> float:
         """Weights come from the level that holds all of the model's, for each execution reads them all again."""
-        return machine.seconds_to_move(size, max(size, self.parameter_bytes)) if size else 0.0
+        return machine.seconds_to_move(size, 0.0, max(size, self.parameter_bytes)) if size else 0.0
 
     def _seconds(self, index: int, machine: Machine) -> float | None:
         node = self.graph.nodes[index]
@@ -262,20 +298,28 @@ class _Profile:
             return None
         memory = self._seconds_of_traffic(index, cost, machine)
         memory += self.seconds_of_parameters(cost.parameter_bytes, machine)
+        memory += sum(machine.seconds_to_move(*move) for move in self.repeated_moves(index))
         return together(compute, memory) + machine.node_seconds
+
+    def repeated_moves(self, index: int) -> list[Move]:
+        """Weights that a recurrent layer as a node of its own reads again in each step."""
+        work = self.executed(index, unit=False) if self._is(index, FusionClass.SEQUENTIAL) else None
+        return [] if work is None else [(work.again[0] * work.again[1], 0.0, work.again[0])]
 
     def _seconds_of_traffic(self, index: int, cost: Cost, machine: Machine) -> float:
         """Seconds to read and write computed tensors, each from the level that its memory still lies in."""
         own = cost.bytes_read + cost.bytes_written
         touched = self._touches[index]
         seconds = 0.0
-        for moved, tensors in ((cost.bytes_read, touched.reads), (cost.bytes_written, touched.writes)):
+        directions = (cost.bytes_read, 0.0, touched.reads), (0.0, cost.bytes_written, touched.writes)
+        for read, written, tensors in directions:
             whole = sum(tensor.bytes for tensor in tensors)
-            if not moved or not whole:
-                seconds += machine.seconds_to_move(moved, own)
+            if not read + written or not whole:
+                seconds += machine.seconds_to_move(read, written, own)
                 continue
             for tensor in tensors:
-                seconds += machine.seconds_to_move(moved * tensor.bytes / whole, max(own, tensor.distance))
+                share = tensor.bytes / whole
+                seconds += machine.seconds_to_move(read * share, written * share, max(own, tensor.distance))
         return seconds
 
     @cached_property
@@ -308,6 +352,8 @@ class _Profile:
             return None
         if row.fusion_class is FusionClass.METADATA or not (cost.flops or cost.bytes_written):
             return 0.0
+        if fused and (seconds := self._seconds_as_executed(index, machine)) is not None:
+            return seconds
         keys = self.keys(index)
         if fused and row.fusion_class is FusionClass.LAYOUT:
             return 0.0  # an index map, whose price depends on what else the kernel does
@@ -323,6 +369,52 @@ class _Profile:
         else:
             seconds = (cost.flops if rate.unit == "flop/s" else self._results_of(index)) / rate.value
         return seconds + machine.seconds_of_counts(keys, self._counted(index, counts), fused=fused)
+
+    def executed(self, index: int, *, unit: bool) -> Executed | None:
+        """What a kernel executes for a contraction or a recurrent layer; None for other operators."""
+        row = self.rows[index]
+        if row is None or row.fusion_class not in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
+            return None
+
+        def found(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> Executed | None:
+            right = graph.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
+            computed = right is None or not right.constant
+            return executed(node, inputs, outputs[0] or (), computed=computed, unit=unit) if outputs else None
+
+        if (index, unit) not in self._executed:
+            self._executed[index, unit] = self._count(index, found)
+        return self._executed[index, unit]
+
+    def _seconds_as_executed(self, index: int, machine: Machine) -> float | None:
+        """Seconds of arithmetic of a contraction in a kernel; None where the machine does not say how kernels do it."""
+        work, cost, row = self.executed(index, unit=UNIT in machine.kernel_rates), self.costs[index], self.rows[index]
+        if work is None or cost is None or row is None:
+            return None
+        keys = rate_keys(self.graph.nodes[index].operator, cost, row, [work.regime] if work.regime else [])
+        rate = next((machine.kernel_rates[key] for key in keys if key in machine.kernel_rates), None)
+        if rate is None:
+            return None
+        return work.operations / rate.value + machine.seconds_of_counts(keys, work.counts, fused=True)
+
+    def moves_of_kernel(self, nodes: Sequence[int], unit: bool) -> tuple[list[Move], list[Move]]:
+        """What a kernel moves: what enters and leaves, what one step leaves for another, weights as it keeps them."""
+        read, written, parameters = self.external_traffic(nodes) or (0, 0, 0)
+        kept = self.bytes_between_steps(nodes)
+        found: list[Move] = [(float(read + kept), float(written + kept), float(read + written + kept))]
+        waited: list[Move] = []
+        share = 1.0
+        waits = False
+        for index in nodes:
+            work, cost = self.executed(index, unit=unit), self.costs[index]
+            if work is None or cost is None or not cost.parameter_bytes:
+                continue
+            share, waits = max(share, work.parameter_share), waits or work.waits
+            if work.again[1]:
+                (waited if work.waits else found).append((work.again[0] * work.again[1], 0.0, work.again[0]))
+        if parameters:
+            move = (share * parameters, 0.0, share * max(parameters, self.parameter_bytes))
+            (waited if waits else found).append(move)
+        return found, waited
 
     def seconds_of_kernel(self, nodes: Sequence[int], machine: Machine) -> tuple[float, float] | None:
         """What a set of operators computes as one kernel, and what it packs before that; None when unknown.
@@ -431,11 +523,14 @@ class _Profile:
         """What a function of ``operators.pieces`` says about a node that has a row; computed once."""
         found = self._known.get((index, count))
         if found is None:
-            node, row = self.graph.nodes[index], self.rows[index]
-            inputs = [self.shape(name) if name else None for name in node.inputs]
-            outputs = [self.shape(name) if name else None for name in node.outputs]
-            found = self._known[index, count] = count(self.graph, node, row, inputs, outputs)
+            found = self._known[index, count] = self._count(index, count)
         return cast(T, found)
+
+    def _count(self, index: int, count: Callable[..., T]) -> T:
+        node = self.graph.nodes[index]
+        inputs = [self.shape(name) if name else None for name in node.inputs]
+        outputs = [self.shape(name) if name else None for name in node.outputs]
+        return count(self.graph, node, self.rows[index], inputs, outputs)
 
     def _dtype(self, index: int) -> str:
         """The dtype that an operator computes in: its first operand's, or its first result's without operands."""
@@ -454,7 +549,7 @@ class _Profile:
         if not copied:
             return 0.0
         seconds = 0.0
-        todo: list[tuple[str, tuple[_Turn, ...], int, float]] = [
+        todo: list[tuple[str, tuple[_Turn, ...], float, float]] = [
             (result.name, (), self._elements(result.name), 0.0)
             for index in sorted(inside)
             for result in self._results[index]
@@ -469,6 +564,10 @@ class _Profile:
             least = min(least, self._elements(name))
             index = self.graph.producers.get(name, (-1, 0))[0]
             if index in inside:
+                if self._is(index, *_ENDS):  # what was computed lies in memory, and the way begins anew
+                    seconds += least * max([slowest, *(copied.get(number, 0.0) for _, _, number in turns)])
+                    todo += [(operand, (), inf, 0.0) for operand in self.graph.nodes[index].inputs if operand]
+                    continue
                 turn = self._turns.get(index)
                 after = turns if turn is None else _composed(turns, turn)
                 slowest = max(slowest, copied.get(index, 0.0) if turn is None else 0.0)
@@ -496,7 +595,7 @@ class _Profile:
         traffic = self.external_traffic(nodes)
         if traffic is None:
             return None
-        moved, parameters = traffic
+        read, written, parameters = traffic
         inside = set(nodes)
         entering: dict[str, int] = {}
         leaving: dict[str, int] = {}
@@ -508,27 +607,27 @@ class _Profile:
             for touch in self._touches[index].writes:
                 if touch.name in names:
                     leaving[touch.name] = touch.distance
-        distances = [*entering.items(), *leaving.items()]
-        whole = sum(self._bytes(name) or 0 for name, _ in distances)
         seconds = self.seconds_of_parameters(parameters, machine)
-        if not whole:
-            return seconds + machine.seconds_to_move(moved)
-        for name, distance in distances:
-            share = moved * (self._bytes(name) or 0) / whole
-            seconds += machine.seconds_to_move(share, max(moved, distance))
+        for own_read, own_written, distances in ((read, 0, entering), (0, written, leaving)):
+            whole = sum(self._bytes(name) or 0 for name in distances)
+            if not whole:
+                seconds += machine.seconds_to_move(own_read, own_written, read + written)
+            for name, distance in distances.items():
+                share = (self._bytes(name) or 0) / whole if whole else 0.0
+                seconds += machine.seconds_to_move(own_read * share, own_written * share, max(read + written, distance))
         return seconds
 
-    def external_traffic(self, nodes: Sequence[int]) -> tuple[int, int] | None:
-        """Bytes that cross the border of a set of nodes: computed tensors and results, and constants apart."""
+    def external_traffic(self, nodes: Sequence[int]) -> tuple[int, int, int] | None:
+        """Bytes that cross the border of a set of nodes: that are read, that are written, and constants apart."""
         inside = set(nodes)
-        moved = parameters = 0
+        read = written = parameters = 0
         entering: dict[str, int] = {}
         for index in inside:
             for result in self._results[index]:
                 if result.leaves(inside):
                     if result.bytes is None:
                         return None
-                    moved += result.bytes
+                    written += result.bytes
             for use in self._uses[index]:
                 if use.producer in inside:
                     continue
@@ -539,8 +638,8 @@ class _Profile:
                 if use.constant:
                     parameters += now - before
                 else:
-                    moved += now - before
-        return moved, parameters
+                    read += now - before
+        return read, written, parameters
 
     @cached_property
     def _turns(self) -> dict[int, _Turn]:

@@ -105,7 +105,7 @@ def test_a_small_working_set_lives_in_the_cache() -> None:
 
 
 def test_between_two_levels_a_working_set_is_served_by_both() -> None:
-    few, more, many = (built().seconds_to_move(1.0, used) for used in (1400, 2300, 3200))
+    few, more, many = (built().seconds_to_move(1.0, 0.0, used) for used in (1400, 2300, 3200))
     assert (few, many) == (pytest.approx(1 / 8e9), pytest.approx(1 / 1e9))
     assert more == pytest.approx((few + many) / 2)  # halfway between 0.7 and 1.6 times 2000 bytes
 

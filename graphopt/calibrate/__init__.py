@@ -21,7 +21,7 @@ from onnx import helper
 from graphopt import files, kernels, operators, prediction_log, roofline
 from graphopt.calibrate import chains, kernel_cases, system
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
-from graphopt.calibrate.fitting import Measurement, fit
+from graphopt.calibrate.fitting import LEAST_SHARE, Measurement, fit
 from graphopt.calibrate.learning import Learned, learn
 from graphopt.calibrate.machine_text import machine_text
 from graphopt.calibrate.timing import (
@@ -59,6 +59,8 @@ DISTURBED_SHARE = 0.25
 
 SMALLEST_SWEEP, LARGEST_SWEEP = 1 << 18, 1 << 29
 """Working sets of the first and the last bandwidth measurement, bytes."""
+NEAR_SIZES = (1 << 19, 1 << 20)
+"""Working sets that a second-level cache holds, of which half is written."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
 HOLDS = 0.8
@@ -198,8 +200,9 @@ class _Work:
     fused: bool
     work: float
     unit: str
-    counts: Mapping[str, int]
-    moved: float
+    counts: Mapping[str, float]
+    moves: Sequence[roofline.Move]
+    waited: Sequence[roofline.Move] = ()
     apart: bool = False
 
 
@@ -213,6 +216,11 @@ def _probes(threads: int, folder: Path, watch: Watch) -> tuple[dict[str, _Probe]
         add = Case("bandwidth", "Add", [f32(count), f32(count)])
         probes[f"bandwidth {size}"] = _Probe(
             f"bandwidth {size >> 10} KiB", _opener(add, threads), Timed(watch), 2 * SECONDS
+        )
+    for size in NEAR_SIZES:
+        copy = Case("writing", "Neg", [f32(size // 8)])
+        probes[f"writing {size}"] = _Probe(
+            f"writing {size >> 10} KiB", _opener(copy, threads), Timed(watch), 2 * SECONDS
         )
     blob = chains.chain_of_nodes()
     probes["nodes"] = _Probe(
@@ -273,10 +281,10 @@ def _described(case: Case, results: Sequence[np.ndarray]) -> _Work:
         raise GraphoptError(f"{case.key}: {node.operator} has no cost")
     shapes = [capture.shape(name) if name else None for name in names]
     count = counts(graph, node, row, shapes, [value.shape for value in results])
-    moved = cost.bytes_read + cost.bytes_written + cost.parameter_bytes
+    moves = roofline.node_moves(capture, 0)
     if cost.flops:
-        return _Work(case.key, False, float(cost.flops), "flop/s", count, float(moved))
-    return _Work(case.key, False, float(sum(value.size for value in results)), "element/s", count, float(moved))
+        return _Work(case.key, False, float(cost.flops), "flop/s", count, moves)
+    return _Work(case.key, False, float(sum(value.size for value in results)), "element/s", count, moves)
 
 
 def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: int, folder: Path, watch: Watch) -> None:
@@ -294,9 +302,9 @@ def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: in
         name = f"kernel {number} {case.key}"
         probes[name] = _Probe(f"{case.key} in a kernel", _kernel_opener(case, operator, threads, library), Timed(watch))
         graph = case.capture.graph
-        moved = float(roofline.external_bytes(case.capture, range(len(graph.nodes))) or 0)
+        moves, waited = roofline.kernel_moves(case.capture, range(len(graph.nodes)), unit=kernel_cases.UNIT)
         unit = "element/s" if case.elements else "flop/s"
-        cases[name] = _Work(case.key, True, case.work, unit, case.counts, moved, case.apart)
+        cases[name] = _Work(case.key, True, case.work, unit, case.counts, moves, waited, case.apart)
 
 
 def _kernel_opener(
@@ -354,7 +362,11 @@ class _Sources:
 def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work], sources: _Sources) -> Machine:
     call = probes["call"].best
     seconds = {key: max(probe.best - call, 0.05 * probe.best) for key, probe in probes.items()}
-    memory = _levels({int(key.split()[1]): seconds[key] for key in probes if key.startswith("bandwidth ")}, sources)
+    sweep, copies = (
+        {int(key.split()[1]): seconds[key] for key in probes if key.startswith(what)}
+        for what in ("bandwidth ", "writing ")
+    )
+    memory = _levels(sweep, copies, sources)
     bare = Machine(name, name, sources.scope, {"float32": sources.quantity(1.0, "flop/s")}, memory, {}, {})
     measured: dict[bool, dict[str, list[Measurement]]] = {False: {}, True: {}}
     peak: dict[str, float] = {}
@@ -362,7 +374,9 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
         if key.startswith("peak "):
             peak[case.key] = case.work / seconds[key]
             continue
-        found = Measurement(case.key, seconds[key], case.work, case.unit, case.counts, case.moved, case.apart)
+        found = Measurement(
+            case.key, seconds[key], case.work, case.unit, case.counts, case.moves, case.waited, case.apart
+        )
         measured[case.fused].setdefault(case.key, []).append(found)
         if case.key in ("gemm", "conv") and not case.fused:
             peak["float32"] = max(peak["float32"], case.work / seconds[key])
@@ -400,8 +414,14 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
     )
 
 
-def _levels(sweep: Mapping[int, float], sources: _Sources) -> tuple[MemoryLevel, ...]:
-    """Memory levels out of seconds by working set: a core's own cache, what is behind it, and main memory."""
+def _levels(sweep: Mapping[int, float], copies: Mapping[int, float], sources: _Sources) -> tuple[MemoryLevel, ...]:
+    """Memory levels out of seconds by working set: a core's own cache, what is behind it, and main memory.
+
+    Args:
+        sweep: of additions, which read two bytes for each that they write.
+        copies: of operators that read as much as they write, in the core's own cache.
+        sources: where the numbers come from.
+    """
     speed = {size: size / seconds for size, seconds in sweep.items()}
     sizes = sorted(speed)
     best = max(speed.values())
@@ -414,7 +434,8 @@ def _levels(sweep: Mapping[int, float], sources: _Sources) -> tuple[MemoryLevel,
         text = f"the largest working set with {HOLDS:.0%} of the best bandwidth"
         capacity = Quantity(float(held), "byte", "measured", sources.scope, text)
     near = [size for size in sizes if size <= 0.7 * capacity.value] or sizes[:1]
-    levels = [MemoryLevel("L2", capacity, sources.quantity(max(speed[size] for size in near), "byte/s"))]
+    reading, writing = _near(max(speed[size] for size in near), max(size / copies[size] for size in copies))
+    levels = [MemoryLevel("L2", capacity, sources.quantity(reading, "byte/s"), sources.quantity(writing, "byte/s"))]
     beyond = [size for size in sizes if size >= 3 * capacity.value] or sizes[-1:]
     shared = speed[beyond[0]]
     held = max(size for size in beyond if all(speed[s] >= HOLDS * shared for s in beyond if s <= size))
@@ -424,3 +445,10 @@ def _levels(sweep: Mapping[int, float], sources: _Sources) -> tuple[MemoryLevel,
         levels.append(MemoryLevel("L3", size, sources.quantity(shared, "byte/s")))
     levels.append(MemoryLevel("DRAM", None, sources.quantity(speed[beyond[-1]], "byte/s")))
     return tuple(levels)
+
+
+def _near(adding: float, copying: float) -> tuple[float, float]:
+    """Bandwidth of what is read and of what is written, by that of all with a third and with half of it written."""
+    more = max(0.0, 6.0 * (1.0 / copying - 1.0 / adding))  # seconds per byte that writing takes longer than reading
+    read = max(1.0 / adding - more / 3.0, LEAST_SHARE / adding)
+    return 1.0 / read, 1.0 / (3.0 / adding - 2.0 * read)

@@ -119,6 +119,15 @@ def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 
     return Case("conv_plain", "Conv", [f32(batch, channels, length), f32(out, channels, kernel)], (1,), attributes)
 
 
+def _layer(op_type: str, steps: int, batch: int, size: int, hidden: int, directions: int = 1) -> Case:
+    """A recurrent layer."""
+    width = {"LSTM": 4, "GRU": 3}[op_type] * hidden
+    direction = "bidirectional" if directions == 2 else "forward"
+    operands = [f32(steps, batch, size), f32(directions, width, size), f32(directions, width, hidden)]
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
+    return Case("recurrent", op_type, operands, (1, 2), attributes)
+
+
 def _matmul(rows: int, depth: int, columns: int) -> Case:
     return Case("gemm", "MatMul", [f32(rows, depth), f32(depth, columns)], (1,))
 
@@ -351,8 +360,15 @@ CONTRACTIONS: tuple[Case, ...] = (
     _blocked("conv_depthwise_strided", 160, 160, 14, 5, 160, stride=2),
     _blocked("conv_depthwise_strided", 96, 96, 28, 5, 96, stride=2),
     _blocked("conv_depthwise_strided", 320, 320, 14, 3, 320, stride=2),
+    _blocked("conv_depthwise_strided", 160, 160, 4, 3, 160, batch=6, stride=2),
     Case("conv_transpose", "ConvTranspose", [f32(1, 32, 28, 28), f32(32, 32, 2, 2)], (1,), {"strides": [2, 2]}),
-    Case("recurrent", "LSTM", [f32(32, 1, 128), f32(1, 512, 128), f32(1, 512, 128)], (1, 2), {"hidden_size": 128}),
+    _layer("LSTM", 32, 1, 128, 128),
+    _layer("LSTM", 12, 1, 200, 480),
+    _layer("LSTM", 10, 16, 64, 96, 2),
+    _layer("GRU", 1, 1, 128, 64),
+    _layer("GRU", 60, 1, 64, 48, 2),
+    _layer("GRU", 16, 6, 160, 80),
+    _layer("GRU", 40, 1, 100, 200),
 )
 
 _SOFTMAX = {"axis": -1, "opset": 13}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
 from graphopt.machine import Machine
-from graphopt.roofline import OVERLAP
+from graphopt.roofline import OVERLAP, Move
 
 LEAST_SHARE = 0.3
 """Share of a measured time that counts as arithmetic at least: what is shorter, traffic hides."""
@@ -28,7 +28,8 @@ class Measurement:
         work: what the rate counts: operations, or elements.
         unit: ``flop/s`` or ``element/s``.
         counts: see ``operators.pieces.counts``.
-        moved: bytes read and written.
+        moves: bytes read, bytes written and bytes in use meanwhile, one after the other.
+        waited: the same of what arithmetic waits for.
         apart: whether the work is done apart from the traffic, not along with it.
     """
 
@@ -36,9 +37,18 @@ class Measurement:
     seconds: float
     work: float
     unit: str
-    counts: Mapping[str, int]
-    moved: float
+    counts: Mapping[str, float]
+    moves: Sequence[Move]
+    waited: Sequence[Move] = ()
     apart: bool = False
+
+    def traffic(self, memory: Machine) -> float:
+        """Seconds that what it moves takes."""
+        return sum(memory.seconds_to_move(*move) for move in self.moves)
+
+    def waiting(self, memory: Machine) -> float:
+        """Seconds that it waits."""
+        return sum(memory.seconds_to_move(*move) for move in self.waited)
 
 
 @dataclass(frozen=True)
@@ -58,10 +68,11 @@ class Rates:
 
 def arithmetic(measured: Measurement, memory: Machine) -> float:
     """Seconds of arithmetic: what together with the traffic gives the measured time (see roofline.together)."""
-    traffic = memory.seconds_to_move(measured.moved)
+    traffic = measured.traffic(memory)
     if measured.apart:
         return max(measured.seconds - traffic, LEAST_APART * measured.seconds)
-    left: float = max(0.0, measured.seconds**OVERLAP - traffic**OVERLAP) ** (1.0 / OVERLAP)
+    seconds = max(0.0, measured.seconds - measured.waiting(memory))
+    left: float = max(0.0, seconds**OVERLAP - traffic**OVERLAP) ** (1.0 / OVERLAP)
     return max(left, LEAST_SHARE * measured.seconds)
 
 
@@ -94,13 +105,14 @@ def _refined(
 ) -> NDArray[np.float64]:
     """Prices that give the measured times together with the traffic, from ones that leave out what traffic hides."""
     seconds = np.array([case.seconds for case in cases])
-    traffic = np.array([memory.seconds_to_move(case.moved) for case in cases])
+    traffic = np.array([case.traffic(memory) for case in cases])
+    waiting = np.array([case.waiting(memory) for case in cases])
     exponent = 1.0 if cases[0].apart else OVERLAP
     scale = np.max(table / seconds[:, None], axis=0)
 
     def errors(shares: NDArray[np.float64]) -> NDArray[np.float64]:
         arithmetic = table @ (shares / scale)
-        predicted: NDArray[np.float64] = (arithmetic**exponent + traffic**exponent) ** (1.0 / exponent)
+        predicted: NDArray[np.float64] = (arithmetic**exponent + traffic**exponent) ** (1.0 / exponent) + waiting
         wrong: NDArray[np.float64] = predicted / seconds - 1.0
         return wrong
 
@@ -110,7 +122,7 @@ def _refined(
     return prices
 
 
-def _varies(numbers: Sequence[int], work: NDArray[np.float64]) -> bool:
+def _varies(numbers: Sequence[float], work: NDArray[np.float64]) -> bool:
     """Whether a count can be told apart from the work."""
     ratios = np.array(numbers) / work
     return bool(np.ptp(ratios) > 1e-9 * np.max(np.abs(ratios))) if len(ratios) > 1 and np.any(ratios) else False

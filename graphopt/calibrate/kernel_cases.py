@@ -8,6 +8,7 @@ from functools import cached_property
 from graphopt import kernels, operators
 from graphopt.calibrate.cases import BLOCKED, MS
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
+from graphopt.operators.executed import GATES, Executed, executed
 from graphopt.operators.pieces import counts
 from graphopt.roofline import MOVED, SPECIAL
 
@@ -20,6 +21,9 @@ TRIANGLE = tuple(FEATURES * row + column for row in range(FEATURES) for column i
 LINKS = 32
 """Operators of a chain whose operands stay in registers, so that only arithmetic is left."""
 
+UNIT = kernels.uses_matrix_unit()
+"""Whether kernels use a matrix unit here."""
+
 _SIZE: Shape = (256, 256)
 
 
@@ -28,7 +32,7 @@ class KernelCase:
     """A fused operator to time.
 
     Attributes:
-        key: the kernel rate that it measures.
+        base: the kernel rate that it measures, without the regime that its sizes put it in.
         nodes: its operators; it reads ``x`` (and ``z``) and the constants, and computes ``y``.
         shapes: of all tensors.
         constants: names of operands that are initializers.
@@ -37,13 +41,27 @@ class KernelCase:
         indices: names of operands that are indices, of 64 bits.
     """
 
-    key: str
+    base: str
     nodes: tuple[Node, ...]
     shapes: Mapping[str, Shape]
     constants: tuple[str, ...] = ()
     counted: tuple[int, ...] = (0,)
     elements: bool = False
     indices: tuple[str, ...] = ()
+
+    @cached_property
+    def executed(self) -> Executed | None:
+        """What its kernel executes, where that differs from the operations of its first node."""
+        node = self.nodes[0]
+        shapes = [self.shapes.get(name) for name in node.inputs]
+        computed = len(node.inputs) > 1 and node.inputs[1] not in self.constants
+        return executed(node, shapes, self.shapes[node.outputs[0]], computed=computed, unit=UNIT)
+
+    @property
+    def key(self) -> str:
+        """The kernel rate that it measures."""
+        regime = self.executed.regime if self.executed is not None else ""
+        return f"{self.base}{SPECIAL}{regime}" if regime else self.base
 
     @cached_property
     def capture(self) -> Capture:
@@ -68,14 +86,18 @@ class KernelCase:
     @property
     def work(self) -> float:
         """What its rate counts."""
+        if self.executed is not None:
+            return self.executed.operations
         if self.elements:
             return float(sum(_count(self.shapes[name]) for index in self.counted for name in self.nodes[index].outputs))
         costs = [operators.cost(self.capture, index) for index in self.counted]
         return float(sum(cost.flops for cost in costs if cost is not None))
 
     @property
-    def counts(self) -> dict[str, int]:
-        """What else the nodes that are counted work through (see ``operators.pieces.counts``)."""
+    def counts(self) -> Mapping[str, float]:
+        """What else the nodes that are counted work through (see ``operators.pieces`` and ``operators.executed``)."""
+        if self.executed is not None:
+            return self.executed.counts
         total: Counter[str] = Counter()
         for index in self.counted:
             node = self.nodes[index]
@@ -209,7 +231,7 @@ def _picked_columns() -> tuple[KernelCase, ...]:
 def _rows(operator: str, key: str, vectors: int = 0, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
     """Rows of several lengths along the last axis, with vectors of the row's length as constants."""
     found = []
-    for rows, size in ((128, 512), (1024, 64), (256, 200), (1000, 49), (3000, 16)):
+    for rows, size in ((128, 512), (1024, 64), (256, 200), (1000, 49), (3000, 16), (48, 240), (900, 160)):
         shape = (rows, size)
         constants = tuple(f"c{i}" for i in range(vectors))
         result = shape if not operator.startswith("Reduce") else (shape[0], 1)
@@ -222,13 +244,13 @@ def _product(rows: int, depth: int, columns: int) -> KernelCase:
     """A matrix product by constant weights, and an activation."""
     nodes = (_node(0, "MatMul", ("x", "w"), "t"), _node(1, "Relu", ("t",), "y"))
     shapes = {"x": (rows, depth), "w": (depth, columns), "t": (rows, columns), "y": (rows, columns)}
-    return KernelCase("gemm" if rows > 1 else "gemm_row", nodes, shapes, ("w",))
+    return KernelCase("gemm", nodes, shapes, ("w",))
 
 
 def _heads(number: int, rows: int, depth: int, columns: int) -> KernelCase:
     """Products of computed matrices, as many as there are heads."""
     shapes = {"x": (number, rows, depth), "z": (number, depth, columns)} | dict.fromkeys("ty", (number, rows, columns))
-    return KernelCase("gemm_computed", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
+    return KernelCase("gemm", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
 
 
 def _conv(
@@ -236,27 +258,29 @@ def _conv(
     channels: int,
     out: int,
     size: int,
-    kernel: int,
+    kernel: int | tuple[int, int],
     group: int = 1,
     *,
     stride: int = 1,
     batch: int = 1,
+    dilation: int = 1,
     plain: bool = False,
 ) -> KernelCase:
-    """A convolution with a bias and an activation behind it."""
+    """A convolution with a bias and an activation behind it, padded so that it keeps the size but for its stride."""
+    window = (kernel, kernel) if isinstance(kernel, int) else kernel
     attributes: dict[str, AttributeValue] = {
-        "kernel_shape": (kernel, kernel),
-        "pads": (kernel // 2,) * 4,
+        "kernel_shape": window,
+        "pads": tuple(length // 2 * dilation for length in window) * 2,
         "group": group,
         "strides": (stride, stride),
-        "dilations": (1, 1),
+        "dilations": (dilation, dilation),
         "auto_pad": "NOTSET",
     }
     operator = "Conv" if plain else f"{BLOCKED}.Conv"
     nodes = (_node(0, operator, ("x", "w", "b"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
     left = -(-size // stride)
     result: Shape = (batch, out, left, left)
-    shapes: dict[str, Shape] = {"x": (batch, channels, size, size), "w": (out, channels // group, kernel, kernel)}
+    shapes: dict[str, Shape] = {"x": (batch, channels, size, size), "w": (out, channels // group, *window)}
     shapes |= {"b": (out,), "t": result, "y": result}
     return KernelCase(key, nodes, shapes, ("w", "b"))
 
@@ -268,6 +292,19 @@ def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 
     shapes: dict[str, Shape] = {"x": (batch, channels, length), "w": (out, channels, kernel)}
     shapes |= dict.fromkeys("ty", (batch, out, length - kernel + 1))
     return KernelCase("conv_plain", nodes, shapes, ("w",))
+
+
+def _layer(op_type: str, steps: int, batch: int, size: int, hidden: int, directions: int = 1) -> KernelCase:
+    """A recurrent layer and an activation behind it."""
+    width = GATES[op_type] * hidden
+    direction = "bidirectional" if directions == 2 else "forward"
+    attributes: dict[str, AttributeValue] = {"hidden_size": hidden, "direction": direction}
+    if op_type == "GRU":
+        attributes["linear_before_reset"] = 1
+    nodes = (_node(0, op_type, ("x", "w", "r", "b"), "t", **attributes), _node(1, "Neg", ("t",), "y"))
+    shapes: dict[str, Shape] = {"x": (steps, batch, size), "w": (directions, width, size), "b": (directions, 2 * width)}
+    shapes |= {"r": (directions, width, hidden)} | dict.fromkeys("ty", (steps, directions, batch, hidden))
+    return KernelCase("recurrent", nodes, shapes, ("w", "r", "b"))
 
 
 def _steps() -> KernelCase:
@@ -303,7 +340,42 @@ FUNCTIONS: tuple[tuple[str, str, int], ...] = (
 )
 """Operator, rate, operands."""
 
-_IMAGE: Shape = (1, 64, 28, 28)
+PRODUCTS = (
+    (1, 256, 512),
+    (1, 1200, 100),
+    (1, 96, 200),
+    (2, 128, 300),
+    (4, 160, 1024),
+    (4, 256, 400),
+    (4, 700, 900),
+    (7, 600, 90),
+    (8, 400, 500),
+    (30, 24, 40),
+    (80, 256, 8),
+    (60, 12, 200),
+    (16, 200, 192),
+    (8, 640, 640),
+    (12, 1000, 1000),
+    (48, 320, 200),
+    (64, 512, 128),
+    (72, 80, 500),
+    (128, 32, 256),
+    (160, 144, 600),
+    (256, 256, 256),
+    (600, 100, 96),
+)
+"""Rows, depth and columns of products by constant weights."""
+
+LAYERS = (
+    ("LSTM", 32, 1, 128, 128),
+    ("LSTM", 12, 1, 200, 480),
+    ("LSTM", 10, 16, 64, 96, 2),
+    ("GRU", 1, 1, 128, 64),
+    ("GRU", 60, 1, 64, 48, 2),
+    ("GRU", 16, 6, 160, 80),
+    ("GRU", 40, 1, 100, 200),
+)
+"""Recurrent layers: operator, steps, batch, input size, hidden size, directions."""
 
 CASES: tuple[KernelCase, ...] = (
     _chain("Add", "add"),
@@ -334,52 +406,47 @@ CASES: tuple[KernelCase, ...] = (
     *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),
     *_rows("Softmax", "softmax", axis=-1),
     *_rows("LayerNormalization", "layernorm", 2, axis=-1),
-    _product(256, 256, 256),
-    _product(128, 32, 256),
-    _product(64, 512, 128),
-    _product(4, 160, 1024),
-    _product(8, 400, 500),
-    _product(16, 200, 192),
-    _product(8, 640, 640),
-    _product(12, 1000, 1000),
-    _product(4, 256, 400),
-    _product(80, 256, 8),
-    _product(160, 144, 600),
+    *(_product(*sizes) for sizes in PRODUCTS),
     _heads(8, 64, 64, 64),
     _heads(12, 50, 32, 50),
     _heads(48, 20, 24, 20),
     _heads(4, 160, 160, 64),
-    _product(1, 256, 512),
-    _product(1, 1200, 100),
-    _product(1, 96, 200),
     _conv("conv", 64, 64, 28, 3),
     _conv("conv", 32, 16, 28, 3),
     _conv("conv", 16, 16, 60, 3),
     _conv("conv", 160, 160, 7, 3),
     _conv("conv", 48, 48, 20, 3),
+    _conv("conv", 256, 224, 12, 3),
+    _conv("conv", 32, 48, 20, 5),
+    _conv("conv", 64, 64, 40, (1, 3)),
+    _conv("conv", 96, 96, 20, (3, 1)),
     _conv("conv", 3, 32, 80, 3),
-    _conv("conv_strided", 32, 64, 28, 3, stride=2),
-    _conv("conv_strided", 48, 48, 20, 3, stride=2),
-    _conv("conv_strided", 3, 16, 100, 3, stride=2),
-    _conv("conv_plain_strided", 64, 64, 28, 3, stride=2, plain=True),
-    _conv("conv_plain_strided", 3, 32, 100, 3, stride=2, plain=True),
-    _conv("conv_pointwise", 128, 128, 28, 1),
-    _conv("conv_pointwise", 32, 32, 28, 1),
-    _conv("conv_pointwise", 16, 48, 60, 1),
-    _conv("conv_pointwise", 96, 16, 30, 1),
-    _conv("conv_pointwise", 320, 96, 7, 1),
-    _conv("conv_pointwise", 208, 480, 1, 1),
-    _conv("conv_pointwise", 480, 96, 1, 1, batch=4),
-    _conv("conv_pointwise", 64, 128, 28, 1, stride=2),
+    _conv("conv", 1, 64, 50, 3),
+    _conv("conv", 32, 64, 28, 3, dilation=2),
+    _conv("conv", 16, 16, 28, 7),
+    _conv("conv", 32, 64, 28, 3, stride=2),
+    _conv("conv", 48, 48, 20, 3, stride=2),
+    _conv("conv", 3, 16, 100, 3, stride=2),
+    _conv("conv_plain", 64, 64, 28, 3, stride=2, plain=True),
+    _conv("conv_plain", 3, 32, 100, 3, stride=2, plain=True),
+    _conv("conv", 128, 128, 28, 1),
+    _conv("conv", 32, 32, 28, 1),
+    _conv("conv", 16, 48, 60, 1),
+    _conv("conv", 96, 16, 30, 1),
+    _conv("conv", 320, 96, 7, 1),
+    _conv("conv", 208, 480, 1, 1),
+    _conv("conv", 480, 96, 1, 1, batch=4),
+    _conv("conv", 64, 128, 28, 1, stride=2),
     _conv("conv_depthwise", 64, 64, 28, 3, 64),
     _conv("conv_depthwise", 64, 64, 28, 5, 64),
     _conv("conv_depthwise", 320, 320, 14, 3, 320),
     _conv("conv_depthwise", 800, 800, 7, 5, 800),
     _conv("conv_depthwise", 400, 400, 14, 1, 400),
     _conv("conv_depthwise", 96, 96, 20, 7, 96),
-    _conv("conv_depthwise_strided", 64, 64, 40, 3, 64, stride=2),
-    _conv("conv_depthwise_strided", 160, 160, 14, 5, 160, stride=2),
-    _conv("conv_depthwise_strided", 320, 320, 14, 3, 320, stride=2),
+    _conv("conv_depthwise", 64, 64, 40, 3, 64, stride=2),
+    _conv("conv_depthwise", 160, 160, 14, 5, 160, stride=2),
+    _conv("conv_depthwise", 320, 320, 14, 3, 320, stride=2),
+    _conv("conv_depthwise", 160, 160, 4, 3, 160, batch=6, stride=2),
     _conv("conv_plain", 64, 64, 28, 3, plain=True),
     _conv("conv_plain", 24, 72, 14, 5, plain=True),
     _conv("conv_plain", 8, 40, 60, 3, plain=True),
@@ -388,9 +455,13 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv_plain", 48, 96, 24, 3, plain=True),
     _along_time(96, 120, 300, 3),
     _along_time(100, 80, 4, 3, batch=12),
-    _conv("conv_plain_pointwise", 200, 50, 13, 1, plain=True),
-    _conv("conv_plain_pointwise", 144, 144, 20, 1, 4, plain=True),
-    _conv("conv_plain_pointwise", 64, 80, 30, 1, plain=True),
+    _along_time(1, 130, 4000, 200),
+    _along_time(300, 150, 1000, 1),
+    _conv("conv_plain", 200, 50, 13, 1, plain=True),
+    _conv("conv_plain", 144, 144, 20, 1, 4, plain=True),
+    _conv("conv_plain", 64, 80, 30, 1, plain=True),
+    _conv("conv_plain", 40, 16, 12, 1, batch=6, plain=True),
+    *(_layer(*sizes) for sizes in LAYERS),
 )
 """What is timed, as far as a kernel can be generated for it."""
 

@@ -43,6 +43,8 @@ def _lines(machine: Machine, head: str) -> Iterator[str]:
         if level.capacity is not None:
             yield number("capacity", level.capacity)
         yield number("bandwidth", level.bandwidth)
+        if level.writing is not None:
+            yield number("writing", level.writing)
     known = {name: quantity for name, quantity in _overheads(machine).items() if quantity is not None}
     tables: dict[str, Mapping[str, Quantity]] = {
         "overhead": known,
@@ -59,7 +61,8 @@ def _lines(machine: Machine, head: str) -> Iterator[str]:
 def _sources(machine: Machine) -> Iterator[str]:
     yield from (quantity.source for quantity in machine.peak.values())
     for level in machine.memory:
-        yield from (quantity.source for quantity in (level.capacity, level.bandwidth) if quantity is not None)
+        known = (level.capacity, level.bandwidth, level.writing)
+        yield from (quantity.source for quantity in known if quantity is not None)
     yield from (quantity.source for quantity in _overheads(machine).values() if quantity is not None)
     for table in (machine.rates, machine.piece_rates, machine.kernel_rates, machine.kernel_piece_rates):
         yield from (quantity.source for quantity in table.values())

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.graph import OperatorGraph, Shape
-from graphopt.kernels.compile import compile_library, find_compiler
+from graphopt.kernels.compile import compile_library, find_compiler, uses_matrix_unit
 from graphopt.kernels.emit import Source, emit_kernel, emit_library
 from graphopt.kernels.lower import lower
 from graphopt.kernels.object_cache import open_cache
 from graphopt.kernels.places import TooLargeError
 from graphopt.operators.lowering import CannotLowerError
 
-__all__ = ["FusedOperator", "build_library", "find_compiler", "lowerable", "write_source"]
+__all__ = ["FusedOperator", "build_library", "find_compiler", "lowerable", "uses_matrix_unit", "write_source"]
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,12 @@ def processor_flags() -> frozenset[str]:
     return frozenset(found.group(1).split()) if found else frozenset()
 
 
+def uses_matrix_unit() -> bool:
+    """Whether kernels use a matrix unit here (see ``c/matrix_unit.h``)."""
+    wished = os.environ.get("GRAPHOPT_MATRIX_UNIT", "") != "off"
+    return wished and {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f"} <= processor_flags()
+
+
 @cache
 def _identity(command: tuple[str, ...]) -> str:
     """The compiler: its command, place and version."""

@@ -39,13 +39,16 @@ def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
     Returns:
         Of element-wise operators ``repeated``: results for which an operand repeats; of reductions ``ragged``: rows
         that end in the middle of a vector; of a Concat its ``operands``; of a ReorderInput ``partial``: elements of
-        blocks that are filled up with zeros; of contractions see ``product_counts``.
+        blocks that are filled up with zeros; of recurrent layers their steps and their ``gates``, and ``layers``: one; of contractions see
+        ``product_counts``.
     """
     result = outputs[0] if outputs else None
     if not result or not prod(result):
         return {}
     if row.fusion_class is FusionClass.CONTRACTION:
         return product_counts(node, inputs, result)
+    if row.fusion_class is FusionClass.SEQUENTIAL:
+        return _steps(inputs)
     found = {"": pieces(graph, node, row, inputs, outputs)}
     if row.fusion_class is FusionClass.ELEMENTWISE:
         return found | {"repeated": prod(result) if found[""] > 1 else 0}
@@ -91,6 +94,14 @@ def regimes(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, out
     tensor = graph.tensors.get(name)
     moves = kind in (FusionClass.ELEMENTWISE, FusionClass.REDUCTION)
     return ("wide",) if moves and tensor is not None and element_bytes(tensor.dtype) == 8 else ()
+
+
+def _steps(inputs: Shapes) -> dict[str, int]:
+    """Steps of a recurrent layer in all directions, and elements of gates."""
+    source, weights = (inputs[slot] if slot < len(inputs) else None for slot in (0, 1))
+    if source is None or weights is None or len(source) != 3 or len(weights) != 3:
+        return {}
+    return {"": source[0] * weights[0], "layers": 1, "gates": prod(source[:2]) * prod(weights[:2])}
 
 
 def _moves_one_axis(node: Node) -> bool:

@@ -31,6 +31,8 @@ def document(machine: Machine) -> Document:
     for level in machine.memory:
         add(f"{level.name} capacity", level.capacity)
         add(f"{level.name} bandwidth", level.bandwidth)
+        if level.writing is not None:
+            add(f"{level.name} writing", level.writing)
     for name, rate in machine.rates.items():
         add(f"rate {name}", rate)
     for name, rate in machine.kernel_rates.items():

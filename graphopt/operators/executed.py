@@ -1,0 +1,285 @@
+"""What generated kernels execute for contractions and recurrent layers: operations as scheduled, and what slows them.
+
+A kernel's schedule decides what it costs: vectors are filled up with idle lanes, few rows keep fewer sums in flight,
+the matrix unit works on tiles, and transforms replace multiplications. The formulas follow the kernels' own plans
+(``kernels/c/contraction.h``, ``matrix_unit.h``, ``convolution.h``, ``winograd.h``, ``recurrence.h``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil, prod
+
+from graphopt.graph import Node, Shape
+from graphopt.operators.blocked import DOMAIN
+from graphopt.operators.formulas import integer
+from graphopt.operators.products import LANES, Shapes
+
+MOST_ROWS = 14
+"""Rows of sums that a block of vectors holds."""
+DEPTH_RUN = 256
+"""Products that are summed at once."""
+FEWEST_SUMS = 8
+"""Sums that must be in flight for the multipliers not to wait."""
+UNIT_TILE, UNIT_DEPTH = 16, 32
+"""Rows and columns, and depth, of a tile of the matrix unit."""
+SPLIT_ROWS = 256
+"""Rows that are multiplied by all weights before the next ones."""
+PARTS_SHARE = 1.5
+"""Bytes of weights in the parts that the matrix unit multiplies, over those of float32."""
+MOST_BLOCKS = 4
+LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
+"""Most pixels of a tile of a convolution by blocks of output channels (0: depthwise)."""
+SUM_RUN, CHUNK_FLOATS = 160, 40960
+"""Products that are summed at once, and floats of a chunk of a convolution."""
+WORKING_FLOATS, FEWEST_TILES = 5 << 16, 24
+"""Floats of a chunk of transformed tiles; tiles below which weights are read for few products."""
+GATES = {"GRU": 3, "LSTM": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The work of one execution inside of a kernel.
+
+    Attributes:
+        regime: which schedule, where it has a rate of its own: ``unit`` (matrix unit), ``row`` (products of
+            one row), ``computed`` (by what no session can prepare), ``winograd``, ``pointwise``; else empty.
+        operations: as executed, idle lanes included.
+        counts: what is worked through besides, by name.
+        parameter_share: bytes of weights as the kernel keeps them, over those of the operator.
+        again: bytes of weights that are read more than once, and how often more.
+        waits: whether weights are waited for, not fetched while others are used.
+    """
+
+    regime: str
+    operations: float
+    counts: Mapping[str, float] = field(default_factory=dict)
+    parameter_share: float = 1.0
+    again: tuple[float, float] = (0.0, 0.0)
+    waits: bool = False
+
+
+def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit: bool) -> Executed | None:
+    """What a kernel executes for an operator; None where the operator's own operations say it.
+
+    Args:
+        node: the operator.
+        inputs: shapes of the operands by slot.
+        result: shape of the first result.
+        computed: whether the second operand is no constant.
+        unit: whether the machine's kernels use a matrix unit.
+    """
+    left, right = (inputs[slot] if slot < len(inputs) else None for slot in (0, 1))
+    if not left or not right or not prod(result):
+        return None
+    if node.op_type in GATES and len(left) == len(right) == 3:
+        return _recurrent(node, left, right)
+    if node.op_type.startswith("ConvTranspose") or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
+        return None
+    if "Conv" in node.op_type:
+        return _convolution(node, left, right, result, computed) if 3 <= len(left) <= 4 else None
+    if "MatMul" in node.op_type or "Gemm" in node.op_type:
+        depth = left[-2] if integer(node, "transA", 0) and len(left) > 1 else left[-1]
+        return _product(result, depth, right, computed, unit)
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------- matrix products
+
+
+def _product(result: Shape, depth: int, right: Shape, computed: bool, unit: bool) -> Executed:
+    columns = result[-1]
+    batches = prod(right[:-2])  # one right operand for all: the rows of all are rows of one product
+    rows = prod(result[:-1]) // max(1, batches)
+    if not computed and batches == 1 and unit and unit_pays(rows, columns, depth):
+        kept = PARTS_SHARE * 4 * prod(right)
+        return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, (kept, ceil(rows / SPLIT_ROWS) - 1), True)
+    blocks = ceil(rows / MOST_ROWS) * ceil(columns / (2 * LANES)) * ceil(depth / DEPTH_RUN)
+    counts: dict[str, float] = {"": blocks, "results": prod(result), "weights": prod(right)}
+    if computed:
+        counts = {"": prod(result), "weights": prod(right), "matrices": batches - 1}
+    regime = "computed" if computed else "row" if rows == 1 else ""
+    return Executed(regime, batches * padded_operations(rows, columns, depth), counts)
+
+
+def padded_operations(rows: int, columns: int, depth: int) -> float:
+    """Operations of a product by vectors, idle lanes and idle multipliers included."""
+    groups = ceil(rows / MOST_ROWS)
+    vectors = ceil(columns / LANES)
+    in_flight = min(2, vectors)  # vectors of columns at once
+    busy = groups * max(rows / groups, FEWEST_SUMS / in_flight)
+    return 2.0 * busy * vectors * LANES * depth
+
+
+def unit_pays(rows: int, columns: int, depth: int) -> bool:
+    """Whether kernels leave a product to the matrix unit: its time in cycles against that of vectors."""
+    row_tiles, column_tiles = ceil(rows / UNIT_TILE), ceil(columns / UNIT_TILE)
+    tiles = row_tiles * column_tiles * ceil(depth / UNIT_DEPTH)
+    blocks = ceil(row_tiles / 2) * ceil(column_tiles / 2)
+    cycles = tiles * 6 * 16 * 1.1 + blocks * 1000 + 0.7 * rows * depth + 400
+    return cycles * 1.1 < ceil(columns / LANES) * max(rows, 4) * depth / 2 / 0.8
+
+
+def _by_unit(rows: int, columns: int, depth: int) -> tuple[float, dict[str, float]]:
+    """Operations of the tiles; blocks of tiles, and elements that are split into parts."""
+    row_tiles, column_tiles = ceil(rows / UNIT_TILE), ceil(columns / UNIT_TILE)
+    operations = 2.0 * row_tiles * column_tiles * ceil(depth / UNIT_DEPTH) * UNIT_TILE * UNIT_TILE * UNIT_DEPTH
+    return operations, {"": ceil(row_tiles / 2) * ceil(column_tiles / 2), "split": rows * depth}
+
+
+# -------------------------------------------------------------------------------------------------------- convolutions
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Sizes of a convolution over height and width; channels count per group."""
+
+    batch: int
+    groups: int
+    channels: int
+    out: int
+    kernel: tuple[int, int]
+    size: tuple[int, int]
+    plain: bool
+    plain_input: bool
+    border: int
+
+    @property
+    def input_blocks(self) -> int:
+        return self.channels if self.plain_input else ceil(self.channels / LANES)
+
+    @property
+    def output_blocks(self) -> int:
+        return ceil(self.out / LANES)
+
+    @property
+    def taps(self) -> int:
+        return prod(self.kernel)
+
+
+def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, computed: bool) -> Executed:
+    groups = max(1, integer(node, "group", 1))
+    blocked = node.domain == DOMAIN
+    kernel, size, extent = _plane(weights), _plane(result), _plane(image)
+    if extent[1] == kernel[1] == size[1] == 1:  # columns are what kernels run along
+        kernel, size, extent = kernel[::-1], size[::-1], extent[::-1]
+    strides, dilations = (_numbers(node, name) for name in ("strides", "dilations"))
+    depthwise = blocked and groups > 1 and weights[1] == 1 and weights[0] == groups
+    border = max(0, size[1] - max(0, (extent[1] - (kernel[1] - 1) * dilations[1] - 1) // strides[1] + 1))
+    plain_input = not blocked or (groups == 1 and weights[1] < LANES)
+    sizes = _Sizes(result[0], groups, weights[1], weights[0] // groups, kernel, size, not blocked, plain_input, border)
+    if depthwise:
+        return _depthwise(sizes, prod(extent))
+    if not computed and blocked and not plain_input and strides == dilations == (1, 1):
+        found = _winograd(sizes)
+        if found is not None:
+            return found
+    return _direct(sizes, prod(extent), bordered=border > 0 or size[0] > (extent[0] - kernel[0]) // strides[0] + 1)
+
+
+def _plane(shape: Shape) -> tuple[int, int]:
+    """Height and width; along one dimension height is 1."""
+    return (shape[2] if len(shape) > 3 else 1), shape[-1]
+
+
+def _numbers(node: Node, name: str) -> tuple[int, int]:
+    """An attribute along height and width."""
+    given = node.attributes.get(name)
+    values = [n for n in given if isinstance(n, int)] if isinstance(given, tuple) else []
+    return (values[-2] if len(values) > 1 else 1), (values[-1] if values else 1)
+
+
+def _tiles(width: int, kind: int) -> tuple[int, float]:
+    """Tiles that cover a row of pixels, and the pixels that they take the time of."""
+    largest = LARGEST_TILE[kind]
+    count = ceil(width / largest)
+    return count, count * max(width / count, FEWEST_SUMS / max(1, kind))
+
+
+def _depthwise(sizes: _Sizes, image: int) -> Executed:
+    rows = sizes.batch * sizes.size[0] * ceil(sizes.groups / LANES)
+    tiles, pixels = _tiles(sizes.size[1], 0)
+    copied = sizes.border * sizes.taps * 4 / 3 >= sizes.size[1] > 0 and sizes.border > 0
+    counts = {
+        "": rows * tiles,
+        "image": sizes.batch * ceil(sizes.groups / LANES) * LANES * image,
+        "copied": sizes.batch * ceil(sizes.groups / LANES) * LANES * image if copied else 0,
+    }
+    return Executed("", 2.0 * rows * pixels * LANES * sizes.taps, counts)
+
+
+def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
+    """Sums over the taps and channels of each pixel."""
+    height, width = sizes.size
+    pointwise = sizes.taps == 1 and not bordered
+    if pointwise and image == height * width:
+        height, width = 1, height * width
+    pitch = 1 if sizes.plain_input else LANES
+    runs = ceil(sizes.input_blocks / max(1, min(sizes.input_blocks, SUM_RUN // (sizes.taps * pitch))))
+    products = 2.0 * LANES * sizes.taps * sizes.input_blocks * pitch
+    rows = sizes.batch * sizes.groups * height
+    operations, tiles = 0.0, 0
+    left = sizes.output_blocks
+    while left:
+        kind = ceil(left / ceil(left / MOST_BLOCKS))
+        each, pixels = _tiles(width, kind)
+        operations += rows * pixels * kind * products
+        tiles += rows * each * runs
+        left -= kind
+    stored = rows * width * sizes.output_blocks * LANES
+    chunks = max(1, ceil(height * width * sizes.output_blocks * LANES / CHUNK_FLOATS))
+    weights = sizes.groups * sizes.output_blocks * LANES * sizes.input_blocks * pitch * sizes.taps
+    copied = bordered and sizes.border * 16 >= width
+    counts = {
+        "": tiles,
+        "results": stored * runs,
+        "weights": sizes.batch * chunks * weights,
+        "copied": sizes.batch * sizes.groups * sizes.input_blocks * pitch * image if copied else 0,
+    }
+    return Executed("pointwise" if pointwise else "", operations, counts)
+
+
+def _winograd(sizes: _Sizes) -> Executed | None:
+    """Fewer multiplications by transforms of tiles, where kernels choose that; see ``kernels/c/winograd.h``."""
+    pairs = sizes.input_blocks * sizes.output_blocks * LANES
+    taps = sizes.taps
+    direct, weights = float(sizes.batch * prod(sizes.size) * taps * pairs), taps * pairs * 10.0
+    least = 0.9 * (max(direct, weights) + min(direct, weights) / 4)
+    best: tuple[float, float, float, int] | None = None
+    for points in ((4, 4), (6, 6), (1, 6), (6, 1)):
+        if any((own == 1) != (k == 1) or (own > 1 and k >= own) for own, k in zip(points, sizes.kernel, strict=True)):
+            continue
+        results = [own - k + 1 if own > 1 else 1 for own, k in zip(points, sizes.kernel, strict=True)]
+        if any(r not in (1, 2, 4) for r in results) or (min(results) > 1 and results[0] != results[1]):
+            continue
+        tiles = sizes.batch * prod(ceil(size / r) for size, r in zip(sizes.size, results, strict=True))
+        places = prod(points)
+        products = places * tiles * pairs * (1 + 4 / min(tiles, FEWEST_TILES))
+        transforms = (40.0 + 6 * places) * tiles * (sizes.input_blocks + sizes.output_blocks)
+        loaded = places * pairs * 10.0
+        work = max(products, loaded) + min(products, loaded) / 4 + transforms
+        if work < least:
+            least, best = work, (products, transforms, float(tiles), places)
+    if best is None:
+        return None
+    products, transforms, all_tiles, places = best
+    blocks = sizes.input_blocks + min(sizes.output_blocks, MOST_BLOCKS)
+    most = max(FEWEST_TILES, WORKING_FLOATS // (places * blocks * LANES))
+    kept = 4.0 * sizes.groups * places * pairs * LANES
+    again = (kept, ceil(all_tiles / most) - 1)
+    operations = 2.0 * LANES * products * sizes.groups
+    return Executed("winograd", operations, {"": transforms * sizes.groups}, places / taps, again, True)
+
+
+# --------------------------------------------------------------------------------------------------- recurrent layers
+
+
+def _recurrent(node: Node, source: Shape, weights: Shape) -> Executed:
+    """The input's share of all steps is one product; each step multiplies the state and computes the gates."""
+    gates = GATES[node.op_type]
+    steps, batch, size = source
+    directions, width = weights[0], weights[1]
+    hidden = width // gates
+    share = directions * padded_operations(steps * batch, width, size)
+    state = directions * steps * padded_operations(batch, width, hidden)
+    counts = {"": steps * directions, "input": share, "gates": directions * steps * batch * width}
+    return Executed("", state, counts, 1.0, (4.0 * width * hidden, directions * (steps - 1)))

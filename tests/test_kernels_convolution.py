@@ -1,5 +1,8 @@
 """Convolution kernels against direct sums in float64: both layouts, groups, strides, dilations, pads, odd sizes."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from onnx import NodeProto, helper
 
+from graphopt.kernels.compile import processor_flags
 from graphopt.operators.blocked import block_size
 from tests.kernel_checks import BLOCKED, Array, Case, KernelLibrary
 
@@ -225,8 +229,9 @@ def test_sums(library: KernelLibrary, name: str) -> None:
     example = EXAMPLES[name]
     for seed, (batch, larger) in enumerate([(0, 0), (2, 3)]):
         feeds = example.feeds(seed, batch, larger)
-        (found,) = library.run(name, feeds)
-        example.check(found, feeds)
+        for run in (library.run, library.run_with_constants):
+            (found,) = run(name, feeds)
+            example.check(found, feeds)
 
 
 def hard_swish_behind(example: Example) -> Case:
@@ -288,20 +293,20 @@ def tiled_examples() -> list[Example]:
 
 @pytest.mark.skipif(not block_size(), reason="no blocked layout")
 def test_infinities_reach_only_the_results_that_they_belong_to(tmp_path: Path) -> None:
-    examples = tiled_examples()
+    examples = [*tiled_examples(), *unit_examples()]
     cases = [Case(e.name, (e.node,), e.feeds(), ("y",), constant_inputs=frozenset("wb")) for e in examples]
     kernels = KernelLibrary(cases, tmp_path)
     for example in examples:
         for batch, larger in ((0, 0), (2, 3)):
             feeds = example.feeds(1, batch, larger)
-            (found,) = kernels.run(example.name, feeds)
+            (found,) = kernels.run_with_constants(example.name, feeds)
             example.check(found, feeds)
-            (again,) = kernels.run(example.name, feeds, threads=2)
+            (again,) = kernels.run_with_constants(example.name, feeds, threads=2)
             np.testing.assert_array_equal(found, again)
         feeds["x"][0, 1, 2, 0] = np.inf
         feeds["x"][-1, 0, 4, -1] = np.nan
         feeds["x"][-1, 0, 5, 0] = 3e38
-        (found,) = kernels.run(example.name, feeds)
+        (found,) = kernels.run_with_constants(example.name, feeds)
         with np.errstate(invalid="ignore"):
             expected = example.sums(feeds)[0]
         if example.activation:
@@ -310,3 +315,63 @@ def test_infinities_reach_only_the_results_that_they_belong_to(tmp_path: Path) -
         small = np.isfinite(expected) & (np.abs(expected) < 1e30)
         assert np.isfinite(found[small]).all()
         assert not np.isfinite(found[np.isinf(expected)]).any()
+
+
+def unit_examples() -> list[Example]:
+    """Blocked convolutions that the matrix unit takes where there is one: all kinds of steps and odd sizes."""
+    block = block_size() or 16
+    sizes: list[tuple[tuple[int, int], tuple[int, int, int], tuple[int, int], tuple[int, ...], int, int]] = [
+        ((33, 31), (4, 6, 1), (1, 1), (0, 0, 0, 0), 1, 1),
+        ((40, 37), (4, 7, 1), (3, 3), (1, 1, 1, 1), 2, 1),
+        ((40, 37), (4, 5, 1), (3, 3), (0, 2, 1, 0), 1, 2),
+        ((60, 80), (4, 4, 2), (3, 2), (1, 0, 1, 2), 3, 1),
+        ((400, 1), (5, 8, 1), (2, 1), (1, 0, 1, 0), 2, 2),
+        ((50, 50), (6, 5, 1), (1, 1), (0, 0, 0, 0), 2, 1),
+        ((14, 14), (40, 8, 1), (1, 1), (0, 0, 0, 0), 1, 1),
+        ((110, 112), (8, 2, 1), (1, 1), (0, 0, 0, 0), 1, 1),
+    ]
+    return [
+        Example(
+            f"unit{number}",
+            True,
+            (1 + number % 2, groups * inputs * block, *image),
+            (groups * outputs * block, inputs * block, *kernel),
+            groups=groups,
+            strides=(stride, stride),
+            dilations=(dilation, dilation),
+            pads=pads,  # type: ignore[arg-type]
+            bias=number % 3 > 0,
+            added=number % 2 > 0,
+            activation="Relu" if number % 2 else "",
+        )
+        for number, (image, (inputs, outputs, groups), kernel, pads, stride, dilation) in enumerate(sizes)
+    ]
+
+
+@pytest.mark.skipif("amx_bf16" not in processor_flags() or not block_size(), reason="no matrix unit")
+def test_the_matrix_unit_is_used_and_can_be_left_alone(tmp_path: Path) -> None:
+    """With the unit sums are made in another order, so they differ in their last bits."""
+    example = unit_examples()[1]
+    case = Case("one", (example.node,), example.feeds(), ("y",), constant_inputs=frozenset("wb"))
+    kernels = KernelLibrary([case], tmp_path)
+    program = (
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from tests.test_kernels_convolution import *\n"
+        "e = unit_examples()[1]\n"
+        "library = KernelLibrary.__new__(KernelLibrary)\n"
+        "library.cases = {'one': Case('one', (e.node,), e.feeds(), ('y',), constant_inputs=frozenset('wb'))}\n"
+        "library.paths = {'one': Path(sys.argv[1])}\n"
+        "np.save(sys.argv[2], library.run_with_constants('one', e.feeds())[0])"
+    )
+    found = []
+    for setting in ("on", "off"):
+        file = tmp_path / f"{setting}.npy"
+        subprocess.run(
+            [sys.executable, "-c", program, str(kernels.paths["one"]), str(file)],
+            check=True,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "GRAPHOPT_MATRIX_UNIT": setting},
+        )
+        found.append(np.load(file))
+        example.check(found[-1], example.feeds())
+    assert np.any(found[0] != found[1])

@@ -33,6 +33,7 @@ KERNEL_SUPPORT = (
     "recurrence.h",
     "convolution.h",
     "winograd.h",
+    "convolution_unit.h",
     "convolution_steps.h",
     "kernel.h",
 )

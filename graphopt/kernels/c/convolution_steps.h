@@ -6,11 +6,12 @@ typedef struct {
     const convolution *what;
     convolution_plan plan;
     winograd_plan winograd;          /* of no tasks where the sums are computed directly */
+    unit_plan unit;                  /* of no tasks where the matrix unit is not used */
     int tensor[CONVOLUTION_TENSORS]; /* -1 where absent */
     int packed;                      /* a temporary for weights that are no constants; -1 for none */
     const nest *epilogue;            /* a step that this one computes piece by piece; NULL for none */
     int product;                     /* load of the epilogue that is the result */
-    float *own;                      /* weights that are constants, in the order of the micro-kernel; NULL where as given */
+    void *own;                       /* weights that are constants, in the order or parts they are read in; NULL where as given */
 } convolution_state;
 
 SHARED void free_convolution(void *state)
@@ -27,16 +28,27 @@ SHARED const char *run_convolution_units(const plan *p, const step *s, int64_t b
     const float *weights = tensors[x->tensor[WEIGHTS]], *bias = NULL;
     if (x->tensor[BIAS] >= 0)
         bias = tensors[x->tensor[BIAS]];
-    if (!x->winograd.tasks && (x->own || x->packed >= 0)) {
+    if (x->winograd.tasks || x->unit.tasks) {
+        weights = x->own;
+    } else if (x->own || x->packed >= 0) {
         weights = x->own ? x->own : tensors[x->packed];
         bias = weights + packed_convolution_floats(&x->plan) - packed_biases(&x->plan);
     }
-    if (x->winograd.tasks)
-        weights = x->own;
     const convolution_call call = {&x->plan, tensors[x->tensor[INPUT]], weights, bias,
                                    x->tensor[ADDED] >= 0 ? tensors[x->tensor[ADDED]] : NULL, tensors[x->tensor[RESULT]],
                                    x->epilogue ? x->epilogue->pieces : NULL, x->epilogue ? x->epilogue->to : NULL,
                                    x->product, tensors, tensors[x->tensor[WEIGHTS]]};
+#if defined(CONVOLUTION_UNIT)
+    if (x->unit.tasks) {
+        unit_shapes before;
+        int done = 1;
+        take_matrix_unit(&before);
+        for (int64_t task = begin; task < end && done; task++)
+            done = run_unit(&call, &x->unit, task);
+        give_matrix_unit(&before);
+        return done ? NULL : NO_MEMORY;
+    }
+#endif
     for (int64_t task = begin; task < end; task++)
         if (!(x->winograd.tasks ? run_winograd(&call, &x->winograd, task) : run_convolution(&call, task)))
             return NO_MEMORY;
@@ -59,6 +71,35 @@ SHARED const char *shape_convolution(const convolution *c, const shape *input, c
     return plan_convolution(c, input, weights, bias, sum, &plan, result);
 }
 
+/* Brings constant weights into the order in which the unit or Winograd's filters read them, where one of these pays.
+ * 0 where there is no memory for it. */
+SHARED int transform_constant(convolution_state *x, const float *weights)
+{
+    const convolution_plan *plan = &x->plan;
+    int tiled = plan_winograd(plan, &x->winograd);
+#if defined(CONVOLUTION_UNIT)
+    if (plan_unit(plan, &x->unit) && x->unit.work < x->winograd.work) {
+        x->own = take_aligned(unit_weight_bytes(plan, &x->unit));
+        if (!x->own)
+            return 0;
+        if (split_weights(plan, &x->unit, weights, x->own)) {
+            x->winograd.tasks = 0;
+            return 1;
+        }
+        free(x->own);
+        x->own = NULL;
+    }
+    x->unit.tasks = 0;
+#endif
+    if (tiled) {
+        x->own = take_aligned(winograd_floats(plan, &x->winograd) * (int64_t)sizeof(float));
+        if (x->own)
+            transform_weights(plan, &x->winograd, weights, x->own);
+        return x->own != NULL;
+    }
+    return 1;
+}
+
 /* Plans the steps of a convolution: the tensors are numbered as in the enumeration above. */
 SHARED const char *plan_convolution_step(plan *p, const convolution *c, const shape *input, const shape *weights,
                                          const shape *bias, const shape *sum, const int *tensor)
@@ -73,11 +114,8 @@ SHARED const char *plan_convolution_step(plan *p, const convolution *c, const sh
     const char *error = plan_convolution(c, input, weights, bias, sum, &x->plan, &result);
     const convolution_plan *plan = &x->plan;
     const float *w = error ? NULL : constant_of(p, tensor[WEIGHTS]);
-    if (w && plan_winograd(plan, &x->winograd)) {
-        x->own = take_aligned(winograd_floats(plan, &x->winograd) * (int64_t)sizeof(float));
-        if (x->own)
-            transform_weights(plan, &x->winograd, w, x->own);
-        else
+    if (w && c->blocked) {
+        if (!transform_constant(x, w))
             error = NO_MEMORY;
     } else if (!error && !c->blocked) { /* blocked weights are in the order of the tiles already */
         const float *b = c->bias ? constant_of(p, tensor[BIAS]) : NULL;
@@ -106,7 +144,7 @@ SHARED const char *plan_convolution_step(plan *p, const convolution *c, const sh
     }
     int64_t taps = plan->kernel_height * plan->kernel_width * (plan->depthwise ? 1 : plan->input_channels);
     p->stage++;
-    int64_t tasks = x->winograd.tasks ? x->winograd.tasks : plan->tasks;
+    int64_t tasks = x->unit.tasks ? x->unit.tasks : x->winograd.tasks ? x->winograd.tasks : plan->tasks;
     error = add_step(p, (step){run_convolution_units, free_convolution, x, tasks, elements(&result) * (1 + taps / 8), 0});
     p->stage--;
     return error;

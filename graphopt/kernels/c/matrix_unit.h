@@ -142,12 +142,12 @@ static int split_panel(unsigned char *to, const float *panel, int64_t depth, int
     return _mm512_reduce_max_epu32(largest) < LARGEST;
 }
 
-/* The parts of 32 floats, one to a tile each. */
-static inline __attribute__((always_inline, target("avx512bf16"))) void split_32(unsigned char *to, __m512 x, __m512 y)
+/* The parts of 32 floats, `step` bytes apart. */
+static inline __attribute__((always_inline, target("avx512bf16"))) void split_32(unsigned char *to, int64_t step, __m512 x, __m512 y)
 {
     for (int part = 0; part < PARTS; part++) {
         __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, x);
-        _mm512_store_si512((void *)(to + part * TILE_BYTES), both);
+        _mm512_store_si512((void *)(to + part * step), both);
         if (part == PARTS - 1)
             break;
         __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
@@ -173,7 +173,7 @@ static __attribute__((noinline, target("avx512bf16"))) int split_rows(unsigned c
             __m512 y = _mm512_maskz_loadu_ps(first_lanes(count - 16), from + k + 16);
             largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
             largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(y), magnitude));
-            split_32(at, x, y);
+            split_32(at, TILE_BYTES, x, y);
         }
     }
     return _mm512_reduce_max_epu32(largest) < LARGEST;

@@ -27,6 +27,7 @@ typedef struct {
     int64_t row_chunks, column_chunks;    /* how many of these */
     int64_t input_floats, product_floats; /* from one place of a tile to the next, in the working memory */
     int64_t tasks;
+    double work; /* of the better way: by such tiles, or directly where there are no tasks */
     const tile_family *tiles;
 } winograd_plan;
 
@@ -76,13 +77,14 @@ SHARED int plan_winograd(const convolution_plan *p, winograd_plan *w)
 {
     static const int SIZES[][2] = {{4, 4}, {6, 6}, {1, 6}, {6, 1}};
     memset(w, 0, sizeof *w);
+    const int64_t taps = p->kernel_height * p->kernel_width;
+    double pairs = (double)(p->input_blocks * p->output_blocks * p->pitch);
+    double direct = (double)(p->batch * p->height * p->width * taps) * pairs, weights = (double)taps * pairs * 10;
+    w->work = (double)p->groups * (direct > weights ? direct + weights / 4 : weights + direct / 4);
     if (p->plain_input || p->plain_output || p->depthwise || p->stride_y != 1 || p->stride_x != 1 || p->dilation_y != 1
         || p->dilation_x != 1 || p->height < 1 || p->width < 1 || p->batch < 1)
         return 0;
-    const int64_t taps = p->kernel_height * p->kernel_width;
-    double pairs = (double)(p->input_blocks * p->output_blocks) * BLOCK;
-    double direct = (double)(p->batch * p->height * p->width * taps) * pairs, weights = (double)taps * pairs * 10;
-    double best = 0.9 * (direct > weights ? direct + weights / 4 : weights + direct / 4);
+    double best = 0.9 * w->work / (double)p->groups;
     for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++) {
         int ny = SIZES[i][0], nx = SIZES[i][1];
         if ((ny == 1) != (p->kernel_height == 1) || (nx == 1) != (p->kernel_width == 1) || (ny > 1 && p->kernel_height >= ny)
@@ -96,6 +98,7 @@ SHARED int plan_winograd(const convolution_plan *p, winograd_plan *w)
         double work = winograd_work(p, &y, &x);
         if (work < best) {
             best = work;
+            w->work = work * (double)p->groups;
             w->y = y;
             w->x = x;
         }
@@ -328,7 +331,8 @@ SHARED void compute_tile_again(const convolution_plan *p, const float *image, co
             for (int64_t ib = 0; ib < p->input_blocks; ib++)
                 for (int64_t j = 0; j < p->kernel_height; j++)
                     for (int64_t i = 0; i < p->kernel_width; i++) {
-                        int64_t v = y + j - p->top, h = x + i - p->left;
+                        int64_t v = y * p->stride_y + j * p->dilation_y - p->top;
+                        int64_t h = x * p->stride_x + i * p->dilation_x - p->left;
                         if (v < 0 || h < 0 || v >= p->input_height || h >= p->input_width)
                             continue;
                         const float *from = image + ib * plane + (v * p->input_width + h) * BLOCK;

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,15 @@ DOCUMENT = Document(
         Listing(["one", "two " * 40]),
     ],
 )
+
+
+def test_numbers_are_never_cut() -> None:
+    columns = [Column("#", Align.RIGHT), *(Column(f"before {i}", Align.RIGHT) for i in range(9))]
+    row = ("1", *(f"46.{i} µs" for i in range(9)))
+    for details in ((), ("the pattern",)):
+        table = Table(columns, [row], "pattern" if details else "", details)
+        text = terminal.render(Document("wide", [table]), width=40)
+        assert row in [tuple(part.strip() for part in re.split(r" {2,}", line.strip())) for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("width", [40, 80, 132])

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -13,6 +14,8 @@ from graphopt.report.document import Align, Block, Cell, Column, Document, Drawi
 from graphopt.report.numbers import percent
 
 BAR_CELLS = 8
+LEAST_FLEXIBLE, GAP = 12, 3
+"""Columns of a terminal: that a table's flexible column needs, and between two of its columns."""
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -22,12 +25,22 @@ def write(document: Document, stream: TextIO, *, width: int = 80, colour: bool =
     Args:
         document: what to draw.
         stream: where to.
-        width: columns that it may use, at least 40.
+        width: columns that it may use, at least 40; tables whose numbers need more take more.
         colour: whether escape codes for colour and weight are wanted.
     """
     drawn = io.StringIO()
-    console = Console(
-        file=drawn,
+    _console(drawn, width, colour).print(Text(document.title, style="bold"))
+    for block in document.blocks:
+        drawn.write("\n")
+        console = _console(drawn, max(width, _least_width(block)), colour)
+        for part in _drawn(block, console):
+            console.print(part)
+    stream.writelines(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines())
+
+
+def _console(stream: TextIO, width: int, colour: bool) -> Console:
+    return Console(
+        file=stream,
         width=max(width, 40),
         force_terminal=colour,
         color_system="standard" if colour else None,
@@ -37,12 +50,19 @@ def write(document: Document, stream: TextIO, *, width: int = 80, colour: bool =
         legacy_windows=False,
         _environ={},
     )
-    console.print(Text(document.title, style="bold"))
-    for block in document.blocks:
-        console.print()
-        for part in _drawn(block, console):
-            console.print(part)
-    stream.writelines(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines())
+
+
+def _least_width(block: Block) -> int:
+    """Columns without which numbers would be cut, and half of a number is another number: such a table sticks out."""
+    if not isinstance(block, Table):
+        return 0
+    widths = [
+        LEAST_FLEXIBLE
+        if column.flexible
+        else max([cell_len(column.title), *(_cell(column, row[at], 1.0).cell_len for row in block.rows)])
+        for at, column in enumerate(block.columns)
+    ]
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
 def render(document: Document, width: int = 80) -> str:

@@ -224,7 +224,10 @@ def _section(
     drawn = graph.drawing(entry["labels"], entry["edges"])
     figures = [_figure("Pattern; the dashed line is the kernel's boundary", drawn)]
     if examples:
-        caption = f"Roofline at {signature(examples[0])} in {examples[0]['model']}"
+        caption = (
+            f"Roofline at {signature(examples[0])} in {examples[0]['model']}: circles are the operators, "
+            "the dot is the kernel"
+        )
         figures.append(_figure(caption, chart.roofline(entry["labels"], examples[0], machine)))
     parts: list[Child] = [
         element("h3", f"{number}. {chain(entry['operators'])}"),
@@ -276,7 +279,7 @@ def _shapes(examples: Sequence[Mapping[str, Any]]) -> Element:
             )
         )
     more = f" ({len(rows)} of {len(examples)})" if len(rows) < len(examples) else ""
-    titles = ("shapes" + more, "runs", "before", "after", "faster", "bytes before", "after", "for example")
+    titles = ("shapes" + more, "runs", "before", "after", "faster", "bytes before", "bytes after", "for example")
     return _wide_table(titles, rows)
 
 
@@ -294,5 +297,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> Element:
 
 
 def _wide_table(titles: Sequence[str], rows: Sequence[Element]) -> Element:
-    head = element("thead", element("tr", *(element("th", title, scope="col") for title in titles)))
-    return element("div", element("table", head, element("tbody", *rows)), class_="scroll")
+    kinds = [cell.get("class") or False for cell in rows[0]] if rows else [False] * len(titles)
+    cells = [element("th", title, scope="col", class_=kind) for title, kind in zip(titles, kinds, strict=True)]
+    table = element("table", element("thead", element("tr", *cells)), element("tbody", *rows))
+    return element("div", table, class_="scroll")

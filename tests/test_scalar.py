@@ -42,6 +42,7 @@ DRIVER = """
 #define DEFINE_ALL(name, from, to, function) \\
     void all_##name(int64_t n, const from *x, to *y) { for (int64_t i = 0; i < n; i++) y[i] = function(x[i]); }
 DEFINE_ALL(exp, float, float, exp_f32)
+DEFINE_ALL(exp_scaled, float, float, exp_scaled_f32)
 DEFINE_ALL(log, float, float, log_f32)
 DEFINE_ALL(erf, float, float, erf_f32)
 DEFINE_ALL(tanh, float, float, tanh_f32)
@@ -113,6 +114,14 @@ def test_error_over_all_of_float32(functions: ctypes.CDLL, name: str) -> None:
     error = _ulps(found, exact)
     worst = int(np.nanargmax(np.where(np.isnan(error), np.inf, error)))
     assert error[worst] <= _stated()[name], f"{name}({x[worst]!r}) = {found[worst]!r}, exactly {exact[worst]!r}"
+
+
+def test_error_of_the_scaled_exponential(functions: ctypes.CDLL) -> None:
+    x = -np.concatenate([np.geomspace(1e-45, 131, 500_000), np.linspace(0, 131, 500_000), [0.0]]).astype(np.float32)
+    error = _ulps(_apply(functions, "exp_scaled", x, np.float32), np.exp(x.astype(np.float64)) * 2.0**64)
+    assert error.max() <= _stated()["exp_scaled"]
+    beyond = _apply(functions, "exp_scaled", np.array([-132, -1e30, -np.inf, np.nan], np.float32), np.float32)
+    assert (beyond[:3] <= 2.0**-124).all() and np.isnan(beyond[3])
 
 
 @pytest.mark.parametrize(

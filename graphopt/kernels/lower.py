@@ -53,7 +53,7 @@ from graphopt.operators.lowering import (
     Window,
 )
 
-COSTLY = frozenset({"exp", "exp_down", "log", "erf", "tanh", "sigmoid", "power"})
+COSTLY = frozenset({"exp", "exp_down", "exp_scaled", "log", "erf", "tanh", "sigmoid", "power"})
 """Primitives that take most of a row-wise operator's work."""
 
 

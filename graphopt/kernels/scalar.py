@@ -187,6 +187,8 @@ PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
     "exp": _polynomial("exp", "exp({0})"),
     # of operands that are not positive
     "exp_down": _polynomial("exp_down", "exp({0})"),
+    # of operands that are not positive, 2^64 times as large
+    "exp_scaled": _polynomial("exp_scaled", "exp({0}) * 0x1p64"),
     "log": _polynomial("log", "log({0})"),
     "erf": _polynomial("erf", "erf({0})"),
     "tanh": _polynomial("tanh", "tanh({0})"),

@@ -167,7 +167,8 @@ def softmax(graph: OperatorGraph, node: Node, x: Operands) -> Results:
     """exp(x - max) / sum of it."""
     value, axes = required(x, 0), _softmax_axes(graph, node)
     bound = Reduced("maximum", value, axes, value.dtype)
-    power = call("exp_down", call("subtract", value, bound))
+    # What all are scaled by cancels; 16-bit floats do not reach that far.
+    power = call("exp_scaled" if value.dtype == "float32" else "exp_down", call("subtract", value, bound))
     inverse = call("divide", literal(1, value), Reduced("sum", power, axes, value.dtype))
     return (call("multiply", power, inverse),)
 

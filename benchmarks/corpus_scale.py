@@ -69,7 +69,7 @@ def write(place: Path, graphs: int, captures: int, files: int, operators: int) -
         known.append((fleet.put_graph(model(generator, operators)), f"model-{index}"))
     shapes = [tables.shapes_text(((2**size, 64),)) for size in range(BATCHES)]
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    schema = tables.captures_schema()
+    schema = store.CAPTURES.schema()
     for file in range(files):
         rows = captures // files + (file < captures % files)
         picked = [generator.choice(known) for _ in range(rows)]
@@ -83,13 +83,13 @@ def write(place: Path, graphs: int, captures: int, files: int, operators: int) -
             "end": [begin + timedelta(minutes=1)] * rows,
             "runtime": ["1.31.1"] * rows,
         }
-        fleet.append_table(pa.table(columns, schema=schema))
+        fleet.captured.append(pa.table(columns, schema=schema))
 
 
 def load(place: str, view: ViewName) -> dict[str, float]:
     """Load the corpus, timed; to be called in a process of its own."""
     start = time.perf_counter()
-    rows = store.open(place).captures()
+    rows = store.open(place).captured.total()
     added = time.perf_counter() - start
     start = time.perf_counter()
     loaded = corpus.load(place, view=view)

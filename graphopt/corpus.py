@@ -385,7 +385,7 @@ def _append(
     found = corpus.put_graph(stored)
     order = [i.name for i in inputs_of(model)]
     now = datetime.now(UTC)
-    corpus.append(
+    rows = store.CAPTURES.table(
         store.Capture(
             graph=found,
             name=name,
@@ -397,6 +397,7 @@ def _append(
         )
         for one in executions
     )
+    corpus.captured.append(rows)
     return f"{corpus.folder.url}/{store.GRAPHS}/{found}.onnx"
 
 

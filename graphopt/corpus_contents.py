@@ -102,7 +102,7 @@ def contents(place: Path | str) -> Contents:
 def _observed(place: Path | str) -> Contents:
     corpus = store.open(place)
     problems: list[str] = []
-    rows = corpus.captures(problems.append)
+    rows = corpus.captured.total(problems.append)
     wanted = [("name", "min"), ("executions", "sum"), ("shapes", "count"), ("start", "min"), ("end", "max")]
     by_graph = rows.group_by("graph", use_threads=False).aggregate(wanted).sort_by("graph")
     columns = ("graph", "name_min", "shapes_count", "executions_sum", "start_min", "end_max")
@@ -115,7 +115,7 @@ def _observed(place: Path | str) -> Contents:
     ]
     runtimes = sorted(set(rows.column("runtime").to_pylist()))
     unused = len(present - {one.graph for one in graphs})
-    return Contents(True, len(corpus.capture_files()), tuple(graphs), unused, tuple(runtimes), tuple(problems))
+    return Contents(True, len(corpus.captured.names()), tuple(graphs), unused, tuple(runtimes), tuple(problems))
 
 
 def _with_folder(observed: Contents, folder: Path) -> Contents:
@@ -190,7 +190,7 @@ def detail(place: Path | str, which: str) -> Detail:
 def _observed_runs(corpus: store.ObservedCorpus, graph: str) -> list[Ran]:
     import pyarrow.compute as pc
 
-    rows = corpus.captures(lambda problem: None)
+    rows = corpus.captured.total(lambda problem: None)
     rows = rows.filter(pc.equal(rows.column("graph"), graph))
     columns = (rows.column(name).to_pylist() for name in ("shapes", "executions", "start", "end", "runtime"))
     return [Ran(tables.shapes_of(shapes), *rest) for shapes, *rest in zip(*columns, strict=True)]

@@ -110,7 +110,7 @@ def _classic(folder: Path, hidden: Iterable[str]) -> tuple[list[Stored], list[st
 def _observed(place: Path | str, scratch: Path) -> tuple[list[Stored], list[str]]:
     remarks: list[str] = []
     corpus = store.open(place)
-    captures = corpus.captures(on_problem=remarks.append)
+    captures = corpus.captured.total(remarks.append)
     executions: dict[str, list[Positional]] = defaultdict(list)
     names: dict[str, str] = {}
     columns = (captures.column(name).to_pylist() for name in ("graph", "name", "shapes", "executions"))

@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.observation import Observer, inputs_of
 from graphopt.store import tables
+from graphopt.store.rows import counted_twice
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,27 +75,23 @@ def _observed(corpus: store.ObservedCorpus) -> Iterator[list[str]]:
         inputs[found] = len(inputs_of(model))
         wrong = [f"{url}/{store.GRAPHS}/{found}.onnx: its digest is {actual}"] if actual != found else []
         yield wrong
-    replaced: dict[str, list[str]] = defaultdict(list)
-    for name in corpus.capture_files():
-        path = f"{url}/{store.CAPTURES}/{name}"
-        try:
-            rows, replaces = corpus.read_captures(name)
-        except FileNotFoundError:  # compacted meanwhile
-            continue
-        except GraphoptError as error:
-            yield [str(error)]
-            continue
-        for one in replaces:
-            replaced[one].append(name)
-        yield [f"{path}: {problem}" for problem in _rows(rows, inputs)]
-    if replaced:
-        yield _replaced_twice(url, replaced)
-    for name in corpus.folder.names(store.PROFILES, ".parquet"):
-        try:
-            tables.from_parquet(corpus.folder.read(f"{store.PROFILES}/{name}"), tables.profiles_schema())
-            yield []
-        except (GraphoptError, FileNotFoundError) as error:
-            yield [f"{url}/{store.PROFILES}/{name}: {error}"]
+    for rows in (corpus.captured, corpus.sampled):
+        replaces: dict[str, frozenset[str]] = {}
+        for name in rows.names():
+            try:
+                table, replaced = rows.read(name)
+            except FileNotFoundError:  # compacted meanwhile
+                continue
+            except GraphoptError as error:
+                yield [str(error)]
+                continue
+            if replaced:
+                replaces[name] = replaced
+            wrong_rows = _rows(table, inputs) if rows.kind is store.CAPTURES else ()
+            yield [f"{url}/{rows.path(name)}: {problem}" for problem in wrong_rows]
+        twice = counted_twice(replaces).items()
+        if twice:
+            yield [f"{url}/{rows.path(one)}: {' and '.join(by)} both stand for it" for one, by in twice]
 
 
 def _rows(rows: "pa.Table", inputs: dict[str, int]) -> Iterator[str]:
@@ -122,16 +118,6 @@ def _rows(rows: "pa.Table", inputs: dict[str, int]) -> Iterator[str]:
             continue
         if count != inputs[graph]:
             yield f"shapes of {count} inputs for graph {graph}, which has {inputs[graph]}"
-
-
-def _replaced_twice(url: str, replaced: dict[str, list[str]]) -> list[str]:
-    """Two files that stand for the same one, of which neither stands for the other, count it twice."""
-    problems = []
-    for one, by in replaced.items():
-        live = [name for name in by if name not in replaced]
-        if len(live) > 1:
-            problems.append(f"{url}/{store.CAPTURES}/{one}: {' and '.join(sorted(live))} both stand for it")
-    return problems
 
 
 def _folder(folder: Path) -> Iterator[list[str]]:

@@ -19,7 +19,7 @@ from graphopt.digests import digest
 from graphopt.store import tables
 from tests.command_line import CommandLine
 from tests.test_corpus import mlp, renamed
-from tests.test_store import row
+from tests.test_store import put, row
 
 
 def observed(place: Path | str) -> store.ObservedCorpus:
@@ -27,9 +27,9 @@ def observed(place: Path | str) -> store.ObservedCorpus:
     fleet = store.open(place)
     first = fleet.put_graph(mlp())
     second = fleet.put_graph(renamed(mlp(operator="Tanh"), "secret_"))
-    fleet.append([row(first, ((4, 32),), 3, name="relu"), row(second, ((4, 32),), 5, name="tanh", second=60)])
-    fleet.append([row(first, ((8, 32),), 1, name="relu", second=120)])
-    fleet.append([row(first, ((4, 32),), 7, name="relu", second=30)])
+    put(fleet, row(first, ((4, 32),), 3, name="relu"), row(second, ((4, 32),), 5, name="tanh", second=60))
+    put(fleet, row(first, ((8, 32),), 1, name="relu", second=120))
+    put(fleet, row(first, ((4, 32),), 7, name="relu", second=30))
     return fleet
 
 
@@ -89,7 +89,7 @@ def test_a_folder_of_models(tmp_path: Path, graphopt: CommandLine) -> None:
     assert [one["shapes"] for one in shown["runs"]] == [[[8, 32]], [[4, 32]]]
     assert printed(graphopt, "verify", folder)["problems"] == []
     observed_too = store.open(folder)
-    observed_too.append([row(observed_too.put_graph(mlp()), ((4, 32),), 10)])
+    put(observed_too, row(observed_too.put_graph(mlp()), ((4, 32),), 10))
     both = printed(graphopt, "stats", folder)
     assert (both["observed"], both["graphs"], both["executions"]) == (True, 2, 17)
     (folder / "captures.toml").write_text("schema_version = 1\n[[capture]]\nmodel = 'gone.onnx'\n")
@@ -108,7 +108,7 @@ def test_export_and_back(fleet: store.ObservedCorpus, tmp_path: Path, redact: bo
     assert sorted(capture.executions for capture in loaded.captures) == [1, 5, 10]
     assert graphopt("capture", folder, "--corpus", url).code == Exit.DONE
     columns = ["graph", "shapes", "executions"]
-    assert store.open(url).captures().select(columns).equals(fleet.captures().select(columns))
+    assert store.open(url).captured.total().select(columns).equals(fleet.captured.total().select(columns))
     outcome = graphopt("corpus", "export", fleet.folder.url, folder)
     assert (outcome.code, outcome.err) == (Exit.BAD_INPUT, f"graphopt: error: {folder}: is not an empty folder\n")
 
@@ -130,11 +130,13 @@ def test_export_of_a_folder_keeps_views_and_ranges(tmp_path: Path, graphopt: Com
 
 def test_compact(fleet: store.ObservedCorpus, graphopt: CommandLine) -> None:
     place = fleet.folder.url
-    before = fleet.captures()
+    before = fleet.captured.total()
     done = printed(graphopt, "compact", place)
-    assert (done["replaced"], done["rows_before"], done["rows_after"]) == (3, 4, 3)
-    assert fleet.captures().equals(before)
-    assert "Nothing to compact" in graphopt("corpus", "compact", place, "--take-over").out
+    captures, profiles = done["tables"]
+    assert (captures["replaced"], captures["rows_before"], captures["rows_after"]) == (3, 4, 3)
+    assert profiles["file"] is None
+    assert fleet.captured.total().equals(before)
+    assert "captures: nothing to compact" in graphopt("corpus", "compact", place, "--take-over").out
     assert printed(graphopt, "verify", place)["problems"] == []
 
 
@@ -172,13 +174,13 @@ def other_columns(fleet: store.ObservedCorpus) -> None:
 def missing_values(fleet: store.ObservedCorpus) -> None:
     table = pq.read_table(capture_file(fleet)).to_pylist()
     table[0]["executions"] = None
-    written = tables.pa.Table.from_pylist(table, tables.captures_schema())
+    written = tables.pa.Table.from_pylist(table, store.CAPTURES.schema())
     capture_file(fleet).write_bytes(tables.to_parquet(written))
 
 
 def compacted_twice(fleet: store.ObservedCorpus) -> None:
     for name in ("a", "b"):
-        content = tables.to_parquet(fleet.captures(), [capture_file(fleet).name])
+        content = tables.to_parquet(fleet.captured.total(), [capture_file(fleet).name])
         fleet.folder.write(f"captures/compacted-{name}.parquet", content)
 
 
@@ -194,8 +196,8 @@ def compacted_twice(fleet: store.ObservedCorpus) -> None:
         (other_version, "schema_version is '2'"),
         (other_columns, r"captures/.*\.parquet: not a table"),
         (missing_values, "executions is missing in 1 of"),
-        (lambda fleet: fleet.append([row(digest(mlp()), ((1, 32), (2,)), 1)]), "shapes of 2 inputs for graph"),
-        (lambda fleet: fleet.append([row(digest(mlp()), ((1, 32),), 0)]), "executions are below 1 in 1 of 1 rows"),
+        (lambda fleet: put(fleet, row(digest(mlp()), ((1, 32), (2,)), 1)), "shapes of 2 inputs for graph"),
+        (lambda fleet: put(fleet, row(digest(mlp()), ((1, 32),), 0)), "executions are below 1 in 1 of 1 rows"),
         (lambda fleet: fleet.folder.write("profiles/x.parquet", b"PAR1"), r"profiles/x\.parquet: not a table"),
         (compacted_twice, "both stand for it"),
     ],

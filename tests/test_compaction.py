@@ -15,14 +15,21 @@ import pytest
 
 from graphopt import store
 from graphopt.errors import GraphoptError
-from graphopt.store import observed
-from graphopt.store.compaction import CLAIMS, compact
+from graphopt.store import compaction, rows
+from graphopt.store.compaction import CLAIMS, Compaction
+from graphopt.store.tables import to_parquet
 from tests.stepped_folder import Killed, SteppedFolder, Turns
-from tests.test_store import row
+from tests.test_store import NOON, put, row
 
 ROOT = Path(__file__).parent.parent
+SECOND = timedelta(seconds=1)
 NOW = timedelta(0)
 """A claim's life with which every claim of others is void: where they are known to be dead."""
+
+
+def compact(fleet: store.ObservedCorpus, claim_life: timedelta = compaction.CLAIM_LIFE) -> Compaction:
+    """What compaction does to captures."""
+    return compaction.compact(fleet, claim_life=claim_life)["captures"]
 
 
 def fleet_of(files: int, folder: SteppedFolder | None = None) -> store.ObservedCorpus:
@@ -34,28 +41,28 @@ def fleet_of(files: int, folder: SteppedFolder | None = None) -> store.ObservedC
 
 
 def append(fleet: store.ObservedCorpus, index: int) -> None:
-    fleet.append([row("0" * 64, ((index,),), 1)])
+    put(fleet, row("0" * 64, ((index,),), 1))
 
 
 def counts(fleet: store.ObservedCorpus) -> dict[int, int]:
     """How often each capture counts."""
-    rows = fleet.captures().to_pylist()
-    return {int(one["shapes"].strip("[]")): one["executions"] for one in rows}
+    found = fleet.captured.total().to_pylist()
+    return {int(one["shapes"].strip("[]")): one["executions"] for one in found}
 
 
-def names(fleet: store.ObservedCorpus, folder: str = store.CAPTURES) -> list[str]:
+def names(fleet: store.ObservedCorpus, folder: str = store.CAPTURES.folder) -> list[str]:
     return fleet.folder.names(folder, "")
 
 
 def test_many_files_become_one() -> None:
     fleet = fleet_of(5)
-    fleet.append([row("0" * 64, ((0,),), 7), row("1" * 64, ((0,),), 2)])
-    expected = fleet.captures()
+    put(fleet, row("0" * 64, ((0,),), 7), row("1" * 64, ((0,),), 2))
+    expected = fleet.captured.total()
     done = compact(fleet)
     assert (done.replaced, done.rows_before, done.rows_after, done.deleted) == (6, 7, 6, 6)
     assert names(fleet) == [done.file]
     assert names(fleet, CLAIMS) == []
-    assert fleet.captures().equals(expected)
+    assert fleet.captured.total().equals(expected)
     assert compact(fleet).file is None
     append(fleet, 99)
     again = compact(fleet)
@@ -109,10 +116,10 @@ def test_compaction_can_be_killed_at_any_access(leftovers: int) -> None:
 
 def test_a_claim_keeps_others_away() -> None:
     fleet = fleet_of(3)
-    with mock.patch.object(observed.ObservedCorpus, "read_captures", side_effect=Killed), pytest.raises(Killed):
+    with mock.patch.object(rows.Rows, "added_up", side_effect=Killed), pytest.raises(Killed):
         compact(fleet)
     assert names(fleet, CLAIMS) == []  # whoever can still clean up does
-    with mock.patch("graphopt.store.compaction._delete", side_effect=Killed), pytest.raises(Killed):
+    with mock.patch.object(rows.Rows, "remove", side_effect=Killed), pytest.raises(Killed):
         compact(fleet)
     assert len(names(fleet, CLAIMS)) == 1
     append(fleet, 7)
@@ -126,6 +133,60 @@ def test_a_claim_keeps_others_away() -> None:
     assert compact(fleet, claim_life=NOW).replaced == 2
     assert names(fleet, CLAIMS) == []
     assert counts(fleet) == {0: 1, 1: 1, 2: 1, 7: 1, 8: 1}
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_compaction_that_is_late_takes_its_file_back(others: int) -> None:
+    """It is suspended before it writes; meanwhile another one takes over, and maybe a third goes on from there."""
+    fleet = fleet_of(3)
+    expected = counts(fleet)
+    write, age = fleet.folder.write, compaction.age
+    void: list[str] = []
+
+    def suspended(path: str, content: bytes) -> None:
+        if path.startswith("captures/") and not void:
+            void.extend(names(fleet, CLAIMS))
+            for index in range(others):
+                append(fleet, 10 + index)
+                expected[10 + index] = 1
+                compact(fleet)
+        write(path, content)
+
+    with (
+        mock.patch.object(fleet.folder, "write", suspended),
+        mock.patch.object(compaction, "age", lambda name: 1.1 * compaction.CLAIM_LIFE if name in void else age(name)),
+        pytest.raises(GraphoptError, match="took too long"),
+    ):
+        compact(fleet)
+    assert counts(fleet) == expected
+    assert len(names(fleet)) == 1
+
+
+def test_what_counts_twice_is_not_compacted() -> None:
+    fleet = fleet_of(2)
+    table, old = fleet.captured.total(), names(fleet)
+    for name in "ab":
+        fleet.captured.write(f"{store.COMPACTED}{name}.parquet", to_parquet(table, old if name == "a" else old[:1]))
+    with pytest.raises(GraphoptError, match="both stand for it"):
+        compact(fleet)
+
+
+def test_operator_times_are_compacted() -> None:
+    fleet = fleet_of(1)
+    times = [
+        store.OperatorTime("0" * 64, ((1,),), node, "n", "Relu", 0.25, 2, NOON + second * SECOND, "1.31.1")
+        for second, node in enumerate([None, 0, 1, None, 1])
+    ]
+    for time_of in times:
+        fleet.sampled.append(store.PROFILES.table([time_of]))
+    expected = store.PROFILES.table(
+        store.OperatorTime("0" * 64, ((1,),), node, "n", "Relu", seconds, 8 * seconds, NOON + second * SECOND, "1.31.1")
+        for node, seconds, second in ((0, 0.25, 1), (1, 0.5, 2), (None, 0.5, 0))
+    )
+    done = compaction.compact(fleet)
+    assert (done["captures"].file, done["profiles"].replaced) == (None, 5)
+    assert names(fleet, "profiles") == [done["profiles"].file]
+    assert fleet.sampled.total().equals(expected)
 
 
 class OneAfterTheOther:
@@ -192,7 +253,7 @@ def take_turns(generator: random.Random) -> None:
 
     deaths = {"first": generator.randrange(30)} if generator.random() < 0.4 else {}
     folder.turns = Turns(choose, deaths)
-    with mock.patch.object(observed, "ThreadPoolExecutor", OneAfterTheOther):
+    with mock.patch.object(rows, "ThreadPoolExecutor", OneAfterTheOther):
         work = {"first": lambda: compact(fleet), "second": lambda: compact(fleet), "write": write, "a": read, "b": read}
         folder.turns.run(work)
     folder.turns = None

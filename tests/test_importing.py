@@ -168,7 +168,7 @@ def test_capture_with_a_profile(tmp_path: Path, graphopt: CommandLine) -> None:
     url = f"file://{tmp_path}/observed"
     assert graphopt(*words, url, "--redact").code == 0
     assert graphopt(*words, url, "--redact", "--name", "other").code == 0
-    table = store.open(url).captures()
+    table = store.open(url).captured.total()
     assert sorted(table.column("executions").to_pylist()) == [4, 6, 8]
     assert set(table.column("name").to_pylist()) == {"model"}
     assert b"image" not in b"".join(path.read_bytes() for path in (tmp_path / "observed").rglob("*.*"))

@@ -76,9 +76,9 @@ def run_and_kill(model: Path, fleet: Path, load: Load, generator: random.Random)
         for client in clients:
             client.start()
         if generator.random() < 0.8:  # on a busy machine, a first flush takes its time
-            before = len(store.open(fleet).capture_files())
+            before = len(store.open(fleet).captured.names())
             deadline = time.monotonic() + 30
-            while len(store.open(fleet).capture_files()) == before and time.monotonic() < deadline:
+            while len(store.open(fleet).captured.names()) == before and time.monotonic() < deadline:
                 time.sleep(0.02)
         time.sleep(generator.uniform(0.0, 1.0))
     finally:
@@ -93,8 +93,8 @@ def check(fleet: Path, load: Load) -> None:
     total: Counter[int] = Counter()
     by_worker: Counter[tuple[int, int]] = Counter()
     flushed: dict[int, datetime] = {}
-    for name in corpus.capture_files():
-        table, _ = corpus.read_captures(name)  # raises if it is torn
+    for name in corpus.captured.names():
+        table, _ = corpus.captured.read(name)  # raises if it is torn
         worker = int(name.split("-")[-3])
         for row in table.to_pylist():
             ((size, width),) = json.loads(row["shapes"])

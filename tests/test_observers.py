@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -29,7 +30,9 @@ from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.observers import counts, recorder, sessions
 from tests.command_line import CommandLine
+from tests.test_compaction import compact
 from tests.test_corpus import mlp
+from tests.test_store import put, row
 
 ROOT = Path(__file__).parent.parent
 LONG = 3600.0
@@ -51,7 +54,7 @@ def batch(size: int) -> dict[str, np.ndarray]:
 
 
 def counted(folder: Path | str) -> dict[str, int]:
-    table = store.open(folder).captures()
+    table = store.open(folder).captured.total()
     return dict(zip(table.column("shapes").to_pylist(), table.column("executions").to_pylist(), strict=True))
 
 
@@ -189,7 +192,9 @@ def test_the_graph_is_stored_from_bytes_and_from_a_file(tmp_path: Path) -> None:
     observed.run(None, batch(1))
     gc.collect()  # the first session is gone
     observed.recorder.flush()
-    names = dict(zip(*(store.open(fleet).captures().column(c).to_pylist() for c in ("graph", "name")), strict=True))
+    names = dict(
+        zip(*(store.open(fleet).captured.total().column(c).to_pylist() for c in ("graph", "name")), strict=True)
+    )
     assert names == {
         digest(model): "from_bytes",
         digest(mlp(operator="Tanh")): "from file",
@@ -204,7 +209,7 @@ def test_the_graph_is_stored_from_bytes_and_from_a_file(tmp_path: Path) -> None:
 
 
 def test_redacted(tmp_path: Path) -> None:
-    observed = graphopt.observe(session_of(mlp("secret")), tmp_path, sample=0.01, flush_seconds=LONG, redact=True)
+    observed = graphopt.observe(session_of(mlp("secret")), tmp_path, sample=LONG, flush_seconds=LONG, redact=True)
     observed.run(None, batch(1))
     observed.recorder.flush()
     observed.recorder._sample()
@@ -364,7 +369,7 @@ def test_flushes_come_by_themselves(tmp_path: Path) -> None:
     observed = graphopt.observe(session_of(mlp()), tmp_path, flush_seconds=0.05)
     sent = 0
     deadline = time.monotonic() + 30
-    while len(store.open(tmp_path).capture_files()) < 2 and time.monotonic() < deadline:
+    while len(store.open(tmp_path).captured.names()) < 2 and time.monotonic() < deadline:
         observed.run(None, batch(1))
         sent += 1
         time.sleep(0.005)
@@ -413,14 +418,66 @@ def test_a_corpus_that_fails_costs_one_warning(tmp_path: Path, caplog: pytest.Lo
         for _ in range(3):
             observed.run(None, batch(1))
             observed.recorder.flush()
-    assert observed.recorder.dropped == 3
     assert len({id(record) for record in caplog.records}) == 1  # handlers of two loggers may see it
     assert "full" in caplog.text
     # and goes on once the corpus works
     (tmp_path / "full").unlink()
     observed.run(None, batch(1))
     observed.recorder.flush()
-    assert (counted(tmp_path / "full"), observed.recorder.dropped) == ({"[[1,32]]": 1}, 3)
+    assert (counted(tmp_path / "full"), observed.recorder.dropped) == ({"[[1,32]]": 4}, 0)
+
+
+@pytest.mark.parametrize("compactions", range(4))
+def test_a_write_that_failed_and_did_not_counts_once(tmp_path: Path, compactions: int) -> None:
+    """A file appears, its writer is told that it failed, and writes it again, after compactions replaced it."""
+    observed = graphopt.observe(session_of(mlp()), tmp_path, flush_seconds=LONG)
+    fleet = store.open(tmp_path)
+    observed.run(None, batch(1))
+    observed.recorder.flush()
+    write = store.Rows.write
+
+    def fail(rows: store.Rows, name: str, content: bytes) -> None:
+        write(rows, name, content)
+        raise GraphoptError("the answer was lost")
+
+    observed.run(None, batch(1))
+    with mock.patch.object(store.Rows, "write", fail):
+        observed.recorder.flush()
+    assert counted(tmp_path) == {"[[1,32]]": 2}
+    for _ in range(compactions):
+        compact(fleet)
+        put(fleet, row("0" * 64, ((1,),), 1))
+    observed.run(None, batch(1))
+    observed.recorder.flush()
+    assert counted(tmp_path)["[[1,32]]"] == 3
+    compact(fleet)
+    assert counted(tmp_path)["[[1,32]]"] == 3
+    assert observed.recorder.dropped == 0
+
+
+@pytest.mark.parametrize("limit", ["rows", "time", "end"])
+def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    observed = graphopt.observe(session_of(mlp()), tmp_path, flush_seconds=LONG)
+    observed.run(None, batch(1))
+    observed.recorder.flush()
+    monkeypatch.setattr(store.Rows, "write", mock.Mock(side_effect=GraphoptError("no")))
+    for size in (2, 2, 3, 4):
+        observed.run(None, batch(size))
+    observed.recorder.flush()  # three rows of four executions
+    assert observed.recorder.dropped == 0
+    observed.run(None, batch(2))
+    if limit == "rows":
+        monkeypatch.setattr(recorder, "MOST_UNWRITTEN", 3)
+        observed.recorder.flush()
+    elif limit == "time":
+        monkeypatch.setattr(store, "age", lambda name: store.LATE)
+        observed.recorder.flush()
+    else:
+        observed.recorder.finish()
+    assert observed.recorder.dropped == (4 if limit == "rows" else 5)
+    monkeypatch.undo()
+    observed.recorder.flush()
+    assert counted(tmp_path) == {"[[1,32]]": 1, **({"[[2,32]]": 1} if limit == "rows" else {})}
 
 
 def test_a_model_that_cannot_be_stored_is_dropped(tmp_path: Path) -> None:
@@ -517,10 +574,13 @@ def test_operator_times_are_sampled(tmp_path: Path) -> None:
     session = InferenceSession(model.SerializeToString(), level)
     observed = graphopt.observe(session, tmp_path, sample=0.05, flush_seconds=0.05)
     deadline = time.monotonic() + 60
-    while not (found := store.open(tmp_path).folder.names(store.PROFILES, ".parquet")) and time.monotonic() < deadline:
+    while (
+        not (found := store.open(tmp_path).folder.names(store.PROFILES.folder, ".parquet"))
+        and time.monotonic() < deadline
+    ):
         observed.run(None, batch(8))
         time.sleep(0.01)
-    table = pq.read_table(tmp_path / store.PROFILES / found[0])
+    table = pq.read_table(tmp_path / "profiles" / found[0])
     assert table.schema.metadata[b"schema_version"] == b"1"
     stored = store.open(tmp_path).graph(digest(model)).graph.node
     rows = table.to_pylist()
@@ -540,7 +600,7 @@ def test_what_cannot_be_sampled_is_left_alone(tmp_path: Path) -> None:
     observed.run(None, {"i": np.zeros(64, np.int64), "t": np.zeros(1, np.float32)})
     observed.recorder.flush()
     observed.recorder._sample()
-    assert store.open(tmp_path).folder.names(store.PROFILES, ".parquet") == []
+    assert store.open(tmp_path).sampled.names() == []
 
 
 # ------------------------------------------------------------------------------------------------------- memory

@@ -29,6 +29,11 @@ def row(
     return store.Capture(graph, name, shapes, executions, start, start + timedelta(seconds=1), "1.31.1")
 
 
+def put(fleet: store.ObservedCorpus, *captures: store.Capture) -> str:
+    """Append captures in a file of their own; returns its name."""
+    return fleet.captured.append(store.CAPTURES.table(captures))
+
+
 @pytest.fixture(params=["folder", "file", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "memory":
@@ -38,14 +43,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_what_is_put_is_found(place: str) -> None:
     fleet = store.open(place)
-    assert (fleet.graphs(), fleet.captures().num_rows) == ([], 0)
+    assert (fleet.graphs(), fleet.captured.total().num_rows) == ([], 0)
     found = fleet.put_graph(mlp())
     assert fleet.put_graph(weights.drop_weights(mlp("other"))) == found == digest(mlp())
     assert fleet.graphs() == [found]
     assert weights.has_dropped_weights(fleet.graph(found))
-    fleet.append([row(found, ((4, 32),), 3), row(found, ((8, 32), None), 5)])
-    fleet.append([row(found, ((4, 32),), 2**40, second=7, name="a")])
-    assert fleet.captures().to_pylist() == [
+    put(fleet, row(found, ((4, 32),), 3), row(found, ((8, 32), None), 5))
+    put(fleet, row(found, ((4, 32),), 2**40, second=7, name="a"))
+    assert fleet.captured.total().to_pylist() == [
         {**vars(row(found, (), 3 + 2**40, name="a")), "shapes": "[[4,32]]", "end": NOON + timedelta(seconds=8)},
         {**vars(row(found, (), 5)), "shapes": "[[8,32],null]"},
     ]
@@ -54,8 +59,8 @@ def test_what_is_put_is_found(place: str) -> None:
 def test_an_observed_corpus_loads_and_mines(place: str, graphopt) -> None:  # type: ignore[no-untyped-def]
     fleet = store.open(place)
     first, second = fleet.put_graph(mlp()), fleet.put_graph(mlp(operator="Tanh"))
-    fleet.append([row(first, ((4, 32),), 3, name="same"), row(second, ((4, 32),), 5, name="same")])
-    fleet.append([row(first, ((4, 32),), 10, name="same"), row(first, ((2, 32),), 1, name="same")])
+    put(fleet, row(first, ((4, 32),), 3, name="same"), row(second, ((4, 32),), 5, name="same"))
+    put(fleet, row(first, ((4, 32),), 10, name="same"), row(first, ((2, 32),), 1, name="same"))
     loaded = corpus.load(place, view="raw")
     assert loaded.problems == ()
     assert sorted((c.graph.name, c.executions, c.shapes["x"]) for c in loaded.captures) == sorted(
@@ -75,7 +80,7 @@ def test_a_folder_can_be_both_kinds(tmp_path: Path) -> None:
     source.write_bytes(mlp().SerializeToString())
     corpus.add(tmp_path / "fleet", source, {"x": (4, 32)}, executions=3)
     fleet = store.open(tmp_path / "fleet")
-    fleet.append([row(fleet.put_graph(mlp()), ((4, 32),), 4)])
+    put(fleet, row(fleet.put_graph(mlp()), ((4, 32),), 4))
     loaded = corpus.load(tmp_path / "fleet", view="raw")
     assert ([capture.executions for capture in loaded.captures], loaded.problems) == ([7], ())
 
@@ -83,7 +88,7 @@ def test_a_folder_can_be_both_kinds(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_and_the_rest_is_used(tmp_path: Path) -> None:
     fleet = store.open(tmp_path)
     good, gone = fleet.put_graph(mlp()), fleet.put_graph(mlp(operator="Tanh"))
-    fleet.append([row(good, ((4, 32),), 3), row(gone, ((4, 32),), 1), row(good, ((4, 32), ()), 1)])
+    put(fleet, row(good, ((4, 32),), 3), row(gone, ((4, 32),), 1), row(good, ((4, 32), ()), 1))
     (tmp_path / "graphs" / f"{gone}.onnx").unlink()
     (tmp_path / "captures" / "torn.parquet").write_bytes(b"PAR1 torn")
     other = pa.table({"graph": ["x"]}).replace_schema_metadata({"schema_version": "2"})
@@ -95,7 +100,7 @@ def test_what_is_wrong_is_said_and_the_rest_is_used(tmp_path: Path) -> None:
         assert part in text, part
     assert len(loaded.problems) == 4
     with pytest.raises(GraphoptError, match=r"(torn|version)\.parquet"):
-        fleet.captures()
+        fleet.captured.total()
     with pytest.raises(GraphoptError, match="not the digest"):
         fleet.graph("../../etc/passwd")
 
@@ -125,13 +130,13 @@ def test_graphs_hold_no_weights_and_external_data_is_not_read(tmp_path: Path) ->
 
 def compact(fleet: store.ObservedCorpus, names: list[str], *, remove: int) -> str:
     """What compaction does to some files, up to the removal of so many of them."""
-    read = [fleet.read_captures(name) for name in names]
-    covered = set().union(*(replaces for _, replaces in read)) & set(fleet.capture_files())
-    content = tables.to_parquet(tables.together([table for table, _ in read]), covered.union(names))
+    read = [fleet.captured.read(name) for name in names]
+    covered = set().union(*(replaces for _, replaces in read)) & set(fleet.captured.names())
+    content = tables.to_parquet(store.CAPTURES.together([table for table, _ in read]), covered.union(names))
     name = store.COMPACTED + store.file_name()
-    fleet.folder.write(f"{store.CAPTURES}/{name}", content)
+    fleet.folder.write(f"{store.CAPTURES.folder}/{name}", content)
     for gone in names[:remove]:
-        fleet.folder.remove(f"{store.CAPTURES}/{gone}")
+        fleet.folder.remove(f"{store.CAPTURES.folder}/{gone}")
     return name
 
 
@@ -140,11 +145,11 @@ def compact(fleet: store.ObservedCorpus, names: list[str], *, remove: int) -> st
 def test_nothing_counts_twice_however_far_compaction_came(counts: list[int], data: st.DataObject) -> None:
     fsspec.filesystem("memory").store.clear()
     fleet = store.open("memory://compaction")
-    names = [fleet.append([row("0" * 64, ((count,),), count)]) for count in counts]
+    names = [put(fleet, row("0" * 64, ((count,),), count)) for count in counts]
     for _ in range(data.draw(st.integers(1, 3))):
         chosen = names[: data.draw(st.integers(1, len(names)))]
         names = [*names[len(chosen) :], compact(fleet, chosen, remove=data.draw(st.integers(0, len(chosen))))]
-        assert sum(fleet.captures().column("executions").to_pylist()) == sum(counts)
+        assert sum(fleet.captured.total().column("executions").to_pylist()) == sum(counts)
 
 
 def test_readers_beside_writers_and_compaction(tmp_path: Path) -> None:
@@ -155,13 +160,13 @@ def test_readers_beside_writers_and_compaction(tmp_path: Path) -> None:
 
     def write() -> None:
         while not stop.is_set():
-            fleet.append([row("0" * 64, ((1,),), 1)])
+            put(fleet, row("0" * 64, ((1,),), 1))
             written[0] += 1
             time.sleep(0.002)
 
     def compact_all() -> None:
         while not stop.is_set():
-            if len(names := fleet.capture_files()) > 1:
+            if len(names := fleet.captured.names()) > 1:
                 compact(fleet, names, remove=len(names))
             time.sleep(0.02)
 
@@ -172,13 +177,13 @@ def test_readers_beside_writers_and_compaction(tmp_path: Path) -> None:
         seen = 0
         for _ in range(25):
             before = written[0]
-            seen = sum(fleet.captures().column("executions").to_pylist())
+            seen = sum(fleet.captured.total().column("executions").to_pylist())
             assert before <= seen <= written[0] + 1
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert sum(fleet.captures().column("executions").to_pylist()) == written[0] > seen > 0
+    assert sum(fleet.captured.total().column("executions").to_pylist()) == written[0] > seen > 0
 
 
 @settings(deadline=None)
@@ -190,8 +195,8 @@ def test_aggregation_is_that_of_a_dictionary(rows: list[tuple[int, int, int, int
         key = (str(graph), f"[[{size}]]")
         expected[key] = expected.get(key, 0) + executions
         first[key] = min(first.get(key, second), second)
-    table = tables.captures_table(row(str(g), ((s,),), e, second=t) for g, s, e, t in rows)
-    found = tables.aggregated(table).to_pylist()
+    table = store.CAPTURES.table(row(str(g), ((s,),), e, second=t) for g, s, e, t in rows)
+    found = store.CAPTURES.aggregated(table).to_pylist()
     assert [((r["graph"], r["shapes"]), r["executions"]) for r in found] == sorted(expected.items())
     assert all(r["start"] == NOON + timedelta(seconds=first[r["graph"], r["shapes"]]) for r in found)
 

@@ -82,8 +82,8 @@ def test_from_sessions_to_opportunities(fleet: str, endpoint: str, tmp_path: Pat
     ]
     assert [writer.wait(120) for writer in writers] == [0] * WRITERS
     corpus = store.open(fleet)
-    assert len(corpus.capture_files()) == WRITERS
-    table = corpus.captures()
+    assert len(corpus.captured.names()) == WRITERS
+    table = corpus.captured.total()
     assert [table.column(name).to_pylist() for name in ("shapes", "executions")] == [["[[2,32]]"], [5 * WRITERS]]
     outcome = graphopt("mine", fleet, "--view", "raw", "--json")
     assert outcome.code == 0, outcome.err

@@ -26,6 +26,9 @@ LOGGER = logging.getLogger("graphopt.observers")
 EXIT_SECONDS = 30.0
 """How long the end of a process waits for the last flush."""
 
+MOST_UNWRITTEN = 20_000
+"""Rows that wait for a corpus that fails."""
+
 FORK_SECONDS = 5.0
 """How long a fork waits for a write that is under way."""
 
@@ -63,7 +66,7 @@ class Recorder:
         sample: seconds between samples of operator times; None for none.
         flush_seconds: between two flushes.
         redacted: store no names (``redaction.redact``).
-        dropped: executions that did not reach the corpus, because it failed or they could not be counted.
+        dropped: executions that never reach the corpus, because it failed for long or they could not be counted.
     """
 
     def __init__(self, corpus: str, sample: float | None, flush_seconds: float, redacted: bool) -> None:
@@ -72,7 +75,6 @@ class Recorder:
         self.sample = sample
         self.flush_seconds = flush_seconds
         self.redacted = redacted
-        self.dropped = 0
         self._observed: list[Observed] = []
         self._digests: dict[object, tuple[str, str]] = {}
         self._recent: dict[tuple[str, Shapes], tuple[int, Observed]] = {}
@@ -81,7 +83,10 @@ class Recorder:
         self._fresh()
 
     def _fresh(self) -> None:
-        """Locks and no thread: at the start, and in a forked child."""
+        """Locks and no thread, and nothing to write: at the start, and in a forked child."""
+        self.dropped = 0
+        self._unwritten: list[tuple[str, list[store.Capture]]] = []
+        self._ends: float | None = None
         self._guard = threading.RLock()  # of the list of sessions and of the thread
         self._writing = threading.RLock()
         self._wake = threading.Event()
@@ -149,35 +154,51 @@ class Recorder:
             return list(self._observed)
 
     def flush(self) -> None:
-        """Write what was counted until now; what cannot be written is dropped and counted."""
+        """Write what was counted until now, and what could not be written before."""
         with self._writing:
             self._store_graphs()
-            now = datetime.now(UTC)
-            rows: list[store.Capture] = []
-            for one in self._sessions():
-                gone = one.session() is None  # before its counts are taken
-                counted, dropped = one.counts.take()
-                self.dropped += dropped
-                since, one.since = one.since, now
-                if gone:
-                    with self._guard:
-                        self._observed.remove(one)
-                if not one.graph:
-                    self.dropped += sum(counted.values())
-                    continue
-                for shapes, executions in counted.items():
-                    rows.append(
-                        store.Capture(one.graph, one.name, shapes, executions, since, now, onnxruntime.__version__)
-                    )
-                    if self.sample is not None:
-                        self._remember(one, shapes, executions)
-            if not rows:
-                return
-            try:
-                store.open(self.corpus).append(rows)
-            except Exception as error:  # a service does not fail because its corpus does
-                self.dropped += sum(row.executions for row in rows)
-                self._warn(str(error))
+            if rows := self._counted():
+                self._unwritten.append((store.file_name(), rows))
+            self._write()
+
+    def _counted(self) -> list[store.Capture]:
+        """What was counted since the last call."""
+        now = datetime.now(UTC)
+        rows: list[store.Capture] = []
+        for one in self._sessions():
+            gone = one.session() is None  # before its counts are taken
+            if one.model is not None and not gone and not self._stop.is_set():
+                continue  # the corpus may take its graph another time
+            counted, dropped = one.counts.take()
+            self.dropped += dropped
+            since, one.since = one.since, now
+            if gone:
+                with self._guard:
+                    self._observed.remove(one)
+            if not one.graph:
+                self.dropped += sum(counted.values())
+                continue
+            for shapes, executions in counted.items():
+                rows.append(store.Capture(one.graph, one.name, shapes, executions, since, now, onnxruntime.__version__))
+                if self.sample is not None:
+                    self._remember(one, shapes, executions)
+        return rows
+
+    def _write(self) -> None:
+        """Write files, the oldest first. After a failure, nobody knows whether one is there: its name stays."""
+        try:
+            while self._unwritten:
+                name, rows = self._unwritten[0]
+                store.open(self.corpus).captured.append(store.CAPTURES.table(rows), name)
+                del self._unwritten[0]
+        except Exception as error:  # a service does not fail because its corpus does
+            self._warn(str(error))
+        while self._unwritten and (
+            self._stop.is_set()
+            or sum(len(rows) for _, rows in self._unwritten) > MOST_UNWRITTEN
+            or store.age(self._unwritten[0][0]) > store.LATE / 2
+        ):
+            self.dropped += sum(row.executions for row in self._unwritten.pop(0)[1])
 
     def _store_graphs(self) -> None:
         for one in self._sessions():
@@ -225,7 +246,7 @@ class Recorder:
             start = datetime.now(UTC)
             try:
                 times = sample(model, _light(model), shapes, level)
-                store.open(self.corpus).append_profile(
+                rows = store.PROFILES.table(
                     store.OperatorTime(
                         graph,
                         shapes,
@@ -239,6 +260,7 @@ class Recorder:
                     )
                     for time in times
                 )
+                store.open(self.corpus).sampled.append(rows)
             except Exception as error:  # not every model runs with made-up inputs
                 LOGGER.info("%s: %s", one.name, error)
                 continue
@@ -248,16 +270,22 @@ class Recorder:
         with suppress(RuntimeError):  # no more threads can start
             flushing = threading.Thread(target=self.flush, daemon=True)
             flushing.start()
-            flushing.join(EXIT_SECONDS)
+            flushing.join(self._time_left())
+
+    def _time_left(self) -> float:
+        """Seconds until the process ends, however many flushes it waits for."""
+        if self._ends is None:
+            self._ends = time.monotonic() + EXIT_SECONDS
+        return max(0.0, self._ends - time.monotonic())
 
     def finish(self) -> None:
-        """Flush, at the end of the process; waits no longer than ``EXIT_SECONDS``."""
+        """Flush, at the end of the process, for no longer than ``EXIT_SECONDS``; what cannot be written is dropped."""
         with self._guard:
             thread, self._thread = self._thread, None
             self._stop.set()
         if thread is not None:
             self._wake.set()
-            thread.join(EXIT_SECONDS)
+            thread.join(self._time_left())
 
     def before_fork(self) -> None:
         """Wait until nothing is being written, so that no library's lock is held when the process is copied."""
@@ -271,7 +299,6 @@ class Recorder:
     def after_fork(self) -> None:
         """In a child process: start anew with the same sessions."""
         self._fresh()
-        self.dropped = 0
         for one in self._observed:
             one.counts.after_fork()
             one.since = datetime.now(UTC)
@@ -279,7 +306,7 @@ class Recorder:
     def _warn(self, cause: str) -> None:
         if not self._warned:
             self._warned = True
-            LOGGER.warning("%s: captures are dropped, and this is said once: %s", self.corpus, cause)
+            LOGGER.warning("%s: captures wait or are dropped, and this is said once: %s", self.corpus, cause)
 
 
 def _declared(value: Any) -> Declared:

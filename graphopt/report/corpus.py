@@ -72,15 +72,21 @@ def verification(place: Path | str, found: Verification) -> dict[str, Any]:
     return _data("verify", place, found.problems) | {"files": found.files}
 
 
-def compaction(place: Path | str, done: Compaction) -> dict[str, Any]:
-    """What compact did."""
-    return _data("compact", place, done.problems) | {
-        "file": done.file,
-        "replaced": done.replaced,
-        "rows_before": done.rows_before,
-        "rows_after": done.rows_after,
-        "deleted": done.deleted,
-    }
+def compaction(place: Path | str, done: Mapping[str, Compaction]) -> dict[str, Any]:
+    """What compact did to each table."""
+    problems = tuple(problem for one in done.values() for problem in one.problems)
+    tables = [
+        {
+            "table": name,
+            "file": one.file,
+            "replaced": one.replaced,
+            "rows_before": one.rows_before,
+            "rows_after": one.rows_after,
+            "deleted": one.deleted,
+        }
+        for name, one in done.items()
+    ]
+    return _data("compact", place, problems) | {"tables": tables}
 
 
 def export(place: Path | str, folder: Path, graphs: int, problems: tuple[str, ...]) -> dict[str, Any]:
@@ -185,14 +191,16 @@ def _verify(data: Mapping[str, Any]) -> list[Block]:
 
 
 def _compact(data: Mapping[str, Any]) -> list[Block]:
-    if data["file"] is None:
-        return [Paragraph(f"Nothing to compact. {plural(data['deleted'], 'left-over file')} deleted.")]
-    return [
-        Paragraph(
-            f"{plural(data['replaced'], 'file')} with {plural(data['rows_before'], 'row')} became {data['file']} with "
-            f"{plural(data['rows_after'], 'row')}."
-        )
-    ]
+    return [Paragraph(_compacted(table)) for table in data["tables"]]
+
+
+def _compacted(table: Mapping[str, Any]) -> str:
+    if table["file"] is None:
+        return f"{table['table']}: nothing to compact. {plural(table['deleted'], 'left-over file')} deleted."
+    return (
+        f"{table['table']}: {plural(table['replaced'], 'file')} with {plural(table['rows_before'], 'row')} became "
+        f"{table['file']} with {plural(table['rows_after'], 'row')}."
+    )
 
 
 def _export(data: Mapping[str, Any]) -> list[Block]:

@@ -8,27 +8,22 @@ docs/file-formats.md describes the files, and why nothing is lost or counted twi
 """
 
 from graphopt.store.folders import is_url
-from graphopt.store.observed import (
-    CAPTURES,
-    COMPACTED,
-    GRAPHS,
-    PROFILES,
-    ObservedCorpus,
-    file_name,
-    is_digest,
-    is_observed,
-    open,
-)
-from graphopt.store.tables import Capture, OperatorTime
+from graphopt.store.observed import GRAPHS, ObservedCorpus, is_digest, is_observed, open
+from graphopt.store.rows import COMPACTED, LATE, Rows, age, file_name
+from graphopt.store.tables import CAPTURES, PROFILES, Capture, Kind, OperatorTime
 
 __all__ = [
     "CAPTURES",
     "COMPACTED",
     "GRAPHS",
+    "LATE",
     "PROFILES",
     "Capture",
+    "Kind",
     "ObservedCorpus",
     "OperatorTime",
+    "Rows",
+    "age",
     "file_name",
     "is_digest",
     "is_observed",

@@ -1,7 +1,7 @@
 """The tables of an observed corpus: their columns, their Parquet files, and sums over equal captures."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -74,7 +74,42 @@ class OperatorTime:
     runtime: str
 
 
-def captures_schema() -> "pa.Schema":
+@dataclass(frozen=True)
+class Kind:
+    """One of a corpus's tables.
+
+    Attributes:
+        folder: where its files are.
+        schema: its columns.
+        equal: columns of which rows that agree in all of them are added up.
+        sums: what becomes of each other column then, as pyarrow calls it.
+    """
+
+    folder: str
+    schema: "Callable[[], pa.Schema]"
+    equal: tuple[str, ...]
+    sums: Mapping[str, str]
+
+    def table(self, rows: "Iterable[Capture | OperatorTime]") -> "pa.Table":
+        """Rows as a table."""
+        listed = list(rows)
+        columns = {name: [getattr(row, name) for row in listed] for name in self.schema().names}
+        columns["shapes"] = [shapes_text(row.shapes) for row in listed]
+        return pa.table(columns, schema=self.schema())
+
+    def aggregated(self, table: "pa.Table") -> "pa.Table":
+        """Equal rows as one, sorted."""
+        grouped = table.group_by(list(self.equal), use_threads=False).aggregate(list(self.sums.items()))
+        names = {f"{name}_{how}": name for name, how in self.sums.items()}
+        renamed = grouped.rename_columns([names.get(name, name) for name in grouped.column_names])
+        return renamed.select(self.schema().names).sort_by([(name, "ascending") for name in self.equal])
+
+    def together(self, tables: "Sequence[pa.Table]") -> "pa.Table":
+        """Tables as one, with equal rows added up."""
+        return self.aggregated(pa.concat_tables([self.schema().empty_table(), *tables]))
+
+
+def _captures_schema() -> "pa.Schema":
     """The columns of ``captures``."""
     moment = pa.timestamp("us", tz="UTC")
     return pa.schema(
@@ -90,7 +125,7 @@ def captures_schema() -> "pa.Schema":
     )
 
 
-def profiles_schema() -> "pa.Schema":
+def _profiles_schema() -> "pa.Schema":
     """The columns of ``profiles``."""
     return pa.schema(
         [
@@ -105,6 +140,23 @@ def profiles_schema() -> "pa.Schema":
             ("runtime", pa.string()),
         ]
     )
+
+
+CAPTURES = Kind(
+    "captures",
+    _captures_schema,
+    ("graph", "shapes"),
+    {"name": "min", "executions": "sum", "start": "min", "end": "max", "runtime": "max"},
+)
+"""``Capture``s; of several names or runtimes, the least and the greatest text."""
+
+PROFILES = Kind(
+    "profiles",
+    _profiles_schema,
+    ("graph", "shapes", "node", "name", "operator", "runtime"),
+    {"seconds": "sum", "samples": "sum", "start": "min"},
+)
+"""``OperatorTime``s."""
 
 
 def shapes_text(shapes: Sequence[Shape | None]) -> str:
@@ -129,42 +181,6 @@ def shapes_of(text: str) -> tuple[Shape | None, ...]:
 
 def _is_shape(shape: object) -> bool:
     return isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-
-
-def captures_table(captures: Iterable[Capture]) -> "pa.Table":
-    """Captures as a table."""
-    return _table(captures, captures_schema())
-
-
-def profiles_table(times: Iterable[OperatorTime]) -> "pa.Table":
-    """Operator times as a table."""
-    return _table(times, profiles_schema())
-
-
-def _table(rows: Iterable[Capture | OperatorTime], schema: "pa.Schema") -> "pa.Table":
-    listed = list(rows)
-    columns = {name: [getattr(row, name) for row in listed] for name in schema.names}
-    columns["shapes"] = [shapes_text(row.shapes) for row in listed]
-    return pa.table(columns, schema=schema)
-
-
-def aggregated(captures: "pa.Table") -> "pa.Table":
-    """Captures with equal graph and shapes as one, sorted by both.
-
-    ``executions`` add up; ``start`` is the earliest, ``end`` the latest; of several names or runtimes, the least and
-    the greatest text.
-    """
-    chosen = {"name": "min", "executions": "sum", "start": "min", "end": "max", "runtime": "max"}
-    grouped = captures.group_by(["graph", "shapes"], use_threads=False).aggregate(list(chosen.items()))
-    renamed = grouped.rename_columns(
-        [name.removesuffix("_" + chosen.get(name.rpartition("_")[0], "")) for name in grouped.column_names]
-    )
-    return renamed.select(captures_schema().names).sort_by([("graph", "ascending"), ("shapes", "ascending")])
-
-
-def together(tables: Sequence["pa.Table"]) -> "pa.Table":
-    """Tables of captures as one, with equal captures added up."""
-    return aggregated(pa.concat_tables([captures_schema().empty_table(), *tables]))
 
 
 def to_parquet(table: "pa.Table", replaces: Iterable[str] = ()) -> bytes:

@@ -14,7 +14,7 @@ from graphopt.passes.base import Observed
 from graphopt.passes.isolated import isolated
 from graphopt.passes.plan import Comparison
 from graphopt.passes.seconds import Turns, ratio_interval
-from graphopt.runtime.bench import Benchmark, bench
+from graphopt.runtime.bench import bench
 from graphopt.runtime.profile import node_seconds
 from graphopt.runtime.verify import Verification, verify
 
@@ -142,7 +142,7 @@ def compare(
         DiedError: a session crashed.
     """
     spent = BENCH_SECONDS if seconds is None else seconds
-    blocks: list[dict[str, _Block]] = []
+    blocks: list[dict[str, float]] = []
     found: dict[str, Comparison] = {}
     while len(blocks) < max(most_blocks, FEWEST_BLOCKS):
         block = isolated(lambda: _block(open_sessions(), given, spent), CHILD_SECONDS, "the model with fused operators")
@@ -155,20 +155,14 @@ def compare(
     return found
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Seconds of one session in one block: the middle of its runs, and what a quarter of them stay below."""
+def _block(sessions: Mapping[str, InferenceSession], given: Sequence[Case], seconds: float) -> dict[str, float]:
+    """Seconds that a quarter of each session's runs stay below, averaged over the captured shapes by executions.
 
-    median: float
-    undisturbed: float
-
-
-def _block(sessions: Mapping[str, InferenceSession], given: Sequence[Case], seconds: float) -> dict[str, _Block]:
-    """Times of some sessions, averaged over the captured shapes by executions."""
+    What else runs on the machine disturbs them less than it does the median.
+    """
     executions = sum(case.observed.executions for case in given)
-    median, calm = dict.fromkeys(sessions, 0.0), dict.fromkeys(sessions, 0.0)
+    found = dict.fromkeys(sessions, 0.0)
     for case in given:
-        weight = case.observed.executions / executions
         result = bench(
             sessions,
             case.feeds,
@@ -178,22 +172,18 @@ def _block(sessions: Mapping[str, InferenceSession], given: Sequence[Case], seco
             max_rounds=400,
         )
         for name in sessions:
-            median[name] += weight * result.timing(name).median
-            calm[name] += weight * _undisturbed(result, name)
-    return {name: _Block(median[name], calm[name]) for name in sessions}
+            undisturbed = float(np.quantile(result.timing(name).samples, 0.25))
+            found[name] += undisturbed * case.observed.executions / executions
+    return found
 
 
-def _comparison(baseline: str, candidate: str, blocks: Sequence[Mapping[str, _Block]]) -> Comparison:
-    ratio, low, high = ratio_interval([block[baseline].undisturbed / block[candidate].undisturbed for block in blocks])
-    return Comparison(
-        baseline,
-        float(np.median([block[baseline].median for block in blocks])),
-        float(np.median([block[candidate].median for block in blocks])),
-        ratio,
-        low,
-        high,
-        len(blocks),
+def _comparison(baseline: str, candidate: str, blocks: Sequence[Mapping[str, float]]) -> Comparison:
+    """Geometric means of the blocks, so that the ratio is that of the times."""
+    ratio, low, high = ratio_interval([block[baseline] / block[candidate] for block in blocks])
+    before, after = (
+        float(np.exp(np.mean([np.log(block[name]) for block in blocks]))) for name in (baseline, candidate)
     )
+    return Comparison(baseline, before, after, ratio, low, high, len(blocks))
 
 
 def speedups(
@@ -214,14 +204,5 @@ def speedups(
         isolated(lambda: _block(open_sessions(), given, BENCH_SECONDS), CHILD_SECONDS, what)
         for _ in range(ALONE_BLOCKS)
     ]
-    ratios = {
-        name: [block[baseline].undisturbed / block[name].undisturbed for block in blocks]
-        for name in blocks[0]
-        if name != baseline
-    }
+    ratios = {name: [block[baseline] / block[name] for block in blocks] for name in blocks[0] if name != baseline}
     return {name: (min(values), max(values)) for name, values in ratios.items()}
-
-
-def _undisturbed(result: Benchmark, name: str) -> float:
-    """Seconds that a quarter of the runs stay below."""
-    return float(np.quantile(result.timing(name).samples, 0.25))

@@ -64,10 +64,11 @@ class Comparison:
     Attributes:
         baseline: ``stock`` (the original model in onnxruntime with everything enabled) or ``unfused`` (the written
             model's view without fused operators).
-        seconds_before: median seconds of the baseline, averaged over the captured shapes by executions.
+        seconds_before: what a quarter of the baseline's runs stay below, averaged over the captured shapes by
+            executions: what else runs on the machine disturbs it less than it does the median. The geometric mean of
+            the blocks.
         seconds_after: likewise of the written model.
-        ratio: before over after, of the time that a quarter of the runs stay below: what else runs on the machine
-            disturbs it less than it does the median. The geometric mean of the blocks.
+        ratio: before over after.
         low: lower end of the ratio's 95 % interval over the blocks.
         high: upper end.
         blocks: how often the sessions were opened anew and timed.
@@ -143,7 +144,7 @@ class Plan:
         return next((entry for entry in self.comparisons if entry.baseline == baseline), None)
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON; see docs/passes.md for the schema. Times in seconds."""
+        """For JSON; see docs/file-formats.md for the schema. Times in seconds."""
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": "plan",

@@ -13,7 +13,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from graphopt.errors import GraphoptError
 from graphopt.graph import Body, Capture, Node, OperatorGraph, Shape
 from graphopt.model_files import free_names
-from graphopt.observation import Observation, Observer, Range, data_type, open_session, seeded_inputs
+from graphopt.model_inputs import Range, data_type, seeded_inputs
+from graphopt.observation import Observation, Observer, open_session
 
 _PROBE = "graphopt_trips_"
 _BODY = {"Loop": "body", "Scan": "body"}

@@ -7,7 +7,8 @@ from onnx import ModelProto
 
 from graphopt.bodies import bodies_of
 from graphopt.graph import Capture, Shape
-from graphopt.observation import Observer, Range
+from graphopt.model_inputs import Range
+from graphopt.observation import Observer
 from graphopt.views import ViewName, to_view
 from graphopt.weights import fill_weights
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from graphopt.errors import GraphoptError, about
 from graphopt.graph import Shape
-from graphopt.observation import Range
+from graphopt.model_inputs import Range
 from graphopt.views import VIEWS, ViewName
 
 NAME = "captures.toml"

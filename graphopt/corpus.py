@@ -28,7 +28,8 @@ from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.interrupts import held_back
-from graphopt.observation import Observer, Range, default_shapes, inputs_of, one_line
+from graphopt.model_inputs import Range, default_shapes, inputs_of
+from graphopt.observation import Observer, one_line
 from graphopt.redaction import redact
 from graphopt.views import VIEWS, ViewName, to_view
 from graphopt.weights import drop_weights, fill_weights, has_dropped_weights, load_without_weights

@@ -14,7 +14,7 @@ from graphopt.corpus_sources import stored_models
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
 from graphopt.model_graphs import constant_tensors
-from graphopt.observation import inputs_of
+from graphopt.model_inputs import inputs_of
 from graphopt.store import tables
 
 

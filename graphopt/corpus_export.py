@@ -9,7 +9,7 @@ from graphopt.corpus import file_name
 from graphopt.corpus_sources import stored_models
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
-from graphopt.observation import inputs_of
+from graphopt.model_inputs import inputs_of
 from graphopt.redaction import redact
 
 

@@ -12,7 +12,8 @@ from graphopt.captures_file import Entry
 from graphopt.corpus_sources import stored_models
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
-from graphopt.observation import Observer, inputs_of
+from graphopt.model_inputs import inputs_of
+from graphopt.observation import Observer
 from graphopt.store import tables
 from graphopt.store.rows import counted_twice
 

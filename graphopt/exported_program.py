@@ -13,7 +13,8 @@ from onnx import ModelProto
 from graphopt.errors import GraphoptError, about
 from graphopt.graph import Shape
 from graphopt.model_files import check
-from graphopt.observation import inputs_of, one_line
+from graphopt.model_inputs import inputs_of
+from graphopt.observation import one_line
 
 SUFFIX = ".pt2"
 

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,36 +46,6 @@ def staged(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def staged_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``; its files are moved into the folder ``path`` when the block ends well.
-
-    For outputs of several files that belong together: everything is made first and moved last, in sorted order, each
-    file by one rename.
-
-    Args:
-        path: the folder that receives the files; made when missing.
-
-    Yields:
-        The temporary folder; empty.
-
-    Raises:
-        GraphoptError: the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path / f".staged.{token()}"
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise GraphoptError(f"{path}: cannot write into the folder: {error.strerror or error}") from None
-    try:
-        yield temporary
-        for file in sorted(temporary.iterdir()):
-            file.replace(path / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,7 +11,8 @@ from graphopt.capture import Execution
 from graphopt.corpus import Progress, Weights
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
-from graphopt.observation import Range, one_line
+from graphopt.model_inputs import Range
+from graphopt.observation import one_line
 from graphopt.views import ViewName
 from graphopt.weights import load_without_weights
 

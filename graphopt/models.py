@@ -4,17 +4,8 @@ from onnx import ModelProto
 
 from graphopt.graph import OperatorGraph
 from graphopt.model_files import check, inline_functions, load, save
-from graphopt.observation import (
-    Input,
-    Observation,
-    Observer,
-    Range,
-    complete_shapes,
-    default_shapes,
-    inputs_of,
-    observe,
-    seeded_inputs,
-)
+from graphopt.model_inputs import Input, Range, complete_shapes, default_shapes, inputs_of, seeded_inputs
+from graphopt.observation import Observation, Observer, observe
 
 __all__ = [
     "Input",

@@ -19,7 +19,7 @@ from graphopt.errors import GraphoptError, about
 from graphopt.graph import Shape
 from graphopt.model_files import inline_functions
 from graphopt.model_graphs import constant_tensors
-from graphopt.observation import Input, inputs_of
+from graphopt.model_inputs import Input, inputs_of
 from graphopt.views import as_optimized
 from graphopt.weights import fill_weights
 

@@ -146,11 +146,6 @@ class Opportunity:
         """The first digits of the digest, for people."""
         return self.digest[:SHORT_DIGEST]
 
-    @property
-    def speedup(self) -> float:
-        """Predicted time before over after."""
-        return self.seconds_before / self.seconds_after if self.seconds_after > 0 else float("inf")
-
     def to_dict(self) -> dict[str, Any]:
         """The opportunity as JSON knows it; ``size`` is added for readers."""
         return {"size": self.size, **as_dict(self)}

@@ -177,8 +177,3 @@ def stopped_pattern(graph: OperatorGraph, nodes: Sequence[int]) -> Rule | None:
         nodes: any occurrence of it.
     """
     return next((rule for rule in PATTERN_RULES if rule.stops(graph, nodes)), None)
-
-
-def growable(graph: OperatorGraph, node: int) -> bool:
-    """Whether patterns may hold an operator."""
-    return stopped_operator(graph, node) is None

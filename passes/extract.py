@@ -45,11 +45,6 @@ class Extraction:
     outputs: tuple[str, ...]
 
 
-def extract_body(graph: OperatorGraph, nodes: Iterable[int]) -> OperatorGraph:
-    """The body of ``extract``."""
-    return extract(graph, nodes).body
-
-
 def extract(graph: OperatorGraph, nodes: Iterable[int]) -> Extraction:
     """Cut out a set of nodes.
 

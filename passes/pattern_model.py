@@ -16,7 +16,7 @@ from graphopt.kernels.emit import Source, emit_library
 from graphopt.kernels.lower import lower
 from graphopt.machine import Machine
 from graphopt.mining.opportunity import Opportunity
-from graphopt.observation import data_type
+from graphopt.model_inputs import data_type
 from graphopt.passes.base import Context, Observed, WantedPattern
 from graphopt.passes.fuse import Fuse, Fusion, Fusions
 from graphopt.passes.protos import sort_nodes

@@ -13,7 +13,8 @@ from graphopt.characterization.classes import OperatorClass
 from graphopt.characterization.layers import Kind, layers
 from graphopt.characterization.parameters import parameter_elements
 from graphopt.graph import Capture, Shape
-from graphopt.observation import Observer, Range
+from graphopt.model_inputs import Range
+from graphopt.observation import Observer
 from graphopt.operators.base import Cost
 from graphopt.roofline import operator_seconds, operator_times
 

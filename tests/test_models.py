@@ -60,17 +60,6 @@ def test_staged_replaces_only_when_the_block_ends(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["out.txt"]
 
 
-def test_staged_folder_is_all_or_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), files.staged_folder(tmp_path / "d") as folder:
-        (folder / "a").write_text("1")
-        raise RuntimeError
-    assert list((tmp_path / "d").iterdir()) == []
-    with files.staged_folder(tmp_path / "d") as folder:
-        (folder / "a").write_text("1")
-        (folder / "b").write_text("2")
-    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["a", "b"]
-
-
 def test_writing_below_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(GraphoptError, match="file"):

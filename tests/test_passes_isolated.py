@@ -73,9 +73,7 @@ def _blocks(monkeypatch: pytest.MonkeyPatch, ratios: list[float]) -> list[float]
     """Blocks that show these ratios, one after the other; returns those that are left."""
     left = list(ratios)
     monkeypatch.setattr(measure, "isolated", lambda work, seconds, what: work())
-    monkeypatch.setattr(
-        measure, "_block", lambda sessions, given, seconds: {"a": left.pop(0), "b": 1.0}
-    )
+    monkeypatch.setattr(measure, "_block", lambda sessions, given, seconds: {"a": left.pop(0), "b": 1.0})
     return left
 
 

@@ -9,7 +9,6 @@ from graphopt.mining.rules import (
     OPERATOR_RULES,
     PATTERN_RULES,
     RULES,
-    growable,
     stopped_operator,
     stopped_pattern,
 )
@@ -50,7 +49,6 @@ def test_operators(name: str) -> None:
     rule = stopped_operator(found, 0)
     assert rule is not None
     assert rule.name == name
-    assert not growable(found, 0)
 
 
 def test_unknown_operators_and_types() -> None:

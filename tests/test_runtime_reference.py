@@ -11,10 +11,10 @@ from onnx import TensorProto, helper
 
 from graphopt import kernels
 from graphopt.errors import GraphoptError
-from graphopt.runtime.reference import evaluate_function, open_reference, run
+from graphopt.runtime.reference import open_reference, run
 from graphopt.runtime.session import open_session
 from graphopt.runtime.verify import Verdict, compare_values
-from tests.runtime_models import fused_function, fused_model, model, other_library, tensor
+from tests.runtime_models import fused_model, model, other_library, tensor
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 RNG = np.random.default_rng(0)
@@ -280,12 +280,6 @@ def test_a_fused_operator_that_the_library_lacks(tmp_path: Path) -> None:
     del made.functions[:]
     with pytest.raises(GraphoptError, match="Other"):
         run(made, {"x": random(2, 3)}, kernels=library)
-
-
-def test_bodies_as_the_check_of_a_kernel() -> None:
-    a, b = random(2, 3), random(3)
-    (found,) = evaluate_function(fused_function(), [a, b])
-    np.testing.assert_array_equal(found, (a + b) * b)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
 from graphopt.model_files import weight_bytes
-from graphopt.observation import inputs_of, one_line, seeded_inputs
+from graphopt.model_inputs import inputs_of, seeded_inputs
+from graphopt.observation import one_line
 
 RUNS = 10
 """Runs of a sample, after one that does not count."""

@@ -63,7 +63,8 @@ def document(entry: Mapping[str, Any]) -> Document:
         f"Saves {percent(entry['share'])} of the fleet's time ({seconds(entry['saving_seconds'])} of its executions)",
         f"One run: {seconds(before)} → {seconds(after)}, {times(before / after if after else None)}",
         f"Support: {plural(entry['support'], 'execution')} of {plural(entry['captures'], 'capture')}; "
-        f"{plural(entry['occurrences'], 'occurrence')}, {count(entry['disjoint_occurrences'])} of them disjoint and counted",
+        f"{plural(entry['occurrences'], 'occurrence')}, "
+        f"{count(entry['disjoint_occurrences'])} of them disjoint and counted",
     ]
     names = [short_label(label) for label in entry["labels"]]
     blocks: list[Block] = [Drawing(draw(names, entry["edges"])), Listing(facts)]

@@ -21,7 +21,6 @@ from graphopt.runtime.feeds import seeded_inputs
 
 SCHEMA_VERSION = 1
 Runtime = Literal["reference", "onnxruntime"]
-RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "reference")
 
 
 @dataclass(frozen=True)

@@ -273,32 +273,6 @@ def run(
     return open_reference(model, kernels=kernels, use_kernels=use_kernels).run(feeds)
 
 
-def evaluate_function(function: FunctionProto, arguments: Iterable[Any]) -> list[Any]:
-    """A function body on these operands, node by node: what a kernel is checked against.
-
-    Args:
-        function: the local function.
-        arguments: operands in call order; None for an absent one.
-
-    Returns:
-        Results in call order.
-
-    Raises:
-        GraphoptError: nothing can compute a node of the body.
-    """
-    operands = list(arguments)
-    names = [f"operand_{index}" if value is not None else "" for index, value in enumerate(operands)]
-    outputs = [f"result_{index}" for index in range(len(function.output))]
-    call = helper.make_node(function.name, names, outputs, domain=function.domain)
-    values = {name: value for name, value in zip(names, operands, strict=True) if name}
-    inputs = [_value_info(name, value) for name, value in values.items()]
-    graph = helper.make_graph([call], "call", inputs, [_untyped(name) for name in outputs])
-    opsets = [helper.make_opsetid(function.domain, 1), *function.opset_import]
-    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=IR_VERSION)
-    results = ReferenceRuntime(model).run(values)
-    return [results[name] for name in outputs]
-
-
 def _opsets(model: ModelProto) -> dict[str, int]:
     return {opset.domain: opset.version for opset in model.opset_import}
 

@@ -39,8 +39,8 @@ def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
     Returns:
         Of element-wise operators ``repeated``: results for which an operand repeats; of reductions ``ragged``: rows
         that end in the middle of a vector; of a Concat its ``operands``; of a ReorderInput ``partial``: elements of
-        blocks that are filled up with zeros; of recurrent layers their steps and their ``gates``, and ``layers``: one; of contractions see
-        ``product_counts``.
+        blocks that are filled up with zeros; of recurrent layers their steps and their ``gates``, and ``layers``: one;
+        of contractions see ``product_counts``.
     """
     result = outputs[0] if outputs else None
     if not result or not prod(result):

@@ -24,7 +24,7 @@ SCOPES = ("core", "socket", "device")
 RATE_UNITS = ("flop/s", "element/s")
 PIECE_UNITS = ("piece/s",)
 
-FILLING, FULL = 0.7, 1.6
+FILLING, FULL = 0.6, 1.4
 """Working set over capacity where a memory level starts to miss, and where the next level serves all: between a
 program's own use of a cache and the ways that an unlucky placement leaves empty lies no sharp edge (measured:
 docs/roofline.md)."""

@@ -436,10 +436,53 @@ class _Profile:
             if moves and seconds:
                 seconds = self._seconds_at_rate(index, cost, self._kernel_keys(index, moves=True), machine, fused=True)
             compute += seconds
+        # each loop computes anew what it needs; a machine that knows no kernels gives lower bounds
+        for cone in self._nests(inside)[1:] if machine.kernel_rates else ():
+            compute += sum(own[index] or 0.0 for index in cone if self._is(index, FusionClass.ELEMENTWISE))
         packing = self._seconds_of_copies(inside, machine, moves=moves)
         if FusionClass.REDUCTION not in kinds:  # along rows, what repeats stays where it is
             packing += self._seconds_of_broadcasts(inside, machine)
         return (compute + packing, 0.0) if moves else (compute, packing)
+
+    def _nests(self, inside: set[int]) -> list[set[int]]:
+        """What each loop over results computes, the one that computes most first.
+
+        Results of one shape that walk their operands in the same order are computed together. A loop begins at what is
+        in memory: operands, and results of sums.
+        """
+        leaving = [result.name for index in sorted(inside) for result in self._results[index] if result.leaves(inside)]
+        found: dict[tuple[object, ...], set[int]] = {}
+        for name in leaving if len(leaving) > 1 else ():
+            paths, cone = self._paths(name, inside)
+            found.setdefault((self.shape(name), paths), set()).update(cone)
+        return sorted(found.values(), key=len, reverse=True)
+
+    def _paths(self, result: str, inside: set[int]) -> tuple[frozenset[object], set[int]]:
+        """The changes of order on the ways from a result to what is in memory, and the nodes on these ways."""
+        paths: dict[str, set[tuple[str, ...]]] = {}
+        cone: set[int] = set()
+        todo: list[tuple[str, tuple[str, ...]]] = [(result, ())]
+        seen = set(todo)
+        while todo:
+            name, path = todo.pop()
+            index = self.graph.producers.get(name, (-1, 0))[0]
+            if index not in inside or self._is(index, *_ENDS):
+                paths.setdefault(name, set()).add(path)
+                continue
+            cone.add(index)
+            op_type, cost = self.graph.nodes[index].op_type, self.costs[index]
+            after = path
+            if self._is(index, FusionClass.LAYOUT) and cost is not None and cost.bytes_written:
+                step = op_type if op_type in ("ReorderInput", "ReorderOutput") else "view"
+                if path[-1:] == ("ReorderInput",) and step == "ReorderOutput":
+                    after = path[:-1]
+                elif path[-1:] != (step,):
+                    after = (*path, step)
+            for operand in self.graph.nodes[index].inputs:
+                if operand and (operand, after) not in seen:
+                    seen.add((operand, after))
+                    todo.append((operand, after))
+        return frozenset(frozenset(own) for own in paths.values()), cone
 
     def _kernel_keys(self, index: int, *, moves: bool) -> list[str]:
         keys = self.keys(index)
@@ -453,14 +496,13 @@ class _Profile:
     def bytes_between_steps(self, nodes: Sequence[int]) -> int:
         """Bytes that one step of a kernel leaves in memory for a later one, which reads them again.
 
-        A contraction has its computed operands in memory, and what is computed from one is in memory before sums,
-        windows and lookups read it.
+        A contraction has its computed operands in memory; what is computed from one, or changes the order, is in
+        memory before sums, windows and lookups read it.
         """
         inside = set(nodes)
-        products = [index for index in inside if self._is(index, FusionClass.CONTRACTION)]
-        if not products or len(inside) < 2:
+        below = {index for index in inside if self._is(index, FusionClass.CONTRACTION) or index in self._turns}
+        if not below or len(inside) < 2:
             return 0
-        below = set(products)
         kept: set[str] = set()
         for index in sorted(inside):  # node order is topological
             made = {

@@ -48,7 +48,7 @@ Progress = Callable[[int, int, str], None]
 SECONDS = 0.012
 """Time that a case gets in a pass."""
 
-LONGEST = 45.0
+LONGEST = 20.0
 """Seconds after which no further pass is begun for what was disturbed so far."""
 
 BUSY = 0.06

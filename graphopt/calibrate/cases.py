@@ -114,9 +114,10 @@ def _blocked(key: str, channels: int, out: int, size: int, kernel: int, group: i
     return conv(key, channels, out, size, kernel, group, domain=BLOCKED, **more)
 
 
-def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 1) -> Case:
-    attributes = {"kernel_shape": [kernel], "strides": [1]}
-    return Case("conv_plain", "Conv", [f32(batch, channels, length), f32(out, channels, kernel)], (1,), attributes)
+def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 1, stride: int = 1) -> Case:
+    attributes = {"kernel_shape": [kernel], "strides": [stride]}
+    key = "conv_plain_strided" if stride > 1 else "conv_plain"
+    return Case(key, "Conv", [f32(batch, channels, length), f32(out, channels, kernel)], (1,), attributes)
 
 
 def _layer(op_type: str, steps: int, batch: int, size: int, hidden: int, directions: int = 1) -> Case:
@@ -302,6 +303,8 @@ CONTRACTIONS: tuple[Case, ...] = (
     _matmul(8, 640, 640),
     _matmul(12, 1000, 1000),
     _matmul(80, 256, 8),
+    _matmul(70, 300, 1),
+    Case("gemm", "Gemm", [f32(70, 300), f32(1, 300), f32(1)], (1, 2), {"transB": 1}),
     _matmul(160, 144, 600),
     Case("gemm", "Gemm", [f32(72, 300), f32(300, 340), f32(340)], (1, 2)),
     _heads(8, 64, 64, 64),
@@ -323,6 +326,9 @@ CONTRACTIONS: tuple[Case, ...] = (
     conv("conv_plain_strided", 64, 64, 28, 3, stride=2),
     conv("conv_plain_strided", 3, 32, 100, 3, stride=2),
     conv("conv_plain_pointwise", 64, 80, 30, 1),
+    _along_time(96, 120, 400, 3, stride=2),
+    _along_time(1, 130, 4000, 200, stride=40),
+    _along_time(1, 130, 800, 200, batch=8, stride=100),
     _along_time(96, 120, 300, 3),
     _along_time(1, 100, 3000, 10),
     _along_time(100, 80, 4, 3, batch=12),

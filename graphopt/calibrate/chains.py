@@ -14,6 +14,9 @@ from graphopt.graph import Node, OperatorGraph, Tensor
 LENGTH = 56
 """Nodes of a chain."""
 
+TOGETHER = 12
+"""Kernels that are compiled as one."""
+
 DIFFERENT = 14
 """Kernels in a chain of kernels, which call each other in turn."""
 
@@ -81,4 +84,4 @@ def links() -> list[kernels.FusedOperator]:
 
 def library(fused: list[kernels.FusedOperator], folder: Path) -> Path:
     """One kernel library of everything that is timed."""
-    return kernels.build_library(fused, folder, "calibrate")
+    return kernels.build_library(fused, folder, "calibrate", together=TOGETHER)

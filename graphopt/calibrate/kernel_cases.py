@@ -39,6 +39,7 @@ class KernelCase:
         counted: nodes whose work the rate divides.
         elements: whether the rate counts elements of the result in place of operations.
         indices: names of operands that are indices, of 64 bits.
+        integers: names of tensors of 32-bit integers.
     """
 
     base: str
@@ -48,6 +49,7 @@ class KernelCase:
     counted: tuple[int, ...] = (0,)
     elements: bool = False
     indices: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
 
     @cached_property
     def executed(self) -> Executed | None:
@@ -69,7 +71,7 @@ class KernelCase:
         tensors = {
             name: Tensor(
                 name,
-                "int64" if name in self.indices else "float32",
+                "int64" if name in self.indices else "int32" if name in self.integers else "float32",
                 len(shape),
                 name in self.constants,
                 None,
@@ -168,6 +170,20 @@ def _chain(operator: str, key: str) -> KernelCase:
 def _function(operator: str, key: str, operands: int = 1) -> KernelCase:
     names = ("x", "z")[:operands]
     return KernelCase(key, (_node(0, operator, names, "y"),), dict.fromkeys((*names, "y"), _SIZE))
+
+
+def _casts() -> KernelCase:
+    """To integers and back."""
+    nodes = (_node(0, "Cast", ("x",), "t", to=6), _node(1, "Cast", ("t",), "y", to=1))
+    return KernelCase("cast", nodes, dict.fromkeys("xty", _SIZE), counted=(0, 1), integers=("t",))
+
+
+def _joined(operands: int, rows: int, size: int) -> tuple[KernelCase, ...]:
+    """Many operands that are put together."""
+    names = ["x", *(f"x{i}" for i in range(1, operands))]
+    single: Shape = (rows, size)
+    shapes = {**dict.fromkeys(names, single), "y": (rows, operands * size)}
+    return _both("copy", (_node(0, "Concat", names, "y", axis=1),), shapes)
 
 
 def _broadcast(operator: str, shape: Shape, other: Shape) -> KernelCase:
@@ -349,6 +365,7 @@ PRODUCTS = (
     (4, 256, 400),
     (4, 700, 900),
     (7, 600, 90),
+    (70, 300, 1),
     (8, 400, 500),
     (30, 24, 40),
     (80, 256, 8),
@@ -386,6 +403,9 @@ CASES: tuple[KernelCase, ...] = (
     _broadcast("Mul", (1, 64, 28, 28), (1, 64, 1, 1)),
     *_copies(64, 512),
     *_copies(1024, 32),
+    *_joined(24, 64, 32),
+    *_joined(10, 500, 8),
+    _casts(),
     *_picked(1024, 64),
     *_picked(4096, 8),
     *_picked_columns(),

@@ -61,6 +61,7 @@ def build_library(
     compiler: list[str] | None = None,
     portable: bool = False,
     cache: bool = True,
+    together: int = 1,
 ) -> Path:
     """Generate ``<folder>/<name>.c`` and compile it into ``<folder>/<name>.so``.
 
@@ -70,6 +71,7 @@ def build_library(
         name: their name without ending.
         compiler: its command; one is looked for when left out.
         portable: for every level of instruction sets, chosen at load time; else for this processor's best alone.
+        together: kernels that are compiled as one: more take less time, but are only used again all together.
         cache: use compiled kernels that are kept, and keep these (see ``object_cache``).
 
     Returns:
@@ -82,7 +84,8 @@ def build_library(
     library = folder / f"{name}.so"
     source = _source(fused, name)
     (folder / f"{name}.c").write_text(source.whole())
-    compile_library(source, library, compiler, portable=portable, objects=open_cache() if cache else None)
+    objects = open_cache() if cache else None
+    compile_library(source, library, compiler, portable=portable, objects=objects, together=together)
     return library
 
 

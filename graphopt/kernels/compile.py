@@ -119,6 +119,7 @@ def compile_library(
     *,
     portable: bool = False,
     objects: ObjectCache | None = None,
+    together: int = 1,
 ) -> None:
     """Compile a kernel library.
 
@@ -128,6 +129,7 @@ def compile_library(
         compiler: its command; one is looked for when left out.
         portable: for every level of instruction sets; else for the best that this processor has.
         objects: parts compiled before; None to compile all.
+        together: kernels in one part (see ``level_parts``).
 
     Raises:
         GraphoptError: without a compiler, or when it fails (with its first error line).
@@ -139,7 +141,7 @@ def compile_library(
     parts: list[tuple[str, list[str]]] = [(_dispatch_part(chosen), flags_of(command, PLAIN))]
     for level in chosen:
         flags = flags_of(command, level)
-        parts += [(text, flags) for text in level_parts(source, level)]
+        parts += [(text, flags) for text in level_parts(source, level, together)]
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-") as name:
         folder = Path(name)
         with ThreadPoolExecutor(max_workers=_processors()) as pool:

@@ -39,8 +39,8 @@ def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
     Returns:
         Of element-wise operators ``repeated``: results for which an operand repeats; of reductions ``ragged``: rows
         that end in the middle of a vector; of a Concat its ``operands``; of a ReorderInput ``partial``: elements of
-        blocks that are filled up with zeros; of recurrent layers their steps and their ``gates``, and ``layers``: one;
-        of contractions see ``product_counts``.
+        blocks that are filled up with zeros; of recurrent layers their steps, ``layers`` (one) and ``gates``; of
+        contractions see ``product_counts``.
     """
     result = outputs[0] if outputs else None
     if not result or not prod(result):
@@ -152,7 +152,7 @@ def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
     if kind is FusionClass.LOOKUP:
         return _picked(node, inputs, results[0])
     if kind is FusionClass.REDUCTION:
-        return _rows(node, inputs, results[0])
+        return _rows(graph, node, inputs, results[0])
     if kind in (FusionClass.CONTRACTION, FusionClass.WINDOW):
         return prod(results[0])
     return 0
@@ -235,15 +235,14 @@ def _picked(node: Node, inputs: Shapes, result: Shape) -> int:
     return prod(result) // max(1, inner)
 
 
-def _rows(node: Node, inputs: Shapes, result: Shape) -> int:
+def _rows(graph: OperatorGraph, node: Node, inputs: Shapes, result: Shape) -> int:
     """Rows of the operand along its last axis, or of all axes from the first reduced one where those are the last."""
     source = inputs[0] if inputs else None
     if not source:
         return 1
     total, kept = prod(source), prod(result)
     if kept < total:  # a reduction: its result has an element for each row
-        last = source[-1] if source[-1] == (result[-1] if len(result) == len(source) else 0) else 0
-        return total // last if last > 1 else max(1, kept)
+        return max(1, kept) if _sums_last(graph, node, source, result) else total // source[-1]
     if node.op_type in ("InstanceNormalization", "GroupNormalization", "GroupNorm", "LRN"):
         return prod(source[:2])
     axis = node.attributes.get("axis", -1)
@@ -253,3 +252,17 @@ def _rows(node: Node, inputs: Shapes, result: Shape) -> int:
         size = source[axis] if -len(source) <= axis < len(source) else source[-1]
         return total // max(1, size)
     return prod(source[: axis + len(source) if axis < 0 else axis])
+
+
+def _sums_last(graph: OperatorGraph, node: Node, source: Shape, result: Shape) -> bool:
+    """Whether a reduction sums along the last axis."""
+    if len(result) == len(source):
+        return source[-1] != result[-1] or source[-1] == 1
+    tensor = graph.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = node.attributes.get("axes", node.attributes.get("axis"))
+    if tensor is not None and tensor.value is not None:
+        axes = tuple(tensor.value.reshape(-1).tolist())
+    known = axes if isinstance(axes, tuple) else (axes,)
+    if all(isinstance(axis, int) for axis in known):
+        return any(axis in (-1, len(source) - 1) for axis in known)
+    return not result or source[-1] != result[-1]

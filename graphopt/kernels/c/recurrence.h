@@ -121,7 +121,7 @@ static void run_direction(const plan *p, const recurrence *x, int d, float *scra
             pack_panels(packed[part], (const float *)tensors[code->weights] + c.right.base, &c.right.row, &c.right.column, size, 0, c.columns);
             panels[part] = packed[part];
         }
-    int far = p->constant_bytes > FAR_BYTES;
+    int far = packed_floats(size, width) * (int64_t)sizeof(float) > FAR_BYTES; /* each step reads all of them again */
     const float *bias = code->bias < 0 ? NULL : (const float *)tensors[code->bias] + (2 * d + 1) * width;
     const float *before = code->hidden < 0 ? zero : (const float *)tensors[code->hidden] + d * block;
     memset(zero, 0, (size_t)block * sizeof(float));

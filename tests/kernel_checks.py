@@ -19,6 +19,7 @@ from scipy.special import erf, log_softmax
 from graphopt.graph import AttributeValue, Node, OperatorGraph, Tensor
 from graphopt.kernels import FusedOperator, build_library, lowerable
 from graphopt.operators.blocked import block_size
+from tests import recurrent_layers
 
 BLOCKED = "com.microsoft.nchwc"
 FUSED = "graphopt.fused"
@@ -107,6 +108,8 @@ def compute(node: NodeProto, operands: Sequence[Array | None], opset: int) -> li
     """The results of one node."""
     if node.domain == BLOCKED and node.op_type.startswith("Reorder"):
         return [_reordered(node, operands[0])]
+    if node.op_type in recurrent_layers.GATES:
+        return _recurrent(node, operands)
     special = NUMPY.get(node.op_type)
     result = special(node, *operands) if special else None
     if result is not None:
@@ -125,6 +128,18 @@ def compute(node: NodeProto, operands: Sequence[Array | None], opset: int) -> li
             flat = reference.run(None, {x: v.reshape(1) for x, v in feeds.items()})
             results = [np.reshape(np.asarray(value), ()) for value in flat]
     return [np.asarray(value) for value in results]
+
+
+def _recurrent(node: NodeProto, operands: Sequence[Array | None]) -> list[Array]:
+    """The results of a GRU or LSTM that the node names."""
+    known = attributes(node)
+    slots = ("x", "w", "r", "b", "", "h", "c")
+    feeds = {slot: value for slot, value in zip(slots, operands, strict=False) if value is not None}
+    directions = recurrent_layers.REVERSED[str(helper.get_node_attr_value(node, "direction"), "ascii")]
+    if known["hidden_size"] != feeds["r"].shape[2]:
+        raise ValueError("another hidden size")
+    results = recurrent_layers.layer(node.op_type, feeds, directions, bool(known.get("linear_before_reset")))
+    return [value.astype(np.float32) for value, name in zip(results.values(), node.output, strict=False) if name]
 
 
 def _untyped(name: str) -> ValueInfoProto:
@@ -241,7 +256,7 @@ def _power(node: NodeProto, a: Array, b: Array) -> Array | None:
             a, b = np.broadcast_arrays(a, b)  # for a single exponent of 1/2 numpy takes the square root instead
             return np.asarray(np.power(a.astype(wide), b.astype(wide))).astype(a.dtype)
         if b.dtype.kind == "f":
-            return np.power(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
+            return _whole(np.power(a.astype(np.float64), b.astype(np.float64)), a.dtype)
     a, b = np.broadcast_arrays(a, b)
     modulus = 1 << 64
     wide_values = [
@@ -249,6 +264,13 @@ def _power(node: NodeProto, a: Array, b: Array) -> Array | None:
         for x, y in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)
     ]
     return _wrapped(wide_values, a.dtype).reshape(a.shape)
+
+
+def _whole(x: Array, dtype: np.dtype) -> Array:
+    """float64 as int32 or int64: what does not fit is the smallest number, as on x86, whatever this machine does."""
+    info = np.iinfo(dtype)
+    fits = (x > info.min - 1.0) & (x < info.max + 1.0)
+    return np.where(fits, np.where(fits, x, 0).astype(dtype), info.min)
 
 
 def _shifted(node: NodeProto, a: Array, b: Array) -> Array:
@@ -385,6 +407,7 @@ NUMPY: dict[str, Callable[..., Array | None]] = {
     "Flatten": _flatten,
     "Cast": _cast,
     "CastLike": _cast,
+    "GlobalMaxPool": lambda node, x: x.max(tuple(range(2, x.ndim)), keepdims=True),
     "Sum": lambda node, *x: _total(x),
     "Mean": lambda node, *x: _mean(x),
     "HardSwish": _wide(lambda known, x: x * np.clip(x / 6 + 0.5, 0, 1)),

@@ -22,48 +22,91 @@ static void *exact_copy(const void *from, size_t bytes)
     return to;
 }
 
-const char *sanitized_run(int index, const int64_t *shapes, const void **data, const int64_t *in_bytes, void **results,
-                          const int64_t *out_bytes, int64_t chunk);
+/* Fills memory that a run has to write: what it leaves out differs from run to run. */
+static void *fresh(int64_t bytes, int run)
+{
+    void *memory = malloc((size_t)bytes);
+    return memory ? memset(memory, run ? 0x5a : 0xa5, (size_t)bytes) : NULL;
+}
+
+/* Runs all steps, so many units of work at a time; backwards: the last units of the last step of each stage first. */
+static const char *run_steps(plan *p, int backwards, int64_t chunk, void *const *tensors)
+{
+    const char *error = NULL;
+    for (int first = 0, last; first < p->steps && !error; first = last) {
+        for (last = first; last < p->steps && p->step[last].stage == p->step[first].stage;)
+            last++;
+        for (int n = first; n < last && !error; n++) {
+            const step *s = &p->step[backwards ? last - 1 - (n - first) : n];
+            int64_t chunks = (s->units + chunk - 1) / chunk;
+            for (int64_t c = 0; c < chunks && !error; c++) {
+                int64_t begin = (backwards ? chunks - 1 - c : c) * chunk;
+                error = s->run(p, s, begin, begin + chunk < s->units ? begin + chunk : s->units, tensors);
+            }
+        }
+    }
+    return error;
+}
+
+/* One run into memory of its own; results: what the first run made, which another one has to make again. */
+static const char *run_once(const kernel *k, plan *p, int run, int64_t chunk, void **tensors, void **results,
+                            const int64_t *out_bytes)
+{
+    for (int o = 0; o < k->outputs; o++)
+        tensors[k->inputs + o] = fresh(out_bytes[o], run);
+    for (int i = 0; i < p->temporaries; i++) {
+        int64_t end = i + 1 < p->temporaries ? p->temporary_at[i + 1] : p->temporary_bytes;
+        tensors[k->inputs + k->outputs + i] = fresh(end - p->temporary_at[i], run);
+    }
+    const char *error = p->streams ? run_stream(k, p, tensors) : run_steps(p, run, chunk, tensors);
+    for (int o = 0; o < k->outputs && !error; o++)
+        if (!run)
+            memcpy(results[o], tensors[k->inputs + o], (size_t)out_bytes[o]);
+        else if (memcmp(results[o], tensors[k->inputs + o], (size_t)out_bytes[o]))
+            error = "results depend on the order of units of work";
+    for (int i = 0; i < k->outputs + p->temporaries; i++)
+        free(tensors[k->inputs + i]);
+    return error;
+}
+
+/* constant: inputs that never change; NULL where all may. */
+const char *sanitized_run(int index, const int64_t *shapes, const void **data, const int64_t *in_bytes,
+                          const unsigned char *constant, void **results, const int64_t *out_bytes, int64_t chunk);
 __attribute__((visibility("default"))) const char *sanitized_run(int index, const int64_t *shapes, const void **data,
-                                                                 const int64_t *in_bytes, void **results,
+                                                                 const int64_t *in_bytes,
+                                                                 const unsigned char *constant, void **results,
                                                                  const int64_t *out_bytes, int64_t chunk)
 {
     const kernel *k = KERNELS[index];
     shape in[MAX_INPUTS];
-    const void *inputs[MAX_INPUTS];
+    const void *inputs[MAX_INPUTS], *constants[MAX_INPUTS];
     void *tensors[MAX_TENSORS];
+    kept *made = NULL;
     for (int i = 0; i < k->inputs; i++) {
         in[i].rank = (int)*shapes++;
         for (int d = 0; d < in[i].rank; d++)
             in[i].size[d] = *shapes++;
         tensors[i] = exact_copy(data[i], (size_t)in_bytes[i]);
         inputs[i] = tensors[i];
+        constants[i] = constant && constant[i] ? inputs[i] : NULL;
     }
-    plan *p = new_plan(k, in, inputs, NULL, NULL);
+    plan *p = new_plan(k, in, inputs, constant ? constants : NULL, &made);
     const char *error = p->error;
-    for (int o = 0; o < k->outputs; o++)
-        tensors[k->inputs + o] = malloc((size_t)out_bytes[o]);
-    for (int i = 0; i < p->temporaries; i++) {
-        int64_t end = i + 1 < p->temporaries ? p->temporary_at[i + 1] : p->temporary_bytes;
-        tensors[k->inputs + k->outputs + i] = malloc((size_t)(end - p->temporary_at[i]));
-    }
-    for (int i = 0; i < p->steps; i++)
-        for (int64_t t = 0; t < p->step[i].units && !error; t += chunk) {
-            int64_t end = t + chunk < p->step[i].units ? t + chunk : p->step[i].units;
-            error = p->step[i].run(p, &p->step[i], t, end, tensors);
-        }
-    for (int i = 0; i < p->temporaries; i++)
-        free(tensors[k->inputs + k->outputs + i]);
-    for (int o = 0; o < k->outputs; o++) {
-        if (!error)
-            memcpy(results[o], tensors[k->inputs + o], (size_t)out_bytes[o]);
-        free(tensors[k->inputs + o]);
-    }
-    for (int i = 0; i < k->inputs; i++)
-        free((void *)inputs[i]);
+    for (int o = 0; o < k->outputs && !error; o++)
+        if (elements(&p->output_shape[o]) * (int64_t)element_bytes(k->output_types[o]) != out_bytes[o])
+            error = "an output of another size than expected";
+    for (int run = 0; run < 2 && !error; run++)
+        error = run_once(k, p, run, run ? chunk + 1 : chunk, tensors, results, out_bytes);
     if (!plan_fits(p, k, in, data))
         error = "the plan does not fit its own inputs";
     free_plan(p);
+    for (kept *next; made; made = next) {
+        next = made->next;
+        free(made->memory);
+        free(made);
+    }
+    for (int i = 0; i < k->inputs; i++)
+        free((void *)inputs[i]);
     return error;
 }
 """
@@ -91,6 +134,7 @@ def _run(
         (ctypes.c_int64 * len(flat))(*flat),
         _pointers(inputs),
         (ctypes.c_int64 * len(inputs))(*(value.nbytes for value in inputs)),
+        None,
         _pointers(outputs),
         (ctypes.c_int64 * len(outputs))(*(value.nbytes for value in outputs)),
         ctypes.c_int64(chunk),

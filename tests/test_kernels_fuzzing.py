@@ -11,6 +11,7 @@ import pytest
 from graphopt.kernels import find_compiler
 from graphopt.operators import table
 from tests import fuzzing
+from tests.random_programs import programs
 
 ROOT = Path(__file__).parent.parent
 COMPILER = find_compiler()
@@ -25,7 +26,7 @@ VALGRIND = ["-std=gnu99", "-O1", "-g", "-fPIC", "-pthread", "-ffp-contract=off"]
 
 
 def _check(first: int, count: int, folder: Path, flags: list[str] | None) -> None:
-    cases = fuzzing.programs(first, count)
+    cases = programs(first, count)
     assert len(cases) > 0.8 * count
     fuzzing.check_all(fuzzing.build(cases, folder, flags), cases)
 
@@ -43,9 +44,15 @@ def test_kernels_as_they_are_compiled(first: int, count: int, tmp_path: Path) ->
     _check(first, count, tmp_path, None)
 
 
+def test_plans_too_large_to_keep(tmp_path: Path) -> None:
+    """Where no plan is kept, each step is planned and run again at each run."""
+    cases = programs(30_000, 120)
+    fuzzing.check_all(fuzzing.build(cases, tmp_path, QUICK, most_pieces=1), cases)
+
+
 def test_most_operators_are_tried() -> None:
     known = {key for key, operator in table().items() if operator.lowering is not None}
-    tried = fuzzing.operators_of(fuzzing.programs(0, 600))
+    tried = fuzzing.operators_of(programs(0, 600))
     assert len(tried) > 0.6 * len(known), sorted(known - tried)
 
 
@@ -59,7 +66,10 @@ def test_sanitizers_find_nothing(first: int, count: int, tmp_path: Path) -> None
     preload = found.stdout.strip()
     if not Path(preload).is_file():
         pytest.skip("no address sanitizer to preload")
-    library = fuzzing.build(fuzzing.programs(first, count), tmp_path, SANITIZED)
+    # the C++ library too: the sanitizer looks for what it has to watch of exceptions when it is loaded
+    found = subprocess.run([*COMPILER, "-print-file-name=libstdc++.so"], capture_output=True, text=True, check=False)
+    preload += f":{found.stdout.strip()}"
+    library = fuzzing.build(programs(first, count), tmp_path, SANITIZED)
     _alone([], library, first, count, {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
 
 
@@ -67,7 +77,7 @@ def test_sanitizers_find_nothing(first: int, count: int, tmp_path: Path) -> None
 def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("no valgrind")
-    library = fuzzing.build(fuzzing.programs(90_000, 60), tmp_path, VALGRIND)
+    library = fuzzing.build(programs(90_000, 60), tmp_path, VALGRIND)
     # what python and numpy do is not looked at: only errors with a frame in the library count
     log = tmp_path / "valgrind.txt"
     watch = ["valgrind", "--error-limit=no", f"--log-file={log}", "--num-callers=30"]

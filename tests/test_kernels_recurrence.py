@@ -12,41 +12,7 @@ from onnx import helper
 from graphopt.graph import AttributeValue
 from graphopt.kernels import lowerable
 from tests.kernel_checks import Array, Case, KernelLibrary, element_type
-
-GATES = {"GRU": 3, "LSTM": 4}
-REVERSED = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-
-
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-def _layer(op_type: str, feeds: dict[str, Array], directions: tuple[bool, ...], reset_after: bool) -> dict[str, Array]:
-    """The results by the equations of ONNX, in float64, sample by sample."""
-    x, weights, recurrent = (feeds[name].astype(np.float64) for name in ("x", "w", "r"))
-    steps, batch, _ = x.shape
-    size = recurrent.shape[2]
-    bias = feeds.get("b", np.zeros((len(directions), 2 * GATES[op_type] * size)))
-    y = np.zeros((steps, len(directions), batch, size))
-    hidden = np.array(feeds.get("h", np.zeros((len(directions), batch, size))), np.float64)
-    cell = np.array(feeds.get("c", np.zeros((len(directions), batch, size))), np.float64)
-    for d, backwards in enumerate(directions):
-        wb, rb = np.split(bias[d], 2)
-        for t in reversed(range(steps)) if backwards else range(steps):
-            for n in range(batch):
-                h = hidden[d, n]
-                given_ = np.split(weights[d] @ x[t, n] + wb, GATES[op_type])
-                turned = np.split(recurrent[d] @ h + rb, GATES[op_type])
-                if op_type == "LSTM":
-                    i, o, f = (_sigmoid(a + b) for a, b in zip(given_[:3], turned[:3], strict=True))
-                    cell[d, n] = f * cell[d, n] + i * np.tanh(given_[3] + turned[3])
-                    hidden[d, n] = o * np.tanh(cell[d, n])
-                else:
-                    z, r = (_sigmoid(a + b) for a, b in zip(given_[:2], turned[:2], strict=True))
-                    last = r * turned[2] if reset_after else recurrent[d][2 * size :] @ (r * h) + rb[2 * size :]
-                    hidden[d, n] = (1 - z) * np.tanh(given_[2] + last) + z * h
-                y[t, d, n] = hidden[d, n]
-    return {"y": y, "yh": hidden, "yc": cell}
+from tests.recurrent_layers import GATES, REVERSED
 
 
 def _feeds(op_type: str, directions: int, steps: int, batch: int, width: int, size: int, seed: int) -> dict[str, Array]:
@@ -101,20 +67,9 @@ FORMS = {
 }
 
 
-class _Recurrent(Case):
-    """A case whose expected values come from the equations: the reference evaluator knows one direction only."""
-
-    def expected(self, feeds: dict[str, Array]) -> dict[str, Array]:  # type: ignore[override]
-        op_type, attributes = FORMS[self.name]
-        directions = REVERSED[attributes["direction"].decode()]
-        found = _layer(op_type, feeds, directions, bool(attributes.get("linear_before_reset")))
-        return {**feeds, **{name: value.astype(np.float32) for name, value in found.items() if name in self.outputs}}
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
-    cases = tuple(_Recurrent(**{f: getattr(case, f) for f in case.__dataclass_fields__}) for case in CASES)
-    return KernelLibrary(cases, tmp_path_factory.mktemp("recurrence"))
+    return KernelLibrary(CASES, tmp_path_factory.mktemp("recurrence"))
 
 
 @settings(max_examples=80, deadline=None)
@@ -146,7 +101,7 @@ def test_the_equations_are_those_of_onnxruntime() -> None:
         graph = helper.make_graph(list(case.nodes), "layer", types, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        expected = _Recurrent(**{f: getattr(case, f) for f in case.__dataclass_fields__}).expected(dict(feeds))
+        expected = case.expected(feeds)
         for output, found in zip(case.outputs, session.run(None, dict(feeds)), strict=True):
             np.testing.assert_allclose(found, expected[output], rtol=1e-5, atol=2e-6)
 
@@ -172,6 +127,6 @@ def test_no_steps_and_no_samples(library: KernelLibrary) -> None:
 )
 def test_other_layers_have_no_kernel(attributes: dict[str, AttributeValue], reason: str) -> None:
     case = _case("other", "GRU", "forward", 5, "x w r", "y")
-    body = _Recurrent(**{f: getattr(replace(case, name="gru"), f) for f in case.__dataclass_fields__}).body()
+    body = case.body()
     node = replace(body.nodes[0], attributes={**body.nodes[0].attributes, **attributes})
     assert reason in (lowerable(replace(body, nodes=(node,))) or "")

@@ -115,7 +115,7 @@ def emit_kernel(program: Program) -> str:
     Raises:
         TooLargeError: when it would need too many steps, loads or alternatives.
     """
-    schedules = _schedules(program)
+    schedules = schedules_of(program)
     lines = [_heading(program), *frames.frame(program)]
     for schedule in schedules:
         for step in schedule.steps:
@@ -125,7 +125,7 @@ def emit_kernel(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _schedules(program: Program) -> list[Schedule]:
+def schedules_of(program: Program) -> list[Schedule]:
     """In the order in which they are tried; the last is right for all shapes."""
     try:
         special = fitted(program)

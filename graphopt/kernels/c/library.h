@@ -108,6 +108,7 @@ static const char *run_stream(const kernel *k, const plan *p, void **tensors)
     shape output_shape[MAX_OUTPUTS];
     memset(&stream, 0, sizeof stream);
     stream.constant = p->constant;
+    stream.made = p->made;
     stream.inputs = p->inputs;
     stream.outputs = p->outputs;
     stream.output_shape = output_shape;

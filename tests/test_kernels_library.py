@@ -124,6 +124,25 @@ def test_a_damaged_part_is_compiled_again(cache: ObjectCache, tmp_path: Path) ->
     _check(build_library(fused, tmp_path, "second"))
 
 
+def test_a_part_under_the_name_of_another_is_compiled_again(cache: ObjectCache, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.write_bytes(b"one")
+    cache.store("a" * 64, part)
+    (cache.folder / f"{'a' * 64}.o").rename(cache.folder / f"{'b' * 64}.o")
+    assert not cache.fetch("b" * 64, part)
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_the_environment_names_the_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert COMPILER is not None
+    monkeypatch.setenv("GRAPHOPT_LEVEL", "plain")
+    assert [level.name for level in levels(COMPILER, portable=True)] == ["plain"]
+    _check(build_library([case.fused() for case in _cases()], tmp_path, "k"))
+    monkeypatch.setenv("GRAPHOPT_LEVEL", "avx3")
+    with pytest.raises(GraphoptError, match=r"GRAPHOPT_LEVEL is 'avx3', which is no level: avx512, avx2, plain"):
+        build_library([case.fused() for case in _cases()], tmp_path, "k")
+
+
 def test_the_cache_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "a" / "b"))
     opened = open_cache()

@@ -42,6 +42,8 @@ OPTIONAL_FLAGS = ("-fvect-cost-model=dynamic",)
 
 NATIVE_VARIABLE = "GRAPHOPT_NATIVE"
 """Set to 1, libraries are compiled for the processor at hand alone, with all that it has."""
+LEVEL_VARIABLE = "GRAPHOPT_LEVEL"
+"""Names the one level that libraries are compiled for, to compare levels on one processor."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,17 @@ def levels(compiler: Sequence[str], portable: bool) -> tuple[Level, ...]:
     Args:
         compiler: its command.
         portable: all levels of the compiler's machine; else only the best that this processor has.
+
+    Raises:
+        GraphoptError: when the environment names a level that there is not.
     """
+    chosen = os.environ.get(LEVEL_VARIABLE, "")
+    if chosen:
+        named = [level for level in X86_LEVELS if level.name == chosen]
+        if not named:
+            names = ", ".join(level.name for level in X86_LEVELS)
+            raise GraphoptError(f"{LEVEL_VARIABLE} is {chosen!r}, which is no level: {names}")
+        return tuple(named)
     if os.environ.get(NATIVE_VARIABLE, "") not in ("", "0"):
         return (NATIVE,)
     if not _targets_x86(tuple(compiler)):

@@ -1,8 +1,8 @@
 """Compiled parts of kernel libraries, kept by what they were made from.
 
 Equal kernels of different models are compiled once. The cache is a folder of the user's own (mode 0700). A file's name
-is the digest of all that it depends on: the C, the compiler and its flags. It begins with the digest of what follows,
-which is checked before it is used. Files are written to another name and renamed, so runs at the same time do not
+is the digest of all that it depends on: the C, the compiler and its flags. It begins with the digest of its name and
+what follows, which is checked before it is used. Files are written to another name and renamed, so runs at the same time do not
 disturb each other; the ones that were not used for longest go when the folder grows too large.
 """
 
@@ -39,7 +39,7 @@ class ObjectCache:
         place = self.folder / f"{key}.o"
         try:
             content = place.read_bytes()
-            if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            if _digest(key, content[_DIGEST:]) != content[:_DIGEST]:
                 place.unlink()
                 return False
             os.utime(place)
@@ -53,7 +53,7 @@ class ObjectCache:
         content = file.read_bytes()
         temporary = self.folder / f".{key}.{secrets.token_hex(6)}"
         try:
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            temporary.write_bytes(_digest(key, content) + content)
             temporary.replace(self.folder / f"{key}.o")
         except OSError:
             with suppress(OSError):
@@ -76,6 +76,10 @@ class ObjectCache:
             total -= size
             if total <= self.largest * 3 // 4:  # so that not every new part looks through all of them
                 return
+
+
+def _digest(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + content).digest()
 
 
 def open_cache() -> ObjectCache | None:

@@ -223,7 +223,9 @@ static __attribute__((noinline, target("avx512bf16"))) int split_rows(unsigned c
             _tile_loadd(7, right + right_tile + (part) * TILE_BYTES, 64); \
     } while (0)
 
-/* What is fetched into the second-level cache while tiles are summed: for each tile of the depth, cache lines [first, last) of two tiles of columns in parts. */
+/* What is fetched into the second-level cache while tiles are summed: for each tile of the depth, cache lines
+ * [first, last) of two tiles of columns in parts. It is handed on by its address: a copy is read in larger pieces than it
+ * was written in, and such a read waits until all sums that were stored before are in the cache. */
 typedef struct {
     const unsigned char *from; /* NULL for nothing */
     int64_t column_tile;       /* bytes to the second tile of columns */
@@ -236,13 +238,14 @@ enum { UNIT_LINES = PARTS_BYTES / 64 };
  * columns. */
 static inline __attribute__((always_inline, target("amx-tile,amx-bf16"))) void
 sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const unsigned char *left, int64_t left_tile,
-          const unsigned char *right, int64_t right_tile, fetch_ahead ahead, float *to, int64_t to_row, int64_t rows, int64_t columns,
-          const sum_result *f)
+          const unsigned char *right, int64_t right_tile, const fetch_ahead *next, float *to, int64_t to_row, int64_t rows,
+          int64_t columns, const sum_result *f)
 {
     /* whole tiles are stored straight from the registers, and begin with what is added */
     const int whole = row_tiles == 2 && column_tiles == 2 && rows == 2 * UNIT_ROWS && columns == 2 * UNIT_COLUMNS && f->scale == 1.0f;
     int64_t row_bytes = to_row * (int64_t)sizeof(float);
     float *below = to + UNIT_ROWS * to_row;
+    const unsigned char *ahead = next->from;
     MEMORY_SETTLED();
     if (whole && f->add) {
         _tile_loadd(0, to, row_bytes);
@@ -261,12 +264,12 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
         _tile_zero(3);
     }
     for (int64_t k = 0; k < blocks; k++) { /* in an order that loads few tiles */
-        if (ahead.from) {
-            for (int line = ahead.first; line < ahead.last; line++) {
-                __builtin_prefetch(ahead.from + line * 64, 0, 2);
-                __builtin_prefetch(ahead.from + ahead.column_tile + line * 64, 0, 2);
+        if (ahead) {
+            for (int line = next->first; line < next->last; line++) {
+                __builtin_prefetch(ahead + line * 64, 0, 2);
+                __builtin_prefetch(ahead + next->column_tile + line * 64, 0, 2);
             }
-            ahead.from += PARTS_BYTES;
+            ahead += PARTS_BYTES;
         }
         LEFT_PART(0);
         RIGHT_PART(2);
@@ -317,9 +320,9 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
 #define DEFINE_SUM_TILES(row_tiles, column_tiles)                                                                      \
     static FOR_MATRIX_UNIT void sum_tiles_##row_tiles##_##column_tiles(                                                \
         int64_t blocks, const unsigned char *left, int64_t left_tile, const unsigned char *right, int64_t right_tile,  \
-        fetch_ahead ahead, float *to, int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)              \
+        const fetch_ahead *next, float *to, int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)        \
     {                                                                                                                  \
-        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, ahead, to, to_row, rows,        \
+        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, next, to, to_row, rows,         \
                   columns, f);                                                                                         \
     }
 DEFINE_SUM_TILES(1, 1)
@@ -347,7 +350,7 @@ static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const un
             (height > UNIT_ROWS ? (width > UNIT_COLUMNS ? sum_tiles_2_2 : sum_tiles_2_1)
                                 : (width > UNIT_COLUMNS ? sum_tiles_1_2 : sum_tiles_1_1))(
                 blocks, left + row / UNIT_ROWS * left_tile, left_tile, right + column / UNIT_COLUMNS * right_tile, right_tile,
-                ahead, to + row * to_row + column, to_row, height, width, &here);
+                &ahead, to + row * to_row + column, to_row, height, width, &here);
         }
 }
 

@@ -39,7 +39,7 @@ from rich.progress import Progress
 from scipy.stats import spearmanr
 
 from graphopt import kernels, machine, models, operators, roofline
-from graphopt.calibrate import chains
+from graphopt.calibrate import chains, learning
 from graphopt.calibrate.cases import TINY
 from graphopt.calibrate.timing import ENOUGH, Run, Timed, Watch, bound, case_model, fastest, session
 from graphopt.capture import capture_model
@@ -51,6 +51,7 @@ from graphopt.passes.candidates import find_candidates
 from graphopt.passes.extract import Extraction
 from graphopt.passes.fuse import shapes_of, standalone
 from graphopt.passes.rewrite import function
+from graphopt.prediction_log import Record
 
 LEAST_SECONDS = 10e-6
 PER_MODEL, PER_PATTERN = 4, 2
@@ -113,6 +114,7 @@ def main() -> int:
     parser.add_argument(
         "--worst", type=int, default=0, metavar="N", help="show what the N worst predictions consist of"
     )
+    parser.add_argument("--learn", action="store_true", help="learn rates from each half, and try them on the other")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="store the pairs and their kernels, and stop")
     parser.add_argument("--from", dest="stored", type=Path, metavar="FOLDER", help="time stored pairs")
     arguments = parser.parse_args()
@@ -126,14 +128,20 @@ def main() -> int:
         if arguments.prepare:
             return 0
         rows = list(measured(folder, hardware, arguments.seconds))
+        warm = Passes(folder).warm(hardware)
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(
+            json.dumps([{key: row[key] for key in row if key != "capture"} for row in rows], indent=1) + "\n",
+            encoding="utf-8",
+        )
     print(table(rows))
     for half in (0, 1):
         own = [row for row in rows if half_of(row["model"]) == half]
         if own:
             print(f"\nHalf {half}: {summary(own)}")
     print(f"\nAll: {summary(rows)}\n\n{by_kind(rows)}")
+    if arguments.learn:
+        print(f"\n{learnt(rows, warm)}")
     for row in worst(rows, arguments.worst):
         print(f"\n{parts_text(row)}")
     return 0
@@ -248,6 +256,7 @@ def measured(folder: Path, hardware: Machine, limit: float) -> Iterator[dict[str
             "kind": kind_of(pair),
             "elements": pair.size,
             "shapes": shapes_text(pair),
+            "capture": pair.capture,
             "predicted": {"unfused": sum(seconds or 0.0 for seconds in times), "fused": fused.seconds},
             "parts": {"operators": times, "kernel": asdict(fused)},
             "measured": {
@@ -469,6 +478,24 @@ def shapes_text(pair: Pair) -> str:
         )
         texts.append(f"{node.op_type}({read}) -> {made}")
     return "; ".join(texts)
+
+
+def learnt(rows: Sequence[Mapping[str, Any]], hardware: Machine) -> str:
+    """What ``calibrate --from-log`` makes of one half's measurements, in errors of the other half."""
+    halves: tuple[list[Record], list[Record]] = ([], [])
+    for row in rows:
+        predicted, seconds = ((row[kind]["unfused"], row[kind]["fused"]) for kind in ("predicted", "measured"))
+        halves[half_of(row["model"])].append(Record(row["capture"], hardware.name, 1, "bench", predicted, seconds))
+    lines = []
+    for half in (0, 1):
+        own, other = halves[half], halves[1 - half]
+        found = learning.learn(hardware, own, "half").machine
+        errors = [learning.mean_error(one, records) for records in (own, other) for one in (hardware, found)]
+        texts = ["{:.1%} to {:.1%}".format(*errors[at : at + 2]) for at in (0, 2)]
+        lines.append(
+            f"Learnt from half {half}: its error goes from {texts[0]}, that of the other half from {texts[1]}."
+        )
+    return "\n".join(lines)
 
 
 def worst(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import onnx
 import pytest
 
 from graphopt import machine, models, prediction_log, roofline
-from graphopt.calibrate.learning import learn
+from graphopt.calibrate.learning import learn, mean_error
 from graphopt.cli.environment import Exit
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, Node, OperatorGraph, Tensor
+from graphopt.machine import Quantity
 from graphopt.passes.apply import apply
 from graphopt.prediction_log import Record
 from graphopt.runtime.deployment import bench_files
@@ -165,6 +167,40 @@ def test_rates_that_are_wrong_are_learnt() -> None:
     assert learnt.machine.kernel_rates["tanh"].value == pytest.approx(6e9, rel=0.25)
     assert "learnt from" in learnt.machine.rates["exp"].source
     assert learnt.machine.rates["log"] == start.rates["log"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_learnt_holds_for_patterns_that_were_not_logged(seed: int) -> None:
+    """Rates off by up to two times, times by up to a tenth; nothing of the hold-out is learnt from."""
+    rng = np.random.default_rng(seed)
+    start, operators = machine.load(), ["Exp", "Tanh", "Sqrt", "Erf", "Sigmoid", "Log"]
+    keys = [name.lower() for name in operators]
+    truth = replace(
+        start,
+        rates=start.rates | {key: _scaled(start.rates[key], rng.uniform(0.5, 2)) for key in keys},
+        kernel_rates=start.kernel_rates | {key: _scaled(start.kernel_rates[key], rng.uniform(0.5, 2)) for key in keys},
+    )
+    chains = [list(chain) for count in (2, 3) for chain in permutations(operators, count)]
+    chosen = [chains[i] for i in rng.permutation(len(chains))[:36]]
+    sets = []
+    for part, shapes in ((chosen[:24], ((256, 300), (2000, 96))), (chosen[24:], ((600, 128), (64, 900)))):
+        records = []
+        for chain in part:
+            one = pattern(chain, *shapes[rng.integers(2)])
+            apart = sum(seconds or 0.0 for seconds in roofline.operator_times(one, truth))
+            fused = roofline.fused_seconds(one, range(len(one.graph.nodes)), truth) or 0.0
+            first, second = rng.uniform(0.9, 1.1, 2)
+            records.append(record(one, (apart * first, fused * second)))
+        sets.append(records)
+    learnt = learn(start, sets[0], "log").machine
+    before, after = mean_error(start, sets[1]), mean_error(learnt, sets[1])
+    assert before > 0.15
+    assert after < 0.1
+    assert after < before / 2
+
+
+def _scaled(rate: Quantity, factor: float) -> Quantity:
+    return replace(rate, value=rate.value * factor)
 
 
 def test_nothing_to_learn_from_is_an_error() -> None:

@@ -60,12 +60,12 @@ def learn(machine: Machine, records: Sequence[Record], source: str) -> Learned:
     if not used:
         raise GraphoptError(f"{source}: none of its {len(records)} records can teach rates")
     text = f"learnt from {len(used)} predictions of the local log, beginning with {machine.name}"
-    before = _error(machine, used)
+    before = mean_error(machine, used)
     best, least = machine, before
     learnt = machine
     for _ in range(ROUNDS):
         learnt = _corrected(learnt, used, text)
-        error = _error(learnt, used)
+        error = mean_error(learnt, used)
         if error < least:
             best, least = learnt, error
     return Learned(best, len(used), before, least)
@@ -88,7 +88,8 @@ def _predicted(record: Record, machine: Machine) -> tuple[float, float]:
     return sum(seconds or 0.0 for seconds in times), _fused(record, machine) or 0.0
 
 
-def _error(machine: Machine, records: Sequence[Record]) -> float:
+def mean_error(machine: Machine, records: Sequence[Record]) -> float:
+    """Mean absolute percentage error of a machine's predictions for all times of some records."""
     errors = [
         abs(predicted / measured - 1.0)
         for record in records

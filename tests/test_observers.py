@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ import graphopt
 from graphopt import corpus, store
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
-from graphopt.observers import counts, recorder, sessions
+from graphopt.observers import ObservedSession, counts, recorder, sessions
 from tests.command_line import CommandLine
 from tests.test_compaction import compact
 from tests.test_corpus import mlp
@@ -125,6 +126,33 @@ def test_every_way_to_run_gives_the_same_result_and_counts(tmp_path: Path) -> No
     assert [value.name for value in observed.get_inputs()] == ["x"]
     with pytest.raises(AttributeError, match="nonsense"):
         _ = observed.nonsense
+
+
+def test_a_session_of_a_class_of_its_own(tmp_path: Path) -> None:
+    class Mine(InferenceSession):  # type: ignore[misc]
+        calls = 0
+
+        def run(self, *arguments: Any) -> Any:
+            self.calls += 1
+            return super().run(*arguments)
+
+        def twice(self, feed: dict[str, np.ndarray]) -> list[Any]:
+            return [self.run(None, feed), self.run(None, feed)]
+
+    session = Mine(mlp().SerializeToString(), options())
+    observed = graphopt.observe(session, tmp_path, flush_seconds=LONG)
+    assert isinstance(observed, Mine)
+    assert isinstance(observed, ObservedSession)
+    observed.twice(batch(1))
+    session.run(None, batch(1))
+    assert (observed.calls, session.calls) == (3, 3)
+    observed.set_providers(["CPUExecutionProvider"])
+    observed.run(None, batch(2))
+    observed.recorder.flush()
+    assert counted(tmp_path) == {"[[1,32]]": 2, "[[2,32]]": 1}
+    gone = weakref.ref(session)
+    del session, observed
+    assert gone() is None
 
 
 def test_a_binding_of_unknown_shapes_is_dropped_and_counted(tmp_path: Path) -> None:

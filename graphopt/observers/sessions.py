@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from onnxruntime import InferenceSession
 
@@ -152,7 +152,7 @@ def _init(original: Method) -> Method:
 def _run(original: Method) -> Method:
     @functools.wraps(original)
     def run(self: Any, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-        counts = self.__dict__.get(_COUNTS)
+        counts = getattr(self, _COUNTS, None)
         if counts is None:
             return original(self, output_names, input_feed, run_options)
         counter = counts.counter(input_feed)
@@ -168,7 +168,7 @@ def _run_async(original: Method) -> Method:
     def run_async(
         self: Any, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
     ) -> Any:
-        counts = self.__dict__.get(_COUNTS)
+        counts = getattr(self, _COUNTS, None)
         if counts is None:
             return original(self, output_names, input_feed, callback, user_data, run_options)
         counter = counts.counter(input_feed)
@@ -187,7 +187,7 @@ def _run_with_iobinding(original: Method) -> Method:
     @functools.wraps(original)
     def run_with_iobinding(self: Any, iobinding: Any, run_options: Any = None) -> None:
         original(self, iobinding, run_options)
-        counts = self.__dict__.get(_COUNTS)
+        counts = getattr(self, _COUNTS, None)
         if counts is not None:
             next(_bound(iobinding, counts))
 
@@ -200,7 +200,7 @@ def _run_with_ortvaluevector(original: Method) -> Method:
         self: Any, run_options: Any, feed_names: Sequence[str], feeds: Sequence[Any], *rest: Any, **named: Any
     ) -> None:
         original(self, run_options, feed_names, feeds, *rest, **named)
-        counts = self.__dict__.get(_COUNTS)
+        counts = getattr(self, _COUNTS, None)
         if counts is not None:
             next(counts.counter(dict(zip(feed_names, feeds, strict=False))))
 
@@ -210,7 +210,7 @@ def _run_with_ortvaluevector(original: Method) -> Method:
 def _io_binding(original: Method) -> Method:
     @functools.wraps(original)
     def io_binding(self: Any) -> Any:
-        return RecordingBinding(self) if self.__dict__.get(_COUNTS) is not None else original(self)
+        return RecordingBinding(self) if getattr(self, _COUNTS, None) is not None else original(self)
 
     return io_binding
 
@@ -236,61 +236,61 @@ def _forwarded(name: str) -> Method:
     return forward
 
 
-def _quick_run(run: Method, counts: Counts) -> Method:
-    counter_of = counts.counter
-
-    @functools.wraps(run)
-    def counted(output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-        counter = counter_of(input_feed)
-        result = run(output_names, input_feed, run_options)
-        next(counter)
-        return result
-
-    return counted
-
-
-def _quick_run_with_iobinding(run: Method, counts: Counts) -> Method:
-    @functools.wraps(run)
-    def counted(iobinding: Any, run_options: Any = None) -> None:
-        run(iobinding, run_options)
-        next(_bound(iobinding, counts))
-
-    return counted
-
-
 def _bound(iobinding: Any, counts: Counts) -> "count[int]":
     """What to move on when a binding has run."""
     return iobinding.counter(counts) if isinstance(iobinding, RecordingBinding) else counts.counter_of(None)
 
 
-class ObservedSession:
-    """An onnxruntime session whose executions are recorded: whatever it is asked for, the session answers.
+class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+    """An onnxruntime session whose executions are recorded.
+
+    It is of the session's class, too, and shares its state: whatever is not about counting is the session's.
 
     Attributes:
         recorder: what writes to the corpus; ``recorder.flush()`` writes now, ``recorder.dropped`` counts losses.
     """
 
+    # Not in the dictionary, which is the session's, and quick to reach.
+    __slots__ = (
+        _COUNTS,
+        "_graphopt_counter",
+        "_graphopt_run",
+        "_graphopt_run_with_iobinding",
+        "_graphopt_session",
+        "recorder",
+    )
+
+    def __new__(cls, session: InferenceSession, recorder: Recorder) -> "ObservedSession":
+        """Of the class of the session."""
+        kind = type(session)
+        if not issubclass(cls, kind):
+            cls = type(f"Observed{kind.__name__}", (cls, kind), {"__slots__": ()})
+        return object.__new__(cls)
+
     def __init__(self, session: InferenceSession, recorder: Recorder) -> None:
         """Observe a session."""
-        self._graphopt_session = session
-        self.recorder = recorder
         session.__dict__.pop(_COUNTS, None)  # whoever observes it last records it, once
-        counts = recorder.add(session)
-        self._graphopt_counts = counts
-        # What runs most often goes the shortest way: no attribute of this object is looked up on it.
-        self.run = _quick_run(session.run, counts)
-        self.run_with_iobinding = _quick_run_with_iobinding(session.run_with_iobinding, counts)
+        self.__dict__ = session.__dict__
+        self.recorder = recorder
+        self._graphopt_session = session
+        self._graphopt_counts = recorder.add(session)
+        self._graphopt_counter = self._graphopt_counts.counter
+        self._graphopt_run = session.run
+        self._graphopt_run_with_iobinding = session.run_with_iobinding
 
-    def __getattr__(self, name: str) -> Any:
-        """Everything that is not about counting is the session's."""
-        return getattr(self.__dict__["_graphopt_session"], name)
+    def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
+        """As ``InferenceSession``."""
+        counter = self._graphopt_counter(input_feed)
+        result = self._graphopt_run(output_names, input_feed, run_options)
+        next(counter)
+        return result
+
+    def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+        """As ``InferenceSession``."""
+        self._graphopt_run_with_iobinding(iobinding, run_options)
+        next(_bound(iobinding, self._graphopt_counts))
 
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))
     run_async = _run_async(_forwarded("run_async"))
     run_with_ortvaluevector = _run_with_ortvaluevector(_forwarded("run_with_ortvaluevector"))
     io_binding = _io_binding(_forwarded("io_binding"))
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """For ``isinstance``: it is used where a session is expected."""
-        return cast(type, InferenceSession)

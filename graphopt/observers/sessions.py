@@ -186,10 +186,13 @@ def _run_async(original: Method) -> Method:
 def _run_with_iobinding(original: Method) -> Method:
     @functools.wraps(original)
     def run_with_iobinding(self: Any, iobinding: Any, run_options: Any = None) -> None:
-        original(self, iobinding, run_options)
         counts = getattr(self, _COUNTS, None)
-        if counts is not None:
-            next(_bound(iobinding, counts))
+        if counts is None:
+            original(self, iobinding, run_options)
+            return
+        counter = _bound(iobinding, counts)
+        original(self, iobinding, run_options)
+        next(counter)
 
     return run_with_iobinding
 
@@ -199,10 +202,13 @@ def _run_with_ortvaluevector(original: Method) -> Method:
     def run_with_ortvaluevector(
         self: Any, run_options: Any, feed_names: Sequence[str], feeds: Sequence[Any], *rest: Any, **named: Any
     ) -> None:
-        original(self, run_options, feed_names, feeds, *rest, **named)
         counts = getattr(self, _COUNTS, None)
-        if counts is not None:
-            next(counts.counter(dict(zip(feed_names, feeds, strict=False))))
+        if counts is None:
+            original(self, run_options, feed_names, feeds, *rest, **named)
+            return
+        counter = counts.counter(dict(zip(feed_names, feeds, strict=False)))
+        original(self, run_options, feed_names, feeds, *rest, **named)
+        next(counter)
 
     return run_with_ortvaluevector
 
@@ -287,8 +293,9 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As ``InferenceSession``."""
+        counter = _bound(iobinding, self._graphopt_counts)
         self._graphopt_run_with_iobinding(iobinding, run_options)
-        next(_bound(iobinding, self._graphopt_counts))
+        next(counter)
 
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))
     run_async = _run_async(_forwarded("run_async"))

@@ -51,7 +51,6 @@ class Node(NamedTuple):
     label: str
     operands: tuple[Operand, ...]
     eligible: bool = True
-    groups: tuple[int, ...] = ()
 
 
 class Block(NamedTuple):
@@ -68,12 +67,10 @@ class Base:
     Attributes:
         nodes: its nodes.
         blocks: its repeated blocks.
-        groups: how many sets of nodes there are of which a pattern may hold one only.
     """
 
     nodes: tuple[Node, ...]
     blocks: tuple[Block, ...]
-    groups: int
 
 
 def fleet(graphs: Sequence[MiningGraph], count: int, *, seed: int = 0, mean: int = MEAN_SIZE) -> list[MiningGraph]:
@@ -122,9 +119,8 @@ def base(graph: MiningGraph) -> Base:
     nodes = []
     for node in sorted(place, key=place.__getitem__):
         operands = tuple(Operand(place[p], o, s, (p, node) in apart) for p, o, s in graph.incoming[node])
-        groups = tuple(number for number, group in enumerate(graph.single) if group >> node & 1)
-        nodes.append(Node(graph.labels[node], operands, bool(graph.eligible_nodes >> node & 1), groups))
-    return Base(tuple(nodes), tuple(blocks(nodes)), len(graph.single))
+        nodes.append(Node(graph.labels[node], operands, bool(graph.eligible_nodes >> node & 1)))
+    return Base(tuple(nodes), tuple(blocks(nodes)))
 
 
 def blocks(nodes: Sequence[Node]) -> Iterator[Block]:
@@ -188,11 +184,11 @@ def edited(chance: random.Random, origin: Base, target: int, pool: Mapping[str, 
             nodes = repeated(nodes, block, times)
         else:
             nodes = without_block(nodes, block)
-        origin = Base(tuple(nodes), tuple(blocks_left(nodes, origin.blocks)), origin.groups)
+        origin = Base(tuple(nodes), tuple(blocks_left(nodes, origin.blocks)))
     for _ in range(chance.randrange(1, MOST_EDITS + 1)):
         edit = chance.choices(EDITS, WEIGHTS)[0]
         nodes = edit(chance, nodes, pool)
-    return Base(tuple(nodes), (), origin.groups)
+    return Base(tuple(nodes), ())
 
 
 def blocks_left(nodes: Sequence[Node], known: Sequence[Block]) -> Iterator[Block]:
@@ -436,7 +432,6 @@ def finished(made: Base) -> MiningGraph:
         labels=tuple(node.label for node in nodes),
         edges=tuple(edges),
         eligible=-1 if all(node.eligible for node in nodes) else bits(i for i, n in enumerate(nodes) if n.eligible),
-        single=tuple(bits(i for i, n in enumerate(nodes) if group in n.groups) for group in range(made.groups)),
         apart=tuple(sorted({(o.producer, at) for at, node in enumerate(nodes) for o in node.operands if o.apart})),
         identities=range(len(nodes)),
     )

@@ -14,7 +14,7 @@ of others for as many S as fit in those nodes; and the gains of all nodes of the
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.mining.growth import Batch
+from graphopt.mining.batch import Batch
 from graphopt.mining.levels import Level
 
 Sums = npt.NDArray[np.float64]

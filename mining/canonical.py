@@ -19,7 +19,7 @@ from typing import NamedTuple
 import networkx as nx
 import numpy as np
 
-from graphopt.mining.refinement import Edges, Hashes, Integers, mixed, orders
+from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, orders
 
 Edge = tuple[int, int, int, int]
 """(producer, output index, consumer, slot)"""
@@ -258,11 +258,13 @@ class Forms(NamedTuple):
         labels: labels in canonical order, a row per pattern.
         edges: packed edges between places in that order, sorted, PADDING at the end.
         order: for each place the node that stands there.
+        rigid: for each place whether every automorphism leaves it where it is, as far as refinement can tell.
     """
 
     labels: Integers
     edges: Integers
     order: Integers
+    rigid: Flags
 
 
 def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> Forms:
@@ -305,7 +307,7 @@ def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> F
         chosen = np.concatenate([chosen, rest[first]])
         chosen = chosen[np.argsort(graph[chosen])]
         written, rows, order = written[chosen], rows[chosen], order[chosen]
-    return Forms(written, rows, order)
+    return Forms(written, rows, order, np.take_along_axis(found.rigid, order, axis=1))
 
 
 def _searched(labels: Integers, edges: Edges, graph: int, vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -1,10 +1,9 @@
-"""Which patterns have the same occurrences as a larger one, so that they are not closed: with one node more.
+"""Which patterns are closed.
 
-A pattern P gives way to a larger pattern Q when (1) each occurrence of P lies in exactly one occurrence of Q, each of
-which holds exactly one of P, and (2) occurrences of P that are disjoint lie in occurrences of Q that are disjoint.
-
-Nearly always, when there is such a Q, there is one with a single node more. Those are found for all patterns at once
-from the steps of growth. For what is left see claims.py.
+A pattern P gives way to a pattern Q with one node more when (1) each occurrence of P lies in exactly one occurrence of
+Q, each of which holds exactly one of P, and (2) occurrences of P that are disjoint lie in occurrences of Q that are
+disjoint. P is closed when it gives way to none. That is found for all patterns of a level at once, by counting the
+steps of growth that lead to the next one.
 """
 
 from collections.abc import Sequence
@@ -12,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from graphopt.mining.batch import Batch
+from graphopt.mining.forced import not_always
 from graphopt.mining.graphs import bits, members
-from graphopt.mining.growth import Batch, Patterns
-from graphopt.mining.levels import Level, Numbers, narrow
-from graphopt.mining.refinement import Integers, spread_out
+from graphopt.mining.levels import Level, Steps
+from graphopt.mining.patterns import Patterns
+from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
 from graphopt.mining.symmetry import Nested, Occurrence, Symmetry, may_clash
 
 BLOCK = 1 << 21
@@ -23,58 +24,82 @@ BLOCK = 1 << 21
 
 
 class Pairs(NamedTuple):
-    """Pairs of patterns: the smaller gives way to the larger in some shard's graphs.
+    """Pairs of patterns: the smaller gives way to the larger, which has one node more, in some shard's graphs.
 
     Attributes:
         small: ids of the smaller ones.
-        large: ids of the larger ones.
+        large: keys of the larger ones.
+        always: whether whatever holds the smaller one without the added node gives way as well; see forced.py.
     """
 
     small: Integers
-    large: Integers
+    large: Hashes
+    always: Flags
+
+    def forced(self) -> tuple[Integers, Hashes]:
+        """Of each pattern that always gives way, its id, rising, and the first larger one to which it does."""
+        always = np.flatnonzero(self.always)
+        small, first = np.unique(self.small[always], return_index=True)
+        return small, self.large[always[first]]
 
 
-def pairs_that_agree(batches: Sequence[Batch], patterns: Sequence[Patterns], alike: Integers) -> Pairs:
-    """All pairs of patterns, one a node larger than the other, that fulfil both conditions in these graphs.
+def agreed(shards: Sequence[Pairs], holding: Integers, low: int) -> Pairs:
+    """Pairs, in order, on which all shards agree that hold the smaller pattern.
 
     Args:
-        batches: all graphs of a shard.
-        patterns: the patterns of each size.
-        alike: for each id a number, equal for patterns of which one may hide the other.
+        shards: what each shard says.
+        holding: for each smaller pattern, from the id ``low``, how many shards hold it.
+        low: the first id.
     """
-    small: list[Integers] = [np.zeros(0, dtype=np.int64)]
-    large: list[Integers] = [np.zeros(0, dtype=np.int64)]
-    for size in range(1, len(patterns)):
-        inner, outer = patterns[size - 1], patterns[size]
-        rows_of_inner = row_counts([batch.levels[size - 1] for batch in batches], len(inner))
-        rows_of_outer = row_counts([batch.levels[size] for batch in batches], len(outer))
-        inner_alike, outer_alike = alike[inner.ids], alike[outer.ids]
-        linked = []
-        for batch in batches:
-            below, above = batch.levels[size - 1], batch.levels[size]
-            parents, children = above.steps()
-            p, q = below.pattern[parents].astype(np.int64), above.pattern[children].astype(np.int64)
-            rows = np.flatnonzero((inner_alike[p] == outer_alike[q]) & (rows_of_inner[p] == rows_of_outer[q]))
-            pair = p[rows] * len(outer) + q[rows]
-            linked.append(_Links.of(below, above, pair, parents[rows], children[rows], rows))
-        values, which = np.unique(np.concatenate([links.pairs for links in linked]), return_inverse=True)
-        if not len(values):
-            continue
-        steps, parents, children, uneven = (
-            np.bincount(which.ravel(), weights=np.concatenate(column), minlength=len(values))
-            for column in zip(*((link.steps, link.parents, link.children, link.uneven) for link in linked), strict=True)
-        )
-        agree = (
-            (steps == parents) & (steps == children) & (steps == rows_of_inner[values // len(outer)]) & (uneven == 0)
-        )
-        for batch, links in zip(batches, linked, strict=True):
-            at = np.searchsorted(values, links.pairs)
-            own = np.flatnonzero(agree[at][links.pair])
-            agree[_clashing(batch, size, links.parent[own], links.child[own], at[links.pair[own]])] = False
-        found = values[agree]
-        small.append(inner.ids[found // len(outer)])
-        large.append(outer.ids[found % len(outer)])
-    return Pairs(np.concatenate(small), np.concatenate(large))
+    small, large, always = (np.concatenate(columns) for columns in zip(*shards, strict=True))
+    order = np.lexsort((large[:, 1], large[:, 0], small))
+    small, large, always = small[order], large[order], always[order]
+    start = np.ones(len(small), dtype=np.bool_)
+    start[1:] = (small[1:] != small[:-1]) | (large[1:] != large[:-1]).any(axis=1)
+    starts = np.flatnonzero(start)
+    if not len(starts):
+        return Pairs(small, large, always)
+    fits = np.diff(starts, append=len(small)) == holding[small[starts] - low]
+    return Pairs(small[starts][fits], large[starts][fits], np.logical_and.reduceat(always, starts)[fits])
+
+
+def pairs_that_agree(batches: Sequence[Batch], inner: Patterns, outer: Patterns, reach: int) -> Pairs:
+    """All pairs of patterns of the last two levels of which the smaller gives way to the larger in these graphs.
+
+    Args:
+        batches: all graphs of a shard, just grown.
+        inner: the patterns of the level before the last one.
+        outer: those of the last level.
+        reach: for ``always``, the most nodes of what is considered; 0 where it is not asked.
+    """
+    rows_of_inner = row_counts([batch.levels[-2] for batch in batches], len(inner))
+    rows_of_outer = row_counts([batch.levels[-1] for batch in batches], len(outer))
+    linked = []
+    for batch in batches:
+        below, above = batch.levels[-2], batch.levels[-1]
+        assert batch.steps is not None
+        p = below.pattern[batch.steps.parents].astype(np.int64)
+        q = above.pattern[batch.steps.children].astype(np.int64)
+        alike = np.flatnonzero(rows_of_inner[p] == rows_of_outer[q])
+        linked.append(_Links.of(below, above, p[alike] * len(outer) + q[alike], batch.steps.of(alike)))
+    values, which = np.unique(np.concatenate([links.pairs for links in linked]), return_inverse=True)
+    counted = zip(*((links.ways, links.parents, links.children, links.uneven) for links in linked), strict=True)
+    ways, parents, children, uneven = (
+        np.bincount(which.ravel(), weights=np.concatenate(column), minlength=len(values)) for column in counted
+    )
+    agree = (ways == parents) & (ways == children) & (ways == rows_of_inner[values // len(outer)]) & (uneven == 0)
+    always = np.full(len(values), bool(reach))
+    for batch, links in zip(batches, linked, strict=True):
+        at = np.searchsorted(values, links.pairs)
+        own = np.flatnonzero(agree[at][links.pair])
+        steps, pair = links.steps.of(own), at[links.pair[own]]
+        clashing = _clashing(batch, steps.parents, steps.children, pair)
+        agree[clashing] = False
+        if reach:
+            still = np.flatnonzero(agree[pair])
+            always[not_always(batch, inner, steps.of(still), pair[still], reach)] = False
+    found = np.flatnonzero(agree)
+    return Pairs(inner.ids[values[found] // len(outer)], outer.keys[values[found] % len(outer)], always[found])
 
 
 class _Links(NamedTuple):
@@ -82,42 +107,37 @@ class _Links(NamedTuple):
 
     Attributes:
         pairs: sorted numbers of pairs of patterns.
-        steps: for each, how many steps lead from the smaller to the larger.
+        ways: for each, how many steps lead from the smaller to the larger.
         parents: for each, from how many rows.
         children: for each, to how many rows.
         uneven: for each, how many steps do not lead from one occurrence to one.
         pair: for each step the position of its pair.
-        parent: for each step the row that it starts from.
-        child: for each step the row that it leads to.
+        steps: the steps.
     """
 
     pairs: Integers
-    steps: Integers
+    ways: Integers
     parents: Integers
     children: Integers
     uneven: Integers
-    pair: Numbers
-    parent: Numbers
-    child: Numbers
+    pair: Integers
+    steps: Steps
 
     @classmethod
-    def of(
-        cls, below: Level, above: Level, pair: Integers, parents: Integers, children: Integers, steps: Integers
-    ) -> "_Links":
-        """All that is said of some steps, from their numbers, their ends and the numbers of their pairs."""
-        uneven = below.multiplicities(parents) != above.multiplicities(children)
-        uneven = uneven.astype(np.bool_) | np.isin(steps, above.several)
+    def of(cls, below: Level, above: Level, pair: Integers, steps: Steps) -> "_Links":
+        """All that is said of some steps, from the numbers of their pairs."""
+        uneven = below.multiplicities(steps.parents) != above.multiplicities(steps.children)
+        uneven = uneven.astype(np.bool_) | steps.several
         pairs, which, counts = np.unique(pair, return_inverse=True, return_counts=True)
         which = which.ravel()
         return cls(
             pairs,
             counts,
-            _distinct(which, parents, len(pairs)),
-            _distinct(which, children, len(pairs)),
+            _distinct(which, steps.parents, len(pairs)),
+            _distinct(which, steps.children, len(pairs)),
             np.bincount(which[uneven], minlength=len(pairs)),
-            narrow(which),
-            narrow(parents),
-            narrow(children),
+            which,
+            steps,
         )
 
 
@@ -138,18 +158,17 @@ def _distinct(groups: Integers, values: Integers, count: int) -> Integers:
     return np.bincount(groups[new], minlength=count)
 
 
-def _clashing(batch: Batch, size: int, parents: Numbers, children: Numbers, pair: Integers) -> Integers:
+def _clashing(batch: Batch, parents: Integers, children: Integers, pair: Integers) -> Integers:
     """Pairs (of those given for each step) with larger occurrences that overlap where the smaller ones do not.
 
     Args:
         batch: the graphs.
-        size: nodes of the smaller patterns.
         parents: for each step of growth, of those that lead from all occurrences of a pattern to all of a larger one,
             the row that it starts from.
         children: for each, the row that it leads to.
         pair: for each, the number of the pair of patterns.
     """
-    below, above = batch.levels[size - 1], batch.levels[size]
+    below, above = batch.levels[-2], batch.levels[-1]
     _, group = np.unique(pair * batch.count + above.graphs(children), return_inverse=True)
     group = group.ravel()
     several = (np.bincount(group) > 1)[group] | (above.multiplicities(children) != 1).astype(np.bool_)
@@ -168,7 +187,7 @@ def _clashing(batch: Batch, size: int, parents: Numbers, children: Numbers, pair
     doubtful = np.repeat(~common, lengths)
     group_moved = np.logical_or.reduceat(moved[outer].any(axis=1), starts)
     by_one = doubtful & np.repeat(group_moved, lengths)
-    clashing = [clashing_rows(batch, *(column[doubtful & ~by_one] for column in (inner, outer, group, pair)))]
+    clashing = [_clashing_rows(batch, *(column[doubtful & ~by_one] for column in (inner, outer, group, pair)))]
     for start, length in zip(
         starts[~common & group_moved].tolist(), lengths[~common & group_moved].tolist(), strict=True
     ):
@@ -177,18 +196,14 @@ def _clashing(batch: Batch, size: int, parents: Numbers, children: Numbers, pair
         rows = slice(start, start + length)
         wholes = [tuple(row) for row in (outer[rows] - offset).tolist()]
         symmetry = batch.symmetries[position]
-        parts = [
-            _part(symmetry, tuple(row), whole)
-            for row, whole in zip((inner[rows] - offset).tolist(), wholes, strict=True)
-        ]
-        if not overlap_alike(symmetry, parts, wholes):
+        smaller = map(tuple, (inner[rows] - offset).tolist())
+        parts = [_part(symmetry, small, whole) for small, whole in zip(smaller, wholes, strict=True)]
+        if not _overlap_alike(symmetry, parts, wholes):
             clashing.append(pair[start : start + 1])
     return np.unique(np.concatenate(clashing))
 
 
-def clashing_rows(
-    batch: Batch, inner: Integers, outer: Integers, group: Integers, pair: Integers, added: Integers | None = None
-) -> Integers:
+def _clashing_rows(batch: Batch, inner: Integers, outer: Integers, group: Integers, pair: Integers) -> Integers:
     """As _clashing, for occurrences that stand for themselves only.
 
     Args:
@@ -197,18 +212,17 @@ def clashing_rows(
         outer: the larger ones.
         group: equal for occurrences of one pattern in one graph.
         pair: what is returned where they clash.
-        added: the nodes between inner and outer, a row each; the one node when None.
     """
     if not len(inner):
         return np.zeros(0, dtype=np.int64)
     total = len(batch.graph_of)
-    added = (outer.sum(axis=1) - inner.sum(axis=1))[:, None] if added is None else added
+    added = outer.sum(axis=1) - inner.sum(axis=1)
     holds_node = (group[:, None] * total + outer).ravel()
     order = np.argsort(holds_node, kind="stable")
     holds_node = holds_node[order]
     holder = order // outer.shape[1]
-    lows = np.searchsorted(holds_node, (group[:, None] * total + added).ravel())
-    highs = np.searchsorted(holds_node, (group[:, None] * total + added).ravel(), side="right")
+    lows = np.searchsorted(holds_node, group * total + added)
+    highs = np.searchsorted(holds_node, group * total + added, side="right")
     sets = batch.bits(inner)
     found = []
     ends = np.cumsum(highs - lows)
@@ -217,7 +231,7 @@ def clashing_rows(
         before = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
         lengths = (highs - lows)[start:stop]
-        one = np.repeat(np.arange(start, stop) // added.shape[1], lengths)
+        one = np.repeat(np.arange(start, stop), lengths)
         other = holder[spread_out(lows[start:stop], lengths)]
         apart = ~(sets[one] & sets[other]).any(axis=1)
         found.append(pair[one[apart]])
@@ -227,6 +241,8 @@ def clashing_rows(
 
 def _part(symmetry: Symmetry, small: Occurrence, whole: Occurrence) -> Occurrence:
     """Those nodes of an occurrence, all but one, that are an image of a smaller one."""
+    if set(small) < set(whole):
+        return small
     wanted = bits(small)
     mask = bits(whole)
     for node in whole:
@@ -235,7 +251,7 @@ def _part(symmetry: Symmetry, small: Occurrence, whole: Occurrence) -> Occurrenc
     raise AssertionError("a step of growth leads to an occurrence that does not hold the one it started from")
 
 
-def overlap_alike(symmetry: Symmetry, parts: list[Occurrence], wholes: list[Occurrence]) -> bool:
+def _overlap_alike(symmetry: Symmetry, parts: list[Occurrence], wholes: list[Occurrence]) -> bool:
     """Whether wholes overlap only where their parts overlap, over all images of the given representatives."""
     pairs = [Nested(bits(part), bits(whole)) for part, whole in zip(parts, wholes, strict=True)]
     # Outside of the families all images of a representative are the same.

@@ -100,6 +100,7 @@ def find_opportunities(
             min_support=min_support,
             max_size=max_size,
             min_size=2,
+            clipped=True,
             engine=engine or ("processes" if _pays(distinct) else "serial"),
             jobs=jobs,
             scheduler=scheduler,

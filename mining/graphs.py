@@ -44,7 +44,6 @@ class MiningGraph:
         edges: (producer, output, consumer, slot), sorted; parallel edges are kept.
         weight: how many executions it stands for.
         eligible: bits of the nodes that patterns may hold. Paths through all other nodes count for convexity.
-        single: sets of nodes (bits) of which an occurrence may hold one at most, such as contractions.
         apart: edges (producer, consumer) that may not lie within an occurrence.
         gains: the most that each node can add to what a pattern saves, in whole numbers; empty where that does not
             matter.
@@ -56,7 +55,6 @@ class MiningGraph:
     edges: tuple[Edge, ...]
     weight: int = 1
     eligible: int = -1
-    single: tuple[int, ...] = ()
     apart: tuple[tuple[int, int], ...] = ()
     gains: tuple[float, ...] = field(default=(), compare=False)
     identities: Sequence[Hashable] = field(default=(), compare=False)
@@ -84,7 +82,7 @@ class MiningGraph:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for graphs that are mined as one: everything but the weight and the nodes' names."""
-        parts = (self.labels, self.edges, self.eligible_nodes, self.single, self.apart)
+        parts = (self.labels, self.edges, self.eligible_nodes, self.apart)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @cached_property

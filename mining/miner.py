@@ -5,11 +5,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from graphopt.errors import GraphoptError
+from graphopt.mining.closedness import Pairs, agreed
 from graphopt.mining.engine import Engine
 from graphopt.mining.engines import open_engine
 from graphopt.mining.graphs import MiningGraph, Weighted, from_any, merged
@@ -18,7 +19,7 @@ from graphopt.mining.pattern import Corpus, Pattern
 from graphopt.mining.refinement import Flags
 from graphopt.mining.saving import Gain, Saving, Savings, label_gains, whole
 from graphopt.mining.shard import Code
-from graphopt.mining.tallies import Tallies, combined, joined_up
+from graphopt.mining.tallies import Tallies, combined, joined_up, located
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -41,6 +42,8 @@ class MiningResult:
         weight: sum of all weights.
         min_support: the threshold that was applied, as a weight.
         index: for each graph given, the index of its distinct graph, as places of patterns name it.
+        larger: number of patterns of max_size nodes that were left out because larger ones have the same occurrences:
+            where it is not 0, a greater size finds more, and ``clipped`` what there is of these up to max_size.
         visited: number of frequent patterns that were grown or could have been, closed or not; where graphs were mined
             several times for the best k, of all times.
         truncated: graphs (by position among those given) that exceeded the work budget, with the size from which on
@@ -53,6 +56,7 @@ class MiningResult:
     weight: int
     min_support: int
     index: tuple[int, ...] = ()
+    larger: int = 0
     visited: int = 0
     truncated: tuple[tuple[int, int], ...] = ()
 
@@ -82,6 +86,7 @@ def mine(
     max_size: int = 8,
     min_size: int = 1,
     closed: bool = True,
+    clipped: bool = False,
     k: int | None = None,
     saving: Saving | None = None,
     gain: Gain | None = None,
@@ -100,10 +105,11 @@ def mine(
     pattern and is convex: no path leaves it and comes back. The *support* of a pattern is the sum of the weights of
     the graphs with at least one occurrence.
 
-    A pattern is *closed* when no larger pattern (of at most ``max_size`` nodes) has the same occurrences: when there is
-    none such that each occurrence of either lies in, or holds, exactly one of the other, and such that occurrences
-    which are disjoint stay disjoint. Whoever can fuse a set of disjoint occurrences of a pattern that is not closed
-    can fuse as many of the larger one instead.
+    A pattern is *closed* when no pattern of one node more has the same occurrences: when there is none such that each
+    occurrence of either lies in, or holds, exactly one of the other, and such that occurrences which are disjoint stay
+    disjoint. Whoever can fuse a set of disjoint occurrences of a pattern that is not closed can fuse as many of the
+    larger one instead. Of a long chain of operators that stands in one place, only the whole is closed: where that has
+    more than ``max_size`` nodes, nothing is found unless ``clipped`` asks for it, and ``larger`` of the result says so.
 
     Graphs written alike count as one with the sum of their weights: weight *w* equals *w* copies. The result is the
     same for any order of graphs or nodes, any engine and any number of jobs.
@@ -116,6 +122,8 @@ def mine(
         max_size: most nodes of a pattern.
         min_size: fewest nodes of a pattern that is returned.
         closed: whether only closed patterns are returned.
+        clipped: whether patterns of ``max_size`` nodes are returned where they are not closed, too: all that there is
+            of what is larger. Always so for ``k`` and ``group``.
         k: return only the k patterns that save most, in marginal order: the best, then the best of what its occurrences
             leave over, and so on; of equals, the first by digest. A pattern saves ``saving`` for each execution of each
             of its disjoint occurrences (see Pattern.disjoint_in) that holds no node of a better pattern's. Those that
@@ -170,7 +178,8 @@ def mine(
     def mined(graphs: Sequence[MiningGraph], least: float) -> MiningResult:
         corpus = Corpus(given, tuple(graphs), tuple(index))
         with open_engine(engine, graphs, jobs=jobs, budget=budget, scheduler=scheduler) as running:
-            return _mined(running, corpus, threshold, min_size, max_size, closed, group, least, progress)
+            asked = _Asked(threshold, min_size, max_size, closed, clipped or k is not None or group is not None)
+            return _mined(running, corpus, asked, group, least, progress)
 
     if k is None:
         return mined(distinct, least_saving)
@@ -196,41 +205,59 @@ def mine(
     return replace(found, visited=visited)
 
 
+class _Asked(NamedTuple):
+    """What is mined; see mine."""
+
+    threshold: int
+    min_size: int
+    max_size: int
+    closed: bool
+    clipped: bool
+
+
 def _mined(
     running: Engine,
     corpus: Corpus,
-    threshold: int,
-    min_size: int,
-    max_size: int,
-    closed: bool,
+    asked: _Asked,
     group: Callable[[Sequence[Code]], Mapping[str, Hashable]] | None,
     least_saving: float,
     progress: Progress | None,
 ) -> MiningResult:
     """What an engine finds in its graphs, those of the corpus; see mine."""
     levels: list[Tallies] = []
-    level = combined(running.call("start", max_size if least_saving else 0))
+    giving_way: list[Pairs] = []
+    known = 0
+    reach = asked.max_size + 1 if asked.closed and not asked.clipped else 0
+    level = combined(running.call("start", asked.max_size if least_saving else 0, reach))
     while True:
-        promising = (level.support >= threshold).astype(np.bool_) & (level.bound >= least_saving)
+        promising = (level.support >= asked.threshold).astype(np.bool_) & (level.bound >= least_saving)
         frequent = level.of(promising)
         levels.append(frequent)
+        last = len(levels) == asked.max_size
         if progress is not None:
             progress(len(levels), len(frequent.keys), int(frequent.occurrences.sum()))
-        if len(levels) == max_size or not len(frequent.keys):
+        if not len(frequent.keys) or (last and (asked.clipped or not asked.closed)):
+            running.call("keep", frequent.keys)
             break
-        level = combined(running.call("grow", frequent.keys))
-    running.call("end", frequent.keys)
+        answers = running.call("grow", frequent.keys, asked.closed)
+        pairs = agreed(answers, frequent.shards, known) if asked.closed else None
+        known += len(frequent.keys)
+        if pairs is not None:
+            giving_way.append(pairs)
+        if last:
+            break
+        level = combined(running.call("tally", *(pairs.forced() if pairs is not None else ())))
+    running.call("end", len(levels))
     tallies = joined_up(levels)
     sizes = np.repeat(np.arange(1, len(levels) + 1), [len(frequent.keys) for frequent in levels])
-    wanted = sizes >= min_size
+    wanted = sizes >= asked.min_size
     codes: list[Code] = []
     if group is not None:
         every = np.arange(len(tallies.keys))
         codes = sorted(itertools.chain(*running.call("describe", every, tallies.first)), key=lambda code: code.id)
-    if closed:
+    if asked.closed:
         groups = None if group is None else group(codes)
-        listed = None if groups is None else [groups[code.digest] for code in codes]
-        wanted &= _closed(running, tallies, listed)
+        wanted &= _closed(levels, giving_way, None if groups is None else [groups[code.digest] for code in codes])
     ids = np.flatnonzero(wanted)
     if group is None:
         codes = list(itertools.chain(*running.call("describe", ids, tallies.first[ids])))
@@ -251,7 +278,7 @@ def _mined(
             edges=code.edges,
             support=support[code.id],
             occurrences=occurrences[code.id],
-            closed=True if closed else None,
+            closed=True if asked.closed else None,
             _corpus=corpus,
             _found=found[len(code.labels)],
             _id=code.id,
@@ -263,9 +290,10 @@ def _mined(
         graphs=len(corpus.given),
         distinct=len(corpus.distinct),
         weight=sum(graph.weight for graph in corpus.given),
-        min_support=threshold,
+        min_support=asked.threshold,
         index=corpus.index,
         visited=len(tallies.keys),
+        larger=len(np.unique(giving_way[asked.max_size - 1].small)) if len(giving_way) == asked.max_size else 0,
         truncated=tuple((position, cut[graph]) for position, graph in enumerate(corpus.index) if graph in cut),
     )
 
@@ -287,24 +315,22 @@ def absolute_support(min_support: int | float | Fraction, weight: int) -> int:
     return max(ceil(fraction * weight), 1)
 
 
-def _closed(running: Engine, tallies: Tallies, groups: Sequence[Hashable] | None) -> Flags:
-    """Which patterns are closed: no pair or claim against them holds in all shards that contain them."""
-    _, alike = np.unique(tallies.spread, return_inverse=True)
-    if groups is not None:
-        numbers: dict[Hashable, int] = {}
-        grouped = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
-        _, alike = np.unique(alike * max(len(numbers), 1) + grouped, return_inverse=True)
-    found = running.call("pairs", alike)
-    pairs = np.concatenate([np.stack([part.small, part.large], axis=1) for part in found])
-    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
-    closed = np.ones(len(tallies.keys), dtype=np.bool_)
-    closed[pairs[counts == tallies.shards[pairs[:, 0]], 0]] = False
-    proposed = running.call("propose", alike, closed.copy(), tallies.first, tallies.shards)
-    claims = list(itertools.chain(*proposed))
-    shared = [claim for claim in claims if tallies.shards[claim.small] > 1]
-    closed[[claim.small for claim in claims if tallies.shards[claim.small] == 1]] = False
-    if shared:
-        for claim, *answers in zip(shared, *running.call("confirm", shared), strict=True):
-            if all(answers):
-                closed[claim.small] = False
+def _closed(levels: Sequence[Tallies], giving_way: Sequence[Pairs], groups: Sequence[Hashable] | None) -> Flags:
+    """Which patterns, by id, give way to none, or to none of their group.
+
+    Args:
+        levels: the patterns of each size.
+        giving_way: for each size, which of them give way to which of one node more.
+        groups: for each id the pattern's group; None where all are of one.
+    """
+    starts = np.cumsum([0, *(len(level.keys) for level in levels)])
+    closed = np.ones(int(starts[-1]), dtype=np.bool_)
+    numbers: dict[Hashable, int] = {}
+    group = None if groups is None else np.array([numbers.setdefault(one, len(numbers)) for one in groups])
+    for size, pairs in enumerate(giving_way, start=1):
+        small = pairs.small
+        if group is not None:
+            at = located(pairs.large, levels[size].keys)
+            small = small[(at >= 0) & (group[small] == group[starts[size] + at])]
+        closed[small] = False
     return closed

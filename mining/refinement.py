@@ -70,11 +70,13 @@ class Orders(NamedTuple):
         graph: the graph of each order, rising; a graph may have several orders.
         order: for each, the graph's nodes.
         undecided: graphs that have no order because they would have too many.
+        rigid: for each graph and node whether refinement alone tells it from all others.
     """
 
     graph: Integers
     order: Integers
     undecided: Integers
+    rigid: Flags
 
 
 def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
@@ -97,6 +99,9 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
     done_orders: list[Integers] = []
     undecided: list[Integers] = []
     cells = _cells(np.sort(colours, axis=1))
+    colours, cells = _refined(colours, cells, edges, into, out)
+    rigid = np.ones(colours.shape, dtype=np.bool_)
+    rigid[cells < size] = _alone(colours[cells < size])
 
     def left_over() -> Integers:
         """Write down the orders of graphs that are decided; the positions of the others."""
@@ -106,7 +111,6 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
         return np.flatnonzero(~whole)
 
     while len(owner):
-        colours, cells = _refined(colours, cells, edges, into, out)
         left = left_over()
         if not len(left):
             break
@@ -144,12 +148,24 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
         owner = owner[left[copies]]
         colours = colours[left[copies]]
         colours[np.arange(len(node)), node] = mixed(colours[np.arange(len(node)), node] + _TOLD_APART)
+        colours, cells = _refined(colours, cells, edges, into, out)
     graphs = np.concatenate([*done_graphs, np.zeros(0, dtype=np.int64)])
     rows = np.concatenate([*done_orders, np.zeros((0, size), dtype=np.int64)])
     rejected = np.unique(np.concatenate([*undecided, np.zeros(0, dtype=np.int64)]))
     kept = ~np.isin(graphs, rejected)
     sorting = np.argsort(graphs[kept], kind="stable")
-    return Orders(graphs[kept][sorting], rows[kept][sorting], rejected)
+    return Orders(graphs[kept][sorting], rows[kept][sorting], rejected, rigid)
+
+
+def _alone(colours: Hashes) -> Flags:
+    """For each node of each graph whether no other one has its colour."""
+    order = np.argsort(colours, axis=1)
+    ranked = np.take_along_axis(colours, order, axis=1)
+    change = np.ones((len(colours), colours.shape[1] + 1), dtype=np.bool_)
+    change[:, 1:-1] = ranked[:, 1:] != ranked[:, :-1]
+    found = np.empty(colours.shape, dtype=np.bool_)
+    np.put_along_axis(found, order, change[:, 1:] & change[:, :-1], axis=1)
+    return found
 
 
 def _with_equal_parts_apart(colours: Hashes, edges: Edges) -> Hashes:

@@ -1,20 +1,20 @@
 """One shard of the graphs: its occurrences, and what it tells the others about them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.mining import claims, closedness
+from graphopt.mining import closedness, growth
+from graphopt.mining.batch import Batch
 from graphopt.mining.bounds import bounds
 from graphopt.mining.canonical import Edge, Vocabulary, digest
-from graphopt.mining.claims import Claim
 from graphopt.mining.closedness import Pairs
 from graphopt.mining.found import Found
 from graphopt.mining.graphs import MiningGraph
-from graphopt.mining.growth import Batch, Patterns
 from graphopt.mining.levels import Level, Numbers, narrow
-from graphopt.mining.refinement import Flags, Hashes, Integers, mixed, spread_out
+from graphopt.mining.patterns import Patterns
+from graphopt.mining.refinement import Hashes, Integers, spread_out
 from graphopt.mining.symmetry import Occurrence
 from graphopt.mining.tallies import SMALL, Counts, Tallies, by_key, located
 
@@ -62,33 +62,65 @@ class Shard:
         self.patterns: list[Patterns] = []
         self._weight = sum(graph.weight for _, graph in graphs)
         self._next_id = 0
-        self._largest = 0
+        self._largest = self._reach = 0
 
     @property
     def truncated(self) -> dict[int, int]:
         """Index of each graph that exceeded the budget, to the size from which on its occurrences are missing."""
         return {graph: size for batch in self.batches for graph, size in batch.truncated.items()}
 
-    def start(self, largest: int = 0) -> Tallies:
+    def start(self, largest: int = 0, reach: int = 0) -> Tallies:
         """The level of single nodes.
 
         Args:
             largest: for bounds on savings, the most nodes that a pattern may have; 0 for none.
+            reach: for steps that are taken at once, the most nodes of what is considered, see forced.py; 0 for none.
         """
         patterns = Patterns(1)
-        self._largest = largest
+        self._largest, self._reach = largest, reach
         for batch in self.batches:
-            batch.start(patterns)
+            growth.start(batch, patterns)
         self.patterns = [patterns]
         return self._tallies()
 
-    def grow(self, frequent: Hashes) -> Tallies:
-        """The next level, from the frequent patterns of the last one; see keep."""
+    def grow(self, frequent: Hashes, paired: bool = False) -> Pairs | None:
+        """Find the next level, from the frequent patterns of the last one; see keep.
+
+        Args:
+            frequent: see keep.
+            paired: whether to say which patterns give way to larger ones.
+        """
         self.keep(frequent)
         larger = Patterns(self.patterns[-1].size + 1)
         for batch in self.batches:
-            batch.grow(self.patterns[-1], larger, self.budget)
+            growth.grow(batch, self.patterns[-1], larger, self.budget)
         self.patterns.append(larger)
+        if not paired:
+            return None
+        return closedness.pairs_that_agree(self.batches, self.patterns[-2], self.patterns[-1], self._reach)
+
+    def tally(self, small: Integers | None = None, large: Hashes | None = None) -> Tallies:
+        """Support and counts of every pattern of the level that was found last.
+
+        Args:
+            small: sorted ids of patterns of the level before that always give way to a larger one.
+            large: for each the key of that: all else that only they lead to is forgotten.
+        """
+        if small is not None and large is not None and len(small):
+            inner, outer = self.patterns[-2:]
+            order = by_key(outer.keys)
+            only = np.full(len(inner), -1)
+            at = _member(inner.ids, small)
+            only[at >= 0] = order[located(large[at[at >= 0]], outer.keys[order])]
+            kept = np.zeros(len(outer), dtype=np.bool_)
+            for batch in self.batches:
+                assert batch.steps is not None
+                target = only[batch.levels[-2].pattern[batch.steps.parents]]
+                reached = batch.levels[-1].pattern[batch.steps.children]
+                kept[reached[(target < 0) | (target == reached)]] = True
+            for batch in self.batches:
+                level = batch.levels[-1]
+                batch.levels[-1] = level.kept(kept[level.pattern], np.arange(len(outer)))
         return self._tallies()
 
     def keep(self, frequent: Hashes) -> None:
@@ -107,18 +139,19 @@ class Shard:
         for batch in self.batches:
             level = batch.levels[-1]
             batch.levels[-1] = level.kept(numbers[level.pattern] >= 0, numbers)
+            batch.steps = None
 
-    def end(self, frequent: Hashes) -> None:
-        """End growth: see keep."""
-        self.keep(frequent)
+    def end(self, size: int) -> None:
+        """End growth: keep the levels up to some size."""
+        del self.patterns[size:]
         for batch in self.batches:
+            del batch.levels[size:]
             batch.forget_growth()
 
     def _tallies(self) -> Tallies:
         """Support and counts of every pattern of the last level."""
         patterns = self.patterns[-1]
         count = len(patterns)
-        spread = np.zeros(count, dtype=np.uint64)
         first = np.full(count, np.iinfo(np.int64).max)
         bound = np.zeros(count)
         columns: list[tuple[Numbers, Counts, Sequence[int], Numbers]] = []
@@ -127,7 +160,6 @@ class Shard:
             pattern, position, counts = _counts(batch.levels[-1], batch.count)
             index = batch.indices[position]
             most = max(most, int(counts.max(initial=0)))
-            np.add.at(spread, pattern, _spread(index, counts))
             np.minimum.at(first, pattern, index)
             columns.append(
                 (narrow(pattern), counts if counts.dtype == object else narrow(counts), batch.weights, narrow(position))
@@ -141,8 +173,9 @@ class Shard:
             weight = np.array(weights, dtype=kind)[position]
             np.add.at(support, pattern, weight)
             np.add.at(occurrences, pattern, weight * counts.astype(kind))
-        found = Tallies(patterns.keys, support, occurrences, spread, first, np.ones(count, dtype=np.int64), bound)
-        return found.of(by_key(patterns.keys))
+        found = Tallies(patterns.keys, support, occurrences, first, np.ones(count, dtype=np.int64), bound)
+        order = by_key(patterns.keys)
+        return found.of(order[support[order] > 0])
 
     # Results
 
@@ -210,32 +243,6 @@ class Shard:
             )
         return Found.joined(parts, size)
 
-    # Closedness
-
-    def pairs(self, alike: Integers) -> Pairs:
-        """Pairs of patterns, one a node larger, with the same occurrences in this shard's graphs; see closedness.py.
-
-        Args:
-            alike: for each id a number, equal for patterns of which one may hide the other.
-        """
-        return closedness.pairs_that_agree(self.batches, self.patterns, alike)
-
-    def propose(self, alike: Integers, wanted: Flags, first: Integers, shards: Integers) -> list[Claim]:
-        """What hides patterns that no pattern with one node more hides, as far as this shard knows; see closedness.py.
-
-        Args:
-            alike: see pairs.
-            wanted: for each id whether nothing is known to hide the pattern.
-            first: for each id, the index of the first graph that contains it: its shard looks into it.
-            shards: for each id, the number of shards whose graphs contain it.
-        """
-        return claims.claims(self.batches, self.patterns, alike, wanted, first, shards)
-
-    def confirm(self, asked: Iterable[Claim]) -> list[bool]:
-        """For each claim, whether it holds in the graphs of this shard."""
-        occurrences = claims.Occurrences(self.batches, self.patterns)
-        return [occurrences.holds(claim) for claim in asked]
-
 
 def _batches(graphs: Sequence[tuple[int, MiningGraph]]) -> list[list[tuple[int, MiningGraph]]]:
     """Graphs of similar size together: their sets of nodes have the same number of words."""
@@ -265,13 +272,6 @@ def _counts(level: Level, graphs: int) -> tuple[Integers, Integers, Counts]:
     total: Counts = counts.astype(level.counts.dtype)
     np.add.at(total, inverse.ravel()[level.multiples], level.counts - 1)
     return pattern, position, total
-
-
-def _spread(index: Integers, counts: Counts) -> Hashes:
-    """A well mixed hash of each graph's count."""
-    if counts.dtype == object:
-        counts = np.array([count & ((1 << 64) - 1) for count in counts.tolist()], dtype=np.uint64)
-    return mixed(mixed(index.astype(np.uint64) + np.uint64(1)) + counts.astype(np.uint64))
 
 
 def _member(ids: Integers, wanted: Integers) -> Integers:

@@ -365,9 +365,9 @@ def _rough_colours(graph: MiningGraph) -> list[int]:
     down = [0] * len(graph.labels)
     up = [0] * len(graph.labels)
     for node in graph.topological:
-        flags = (graph.eligible_nodes >> node & 1, *(group >> node & 1 for group in graph.single))
+        held = graph.eligible_nodes >> node & 1
         operands = tuple(sorted([(down[p], o, s) for p, o, s in graph.incoming[node]]))
-        down[node] = hash((labels[graph.labels[node]], flags, operands))
+        down[node] = hash((labels[graph.labels[node]], held, operands))
     for node in reversed(graph.topological):
         up[node] = hash((down[node], tuple(sorted([(up[c], o, s) for c, o, s in graph.outgoing[node]]))))
     keys = list(zip(graph.labels, up, strict=True))

@@ -22,7 +22,6 @@ class Tallies(NamedTuple):
         keys: 128-bit hash of the pattern's canonical form, as two numbers.
         support: sum of the weights of the graphs that contain the pattern.
         occurrences: number of occurrences, each counted with the weight of its graph.
-        spread: a hash of how many occurrences each graph has: equal for patterns with equal counts in every graph.
         first: the lowest index of a graph that contains it.
         shards: number of shards whose graphs contain it.
         bound: the most that it, or any pattern of the allowed size that contains it, can save; 0 where not asked.
@@ -31,7 +30,6 @@ class Tallies(NamedTuple):
     keys: Hashes
     support: Counts
     occurrences: Counts
-    spread: Hashes
     first: Integers
     shards: Integers
     bound: npt.NDArray[np.float64]
@@ -62,7 +60,6 @@ def combined(shards: Sequence[Tallies]) -> Tallies:
         keys=joined.keys[starts],
         support=np.add.reduceat(joined.support, starts),
         occurrences=np.add.reduceat(joined.occurrences, starts),
-        spread=np.add.reduceat(joined.spread, starts),
         first=np.minimum.reduceat(joined.first, starts),
         shards=np.add.reduceat(joined.shards, starts),
         bound=np.add.reduceat(joined.bound, starts),

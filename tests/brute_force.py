@@ -19,12 +19,10 @@ class Limits(NamedTuple):
 
     Attributes:
         barred: nodes that are in none.
-        single: sets of nodes of which they hold one at most.
         apart: pairs (producer, consumer) of which they hold one at most.
     """
 
     barred: frozenset[int] = frozenset()
-    single: tuple[frozenset[int], ...] = ()
     apart: tuple[tuple[int, int], ...] = ()
 
 
@@ -57,8 +55,6 @@ def occurrences(graph: nx.MultiDiGraph, limits: Limits, max_size: int) -> list[f
                 ahead += (beside[node] & inside) - known
                 known |= beside[node] & inside
             if known != inside or inside & limits.barred:
-                continue
-            if any(len(inside & group) > 1 for group in limits.single):
                 continue
             if any(producer in inside and consumer in inside for producer, consumer in limits.apart):
                 continue
@@ -99,11 +95,11 @@ def _rough(part: nx.DiGraph) -> tuple[object, ...]:
     return tuple(sorted(name for _, name in label)), tuple(edges)
 
 
-def mine(corpus: Sequence[Entry], min_support: int, max_size: int, closed: bool) -> list[Found]:
-    """Every frequent pattern, or the closed ones."""
+def mine(corpus: Sequence[Entry], min_support: int, max_size: int, kind: str) -> list[Found]:
+    """Every frequent pattern (``all``), the ``closed`` ones, or, ``clipped``, those and all of the greatest size."""
     rough: dict[tuple[object, ...], list[tuple[nx.DiGraph, set[Place]]]] = {}
     for index, (graph, _, limits) in enumerate(corpus):
-        for nodes in occurrences(graph, limits, max_size):
+        for nodes in occurrences(graph, limits, max_size + (kind == "closed")):
             part = plain(graph.subgraph(nodes))
             alike = rough.setdefault(_rough(part), [])
             places = next((places for known, places in alike if same(known, part)), None)
@@ -117,14 +113,14 @@ def mine(corpus: Sequence[Entry], min_support: int, max_size: int, closed: bool)
         for part, places in alike
     ]
     found = [pattern for pattern in found if pattern.support >= min_support]
-    if closed:
+    if kind != "all":
         found = [small for small in found if not any(hides(large, small) for large in found)]
-    return found
+    return [pattern for pattern in found if pattern.size <= max_size]
 
 
 def hides(large: Found, small: Found) -> bool:
-    """Whether two patterns have the same occurrences: one to one, and disjoint ones in disjoint ones."""
-    if large.size <= small.size or len(large.places) != len(small.places):
+    """Whether a pattern with one node more has the same occurrences: one to one, and disjoint ones in disjoint ones."""
+    if large.size != small.size + 1 or len(large.places) != len(small.places):
         return False
     pairs = []
     for index, nodes in small.places:

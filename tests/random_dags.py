@@ -43,7 +43,6 @@ def limited(draw: st.DrawFn, most: int = 7) -> Entry:
         edges = sorted({(producer, consumer) for producer, consumer, _ in graph.edges})
         limits = Limits(
             barred=draw(nodes),
-            single=tuple(draw(st.lists(nodes, max_size=2))),
             apart=tuple(sorted(draw(st.sets(st.sampled_from(edges), max_size=2)))) if edges else (),
         )
     return graph, draw(st.integers(1, 3)), limits

@@ -51,7 +51,7 @@ def ranked(
 def test_the_best_k(corpus: list[Entry], min_support: int, k: int, closed: bool) -> None:
     graphs = given_graphs(corpus)
     asked = {"min_support": min_support, "max_size": 4, "closed": closed, "engine": "serial"}
-    expected = ranked(mine(graphs, **asked), graphs, lambda pattern: pattern.size - 1)
+    expected = ranked(mine(graphs, clipped=True, **asked), graphs, lambda pattern: pattern.size - 1)
     best = mine(graphs, k=k, **asked)
     assert [pattern.digest for pattern in best] == [digest for digest, _ in expected[:k]]
 
@@ -64,7 +64,7 @@ def test_the_best_k_by_a_saving_of_ones_own(corpus: list[Entry], k: int, gains: 
     def half(pattern: Pattern) -> float:
         return sum(gains.get(label, 2) for label in pattern.labels) / 2
 
-    expected = ranked(mine(graphs, max_size=4, engine="serial"), graphs, half)
+    expected = ranked(mine(graphs, max_size=4, clipped=True, engine="serial"), graphs, half)
     best = mine(graphs, k=k, max_size=4, saving=half, gain=lambda label: gains.get(label, 2), engine="serial")
     assert [pattern.digest for pattern in best] == [digest for digest, _ in expected[:k]]
 
@@ -85,7 +85,7 @@ def chains(seed: int) -> list[tuple["nx.DiGraph[int]", int]]:
 @pytest.mark.parametrize("seed", range(4))
 def test_fewer_patterns_are_visited(seed: int) -> None:
     corpus = chains(seed)
-    everything = mine(corpus, max_size=6, engine="serial")
+    everything = mine(corpus, max_size=6, clipped=True, engine="serial")
     graphs = [MiningGraph((), (), weight) for _, weight in corpus]
     for k in (1, 3):
         best = mine(corpus, k=k, max_size=6, engine="serial")

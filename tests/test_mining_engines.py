@@ -82,8 +82,10 @@ def test_dask_while_workers_answer(cluster: "distributed.LocalCluster") -> None:
     graphs = [from_any(item) for item in corpus()]
     with open_engine("serial", graphs, jobs=1, budget=10_000) as engine:
         first = engine.call("start")
-        second = engine.call("grow", first[0].keys)
-        third = engine.call("grow", second[0].keys)
+        engine.call("grow", first[0].keys, True)
+        second = engine.call("tally")
+        engine.call("grow", second[0].keys, True)
+        third = engine.call("tally")
     workers = [worker.process.pid for worker in cluster.workers.values()]
     with distributed.Client(cluster) as client:
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
@@ -92,10 +94,12 @@ def test_dask_while_workers_answer(cluster: "distributed.LocalCluster") -> None:
             assert len(answers) == 3
             assert listed(answers) == listed(first)
             client.retire_workers([addresses[0]])
-            assert listed(engine.call("grow", first[0].keys)) == listed(second)
+            engine.call("grow", first[0].keys, True)
+            assert listed(engine.call("tally")) == listed(second)
             kill = threading.Timer(0.01, os.kill, (workers[1], signal.SIGKILL))
             kill.start()
-            assert listed(engine.call("grow", second[0].keys)) == listed(third)
+            engine.call("grow", second[0].keys, True)
+            assert listed(engine.call("tally")) == listed(third)
             kill.join()
 
 

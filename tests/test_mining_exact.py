@@ -15,6 +15,8 @@ from tests.brute_force import Entry, Limits, Place
 from tests.mining_captures import capture
 from tests.random_dags import branches, corpora, numbered
 
+KINDS = ["all", "closed", "clipped"]
+
 
 def given_graphs(corpus: Sequence[Entry]) -> list[MiningGraph]:
     """A corpus as the miner takes it."""
@@ -22,7 +24,6 @@ def given_graphs(corpus: Sequence[Entry]) -> list[MiningGraph]:
         replace(
             from_networkx(graph, weight),
             eligible=~bits(limits.barred),
-            single=tuple(bits(group) for group in limits.single),
             apart=limits.apart,
         )
         for graph, weight, limits in corpus
@@ -44,13 +45,14 @@ def places(pattern: Pattern) -> frozenset[Place]:
     return frozenset(found)
 
 
-def check(corpus: Sequence[Entry], min_support: int, max_size: int, closed: bool) -> MiningResult:
+def check(corpus: Sequence[Entry], min_support: int, max_size: int, kind: str) -> MiningResult:
     """Mine and compare with brute force."""
     graphs = given_graphs(corpus)
-    result = mine(graphs, min_support=min_support, max_size=max_size, closed=closed, engine="serial")
+    asked = {"closed": kind != "all", "clipped": kind == "clipped"}
+    result = mine(graphs, min_support=min_support, max_size=max_size, engine="serial", **asked)
     assert not result.incomplete
     assert [(p.size, p.digest) for p in result] == sorted({(p.size, p.digest) for p in result})
-    expected = {found.places: found for found in brute_force.mine(corpus, min_support, max_size, closed)}
+    expected = {found.places: found for found in brute_force.mine(corpus, min_support, max_size, kind)}
     mined = {places(pattern): pattern for pattern in result}
     assert mined.keys() == expected.keys()
     for key, pattern in mined.items():
@@ -61,9 +63,9 @@ def check(corpus: Sequence[Entry], min_support: int, max_size: int, closed: bool
 
 
 @settings(max_examples=600, deadline=None)
-@given(corpora(), st.integers(1, 4), st.integers(1, 6), st.booleans())
-def test_brute_force(corpus: list[Entry], min_support: int, max_size: int, closed: bool) -> None:
-    check(corpus, min_support, max_size, closed)
+@given(corpora(), st.integers(1, 4), st.integers(1, 6), st.sampled_from(KINDS))
+def test_brute_force(corpus: list[Entry], min_support: int, max_size: int, kind: str) -> None:
+    check(corpus, min_support, max_size, kind)
 
 
 @pytest.mark.slow
@@ -73,19 +75,19 @@ def test_brute_force_for_long(part: int) -> None:
 
     @seed(part)
     @settings(max_examples=100, deadline=None, database=None)
-    @given(corpora(9, 4), st.integers(1, 4), st.integers(1, 9), st.booleans())
-    def run(corpus: list[Entry], min_support: int, max_size: int, closed: bool) -> None:
-        check(corpus, min_support, max_size, closed)
+    @given(corpora(9, 4), st.integers(1, 4), st.integers(1, 9), st.sampled_from(KINDS))
+    def run(corpus: list[Entry], min_support: int, max_size: int, kind: str) -> None:
+        check(corpus, min_support, max_size, kind)
 
     run()
 
 
 @pytest.mark.parametrize(("count", "length", "tail"), [(2, 1, 0), (3, 1, 2), (4, 1, 0), (3, 2, 1), (2, 3, 0)])
-@pytest.mark.parametrize("closed", [False, True])
-def test_brute_force_on_equal_branches(count: int, length: int, tail: int, closed: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_brute_force_on_equal_branches(count: int, length: int, tail: int, kind: str) -> None:
     first, second = numbered(branches(count, length, tail)), numbered(branches(count + 1, length))
     for min_support in (1, 2, 3):
-        check([(first, 2, Limits()), (second, 1, Limits())], min_support, 6, closed)
+        check([(first, 2, Limits()), (second, 1, Limits())], min_support, 6, kind)
 
 
 @settings(max_examples=100, deadline=None)
@@ -161,7 +163,7 @@ def test_regular_graphs_that_refinement_cannot_tell_apart() -> None:
     hashes = {nx.weisfeiler_lehman_graph_hash(nx.DiGraph(graph), node_attr="label") for graph in (one, two)}
     assert len(hashes) == 1
     corpus = [(one, 1, Limits()), (two, 1, Limits())]
-    for closed in (False, True):
-        result = check(corpus, 1, 9, closed)
+    for kind in KINDS:
+        result = check(corpus, 1, 9, kind)
         assert sum(pattern.size == 9 for pattern in result) == 2
-        assert all(pattern.size < 9 for pattern in check(corpus, 2, 9, closed))
+        assert all(pattern.size < 9 for pattern in check(corpus, 2, 9, kind))

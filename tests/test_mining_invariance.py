@@ -23,7 +23,7 @@ Weighted = list[tuple[nx.MultiDiGraph, int]]
 def written(result: MiningResult) -> bytes:
     """All that a result says of the fleet, in bytes."""
     rows = [(p.digest, p.labels, p.edges, p.support, p.occurrences, p.disjoint_occurrences, p.closed) for p in result]
-    return json.dumps([rows, result.weight, result.min_support, result.incomplete]).encode()
+    return json.dumps([rows, result.weight, result.min_support, result.incomplete, result.larger]).encode()
 
 
 def renamed(graph: nx.MultiDiGraph, chance: random.Random) -> nx.MultiDiGraph:

@@ -1,0 +1,98 @@
+"""The patterns of one size in one shard, as columns."""
+
+import numpy as np
+
+from graphopt.mining.canonical import PADDING, Forms, Vocabulary
+from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, spread_out
+
+
+class Patterns:
+    """The patterns of one size in one shard, numbered as they appear.
+
+    Attributes:
+        size: nodes of each pattern.
+        labels: a row of labels per pattern, in canonical order.
+        starts: for each pattern where its edges begin, and where the last one's end.
+        edges: packed edges of all patterns, see Vocabulary.
+        keys: 128-bit hash of each form.
+        rigid: for each pattern and place whether every automorphism of the pattern leaves it where it is, as far as
+            refinement can tell.
+        ids: number of each pattern among all shards' frequent patterns of all sizes, rising, once that is known.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.labels: Integers = np.zeros((0, size), dtype=np.int64)
+        self.starts: Integers = np.zeros(1, dtype=np.int64)
+        self.edges: Integers = np.zeros(0, dtype=np.int64)
+        self.keys: Hashes = np.zeros((0, 2), dtype=np.uint64)
+        self.rigid: Flags = np.zeros((0, size), dtype=np.bool_)
+        self.ids: Integers = np.zeros(0, dtype=np.int64)
+        self._numbers: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def numbered(self, forms: Forms, vocabulary: Vocabulary) -> Integers:
+        """Numbers of patterns in canonical form; those that are new are made known.
+
+        Raises:
+            RuntimeError: two different forms have the same 128-bit hash.
+        """
+        labels, edges = forms.labels, forms.edges
+        keys = vocabulary.keys(labels, edges)
+        new: list[int] = []
+        numbers: list[int] = []
+        following = len(self)
+        for row, name in enumerate(zip(keys[:, 0].tolist(), keys[:, 1].tolist(), strict=True)):
+            number = self._numbers.setdefault(name, following)
+            if number == following:
+                new.append(row)
+                following += 1
+            numbers.append(number)
+        found = np.array(numbers, dtype=np.int64)
+        real = edges != PADDING
+        lengths = np.count_nonzero(real, axis=1)
+        if new:
+            self.labels = np.concatenate([self.labels, labels[new]])
+            self.starts = np.concatenate([self.starts, self.starts[-1] + np.cumsum(lengths[new])])
+            self.edges = np.concatenate([self.edges, edges[new][real[new]]])
+            self.keys = np.concatenate([self.keys, keys[new]])
+            self.rigid = np.concatenate([self.rigid, forms.rigid[new]])
+        lows = self.starts[found]
+        same = np.array_equal(self.starts[found + 1] - lows, lengths) and np.array_equal(self.labels[found], labels)
+        if not same or not np.array_equal(self.edges[spread_out(lows, lengths)], edges[real]):
+            raise RuntimeError("two different patterns have the same 128-bit hash")
+        return found
+
+    def kept(self, rows: Integers, ids: Integers) -> "Patterns":
+        """Some of the patterns, renumbered, with their numbers among all shards' patterns."""
+        found = Patterns(self.size)
+        lengths = (self.starts[1:] - self.starts[:-1])[rows]
+        found.labels = self.labels[rows]
+        found.edges = self.edges[spread_out(self.starts[rows], lengths)]
+        found.starts = np.concatenate([[0], np.cumsum(lengths)])
+        found.keys = self.keys[rows]
+        found.rigid = self.rigid[rows]
+        found.ids = ids
+        return found
+
+    def extended(self, patterns: Integers, edges: Edges, packing: Vocabulary) -> Edges:
+        """Edges of patterns with one more node each.
+
+        Args:
+            patterns: the patterns.
+            edges: the new node's edges; their graph is a position in ``patterns``.
+            packing: how edges are packed.
+        """
+        lows = self.starts[patterns]
+        lengths = self.starts[patterns + 1] - lows
+        source, target, kind = packing.unpacked(self.size, self.edges[spread_out(lows, lengths)])
+        owner = np.concatenate([np.repeat(np.arange(len(patterns)), lengths), edges.graph])
+        order = np.argsort(owner, kind="stable")
+        return Edges(
+            owner[order],
+            np.concatenate([source, edges.source])[order],
+            np.concatenate([target, edges.target])[order],
+            np.concatenate([kind, edges.kind])[order],
+        )

@@ -112,6 +112,8 @@ def corpus_cases(whole: list[MiningGraph], allowed: list[MiningGraph], sizes: Se
     for kind, graphs in (("what rules allow", allowed), ("whole graphs", whole)):
         for size in sizes:
             yield Case(f"corpus, {kind}, to size {size}", graphs, settings=settings(size, 1))
+        clipped = {**settings(8, 1), "clipped": True}
+        yield Case(f"corpus, {kind}, to size 8, with what is clipped", graphs, settings=clipped)
 
 
 def pace_cases(whole: list[MiningGraph]) -> Iterator[Case]:

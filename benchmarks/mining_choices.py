@@ -1,24 +1,27 @@
 #!/usr/bin/env python3
-"""Measurements behind two choices of the miner: arrays instead of compiled loops, and bounds for the best k.
+"""Measurements behind choices of the miner: arrays, not compiled loops; what is taken at once; bounds for the best k.
 
-    python benchmarks/mining_choices.py [CORPUS] [--size 8]
+    python benchmarks/mining_choices.py [CORPUS] [--view executed] [--size 8] [--depths 8,16,24]
 
 Prints what numba would cost and give on the innermost work of canonical forms, one round of refinement: seconds to
 import it, to compile (or to load from its cache), and to run, beside numpy. Then, for a corpus (the sample graphs when
-not given), how many patterns the best 10 opportunities need to be visited, beside all of them.
+not given), how many patterns closed ones need to be visited, beside all up to the greatest size, and how many the best
+10 opportunities need.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from graphopt import corpus, machine
+from graphopt.graph import Capture
 from graphopt.mining import MiningResult, find, mine
+from graphopt.mining.find import mining_graphs
 from graphopt.mining.refinement import Edges, Hashes, Integers, refined_once
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,9 +94,24 @@ def compare_numba() -> None:
     print(f"| numba: run | {run:.4f} |\n")
 
 
-def compare_bounds(folder: Path, size: int) -> None:
+def compare_depths(captures: Sequence[Capture], depths: Sequence[int]) -> None:
+    """Print how many patterns are visited for closed ones only, and for all of the greatest size as well."""
+    graphs = mining_graphs(captures)
+    print(
+        f"| {len(captures)} captures | visited | found | graphs over the budget | seconds |\n|---|---:|---:|---:|---:|"
+    )
+    for depth in depths:
+        for clipped in (False, True):
+            start = time.perf_counter()
+            result = mine(graphs, max_size=depth, clipped=clipped, engine="serial")
+            taken = time.perf_counter() - start
+            row = ("clipped" if clipped else "closed") + f", to size {depth} | {result.visited:,} | {len(result):,}"
+            print(f"| {row} | {len(result.truncated)} | {taken:.2f} |")
+    print()
+
+
+def compare_bounds(captures: Sequence[Capture], size: int) -> None:
     """Print how many patterns are visited with and without k."""
-    captures = corpus.load(folder).captures
     roofline = machine.load(machine.DEFAULT)
     visited: list[int] = []
 
@@ -115,13 +133,17 @@ def compare_bounds(folder: Path, size: int) -> None:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", nargs="?", type=Path, default=ROOT / "sample_graphs", help="folder of models")
+    parser.add_argument("--view", choices=("executed", "portable", "raw"), default="executed")
+    parser.add_argument("--depths", default="8,16,24", help="greatest sizes of closed patterns, with commas")
     parser.add_argument("--size", type=int, default=8, help="greatest size of a pattern")
     options = parser.parse_args()
     compare_numba()
-    compare_bounds(options.corpus, options.size)
+    captures = corpus.load(options.corpus, view=options.view).captures
+    compare_depths(captures, [int(text) for text in options.depths.split(",") if text])
+    compare_bounds(captures, options.size)
 
 
 if __name__ == "__main__":

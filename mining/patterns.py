@@ -28,7 +28,6 @@ class Patterns:
         self.keys: Hashes = np.zeros((0, 2), dtype=np.uint64)
         self.rigid: Flags = np.zeros((0, size), dtype=np.bool_)
         self.ids: Integers = np.zeros(0, dtype=np.int64)
-        self._numbers: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,19 +40,21 @@ class Patterns:
         """
         labels, edges = forms.labels, forms.edges
         keys = vocabulary.keys(labels, edges)
-        new: list[int] = []
-        numbers: list[int] = []
-        following = len(self)
-        for row, name in enumerate(zip(keys[:, 0].tolist(), keys[:, 1].tolist(), strict=True)):
-            number = self._numbers.setdefault(name, following)
-            if number == following:
-                new.append(row)
-                following += 1
-            numbers.append(number)
-        found = np.array(numbers, dtype=np.int64)
+        # Equal keys next to each other, those that are known first.
+        known = len(self)
+        every = np.concatenate([self.keys, keys])
+        order = np.lexsort((every[:, 1], every[:, 0]))
+        start = np.ones(len(order), dtype=np.bool_)
+        start[1:] = (every[order[1:]] != every[order[:-1]]).any(axis=1)
+        first = order[start]  # sorting is stable: the first of each key
+        new = np.sort(first[first >= known]) - known
+        number = np.where(first < known, first, known + np.searchsorted(new, first - known))
+        which = np.empty(len(order), dtype=np.int64)
+        which[order] = number[np.cumsum(start) - 1]
+        found = which[known:]
         real = edges != PADDING
         lengths = np.count_nonzero(real, axis=1)
-        if new:
+        if len(new):
             self.labels = np.concatenate([self.labels, labels[new]])
             self.starts = np.concatenate([self.starts, self.starts[-1] + np.cumsum(lengths[new])])
             self.edges = np.concatenate([self.edges, edges[new][real[new]]])

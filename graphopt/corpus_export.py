@@ -5,8 +5,8 @@ from pathlib import Path
 
 from graphopt import captures_file, files, model_files
 from graphopt.captures_file import Entry
-from graphopt.corpus import file_name
 from graphopt.corpus_sources import stored_models
+from graphopt.corpus_storing import file_name
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.model_inputs import inputs_of

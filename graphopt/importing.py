@@ -6,9 +6,10 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from graphopt import corpus, exported_program, model_folders, profile_events
+from graphopt import corpus_storing, exported_program, model_folders, profile_events
 from graphopt.capture import Execution
-from graphopt.corpus import Progress, Weights
+from graphopt.corpus import Progress
+from graphopt.corpus_storing import Weights
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
 from graphopt.model_inputs import Range
@@ -19,7 +20,7 @@ from graphopt.weights import load_without_weights
 
 @dataclass(frozen=True)
 class Target:
-    """Where captures go, and in what form; ``corpus.add_executions`` describes each.
+    """Where captures go, and in what form; ``corpus_storing.add_executions`` describes each.
 
     Attributes:
         place: the corpus.
@@ -104,7 +105,7 @@ def _add(
     name: str | None = None,
     given_view: ViewName | None = None,
 ) -> Path | str:
-    return corpus.add_executions(
+    return corpus_storing.add_executions(
         target.place,
         model,
         executions,

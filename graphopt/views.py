@@ -24,6 +24,12 @@ _LEVELS = {
 _DATA = "weights.bin"
 
 
+def remaining(stored: ViewName | None, wanted: ViewName) -> ViewName:
+    """What is left to do to a stored file to bring it to the wanted view: ``raw`` when nothing is."""
+    steps = {"raw": 0, "portable": 1, "executed": 2}
+    return wanted if steps[wanted] > steps[stored or "raw"] else "raw"
+
+
 def to_view(model: ModelProto, view: ViewName) -> ModelProto:
     """The model as onnxruntime executes it, or a part of the way there.
 

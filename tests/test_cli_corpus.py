@@ -18,7 +18,7 @@ from graphopt.corpus_verification import verify
 from graphopt.digests import digest
 from graphopt.store import tables
 from tests.command_line import CommandLine
-from tests.test_corpus import mlp, renamed
+from tests.test_corpus import add, mlp, renamed
 from tests.test_store import put, row
 
 
@@ -81,8 +81,8 @@ def test_stats_list_and_show(fleet: store.ObservedCorpus, graphopt: CommandLine)
 
 def test_a_folder_of_models(tmp_path: Path, graphopt: CommandLine) -> None:
     folder = tmp_path / "fleet"
-    target = corpus.add(folder, mlp(), {"x": (4, 32)}, name="relu", executions=3)
-    corpus.add(folder, mlp(), {"x": (8, 32)}, name="relu", executions=4)
+    target = add(folder, mlp(), {"x": (4, 32)}, name="relu", executions=3)
+    add(folder, mlp(), {"x": (8, 32)}, name="relu", executions=4)
     stats = printed(graphopt, "stats", folder)
     assert (stats["observed"], stats["graphs"], stats["captures"], stats["executions"]) == (False, 1, 2, 7)
     shown = printed(graphopt, "show", folder, Path(target).stem)
@@ -114,9 +114,7 @@ def test_export_and_back(fleet: store.ObservedCorpus, tmp_path: Path, redact: bo
 
 
 def test_export_of_a_folder_keeps_views_and_ranges(tmp_path: Path, graphopt: CommandLine) -> None:
-    corpus.add(
-        tmp_path / "a", mlp(), {"x": (4, 32)}, name="secret", view="executed", ranges={"x": (0, 2)}, executions=9
-    )
+    add(tmp_path / "a", mlp(), {"x": (4, 32)}, name="secret", view="executed", ranges={"x": (0, 2)}, executions=9)
     assert printed(graphopt, "export", tmp_path / "a", tmp_path / "b", "--redact")["graphs"] == 1
     (entry,) = captures_file.read(tmp_path / "b" / "captures.toml")
     assert entry.model.startswith("model-")

@@ -4,16 +4,21 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from graphopt import captures_file, corpus, models, weights
-from graphopt.capture import capture_model
+from graphopt.capture import Execution, capture_model
 from graphopt.captures_file import Entry
+from graphopt.corpus_storing import Weights, add_executions
 from graphopt.errors import GraphoptError
+from graphopt.graph import Shape
+from graphopt.model_inputs import Range
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +51,18 @@ def write(model: ModelProto, path: Path) -> Path:
     return path
 
 
+def add(
+    place: Path | str,
+    model: Path | ModelProto,
+    shapes: Mapping[str, Shape],
+    executions: int = 1,
+    ranges: Mapping[str, Range] | None = None,
+    **rest: Any,
+) -> Path:
+    """Store one capture in a folder."""
+    return Path(add_executions(place, model, [Execution(shapes, executions, ranges or {})], **rest))
+
+
 def summary(found: corpus.Corpus) -> list[tuple[str, int, list[tuple[str, tuple[int, ...]]]]]:
     return [(c.source, c.executions, sorted(c.shapes.items())) for c in found.captures]
 
@@ -74,13 +91,13 @@ def test_a_capture_holds_no_large_arrays() -> None:
 
 
 @pytest.mark.parametrize("kind", ["keep", "drop"])
-def test_add_stores_once_and_adds_up(tmp_path: Path, kind: corpus.Weights) -> None:
+def test_add_stores_once_and_adds_up(tmp_path: Path, kind: Weights) -> None:
     source = write(mlp(), tmp_path / "my model.onnx")
     folder = tmp_path / "new" / "corpus"
-    first = corpus.add(folder, source, {"x": (4, 32)}, executions=3, weights=kind)
+    first = add(folder, source, {"x": (4, 32)}, executions=3, weights=kind)
     assert first.name.startswith("my_model-")
-    assert corpus.add(folder, source, {"x": (4, 32)}, executions=4, weights=kind) == first
-    corpus.add(folder, source, {"x": (8, 32)}, weights=kind)
+    assert add(folder, source, {"x": (4, 32)}, executions=4, weights=kind) == first
+    add(folder, source, {"x": (8, 32)}, weights=kind)
     assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == ["captures.toml", first.name]
     assert weights.has_dropped_weights(models.load(first)) == (kind == "drop")
     loaded = corpus.load(folder)
@@ -90,7 +107,7 @@ def test_add_stores_once_and_adds_up(tmp_path: Path, kind: corpus.Weights) -> No
 
 
 def test_add_with_a_view_stores_that_view(tmp_path: Path) -> None:
-    target = corpus.add(tmp_path / "c", mlp(), {"x": (4, 32)}, name="m", view="executed", ranges={"x": (0, 2)})
+    target = add(tmp_path / "c", mlp(), {"x": (4, 32)}, name="m", view="executed", ranges={"x": (0, 2)})
     (entry,) = captures_file.read(tmp_path / "c" / "captures.toml")
     assert entry == Entry(target.name, {"x": (4, 32)}, 1, {"x": (0, 2)}, "executed")
     (capture,) = corpus.load(tmp_path / "c").captures
@@ -98,26 +115,26 @@ def test_add_with_a_view_stores_that_view(tmp_path: Path) -> None:
 
 
 def test_weights_can_be_added_later(tmp_path: Path) -> None:
-    target = corpus.add(tmp_path, mlp(), {"x": (4, 32)}, name="m", weights="drop")
-    assert corpus.add(tmp_path, mlp(), {"x": (4, 32)}, name="m", weights="keep") == target
+    target = add(tmp_path, mlp(), {"x": (4, 32)}, name="m", weights="drop")
+    assert add(tmp_path, mlp(), {"x": (4, 32)}, name="m", weights="keep") == target
     assert not weights.has_dropped_weights(models.load(target))
 
 
 def test_a_redacted_capture_holds_no_names(tmp_path: Path) -> None:
     source = write(renamed(mlp("secret"), "secret_"), tmp_path / "secret.onnx")
     shapes, ranges = {"secret_x": (4, 32)}, {"secret_x": (0.0, 2.0)}
-    target = corpus.add(tmp_path / "c", source, shapes, ranges=ranges, redacted=True)
+    target = add(tmp_path / "c", source, shapes, ranges=ranges, redacted=True)
     assert target.name.startswith("model-")
     assert b"secret" not in target.read_bytes() + (tmp_path / "c" / "captures.toml").read_bytes()
     (capture,) = corpus.load(tmp_path / "c").captures
     assert capture.input_shapes() == {"t0": (4, 32)}
     with pytest.raises(GraphoptError, match="'other': the model has no such input; it has secret_x"):
-        corpus.add(tmp_path / "c", source, {"other": (4, 32)}, redacted=True)
+        add(tmp_path / "c", source, {"other": (4, 32)}, redacted=True)
 
 
 def test_one_file_serves_models_with_other_names(tmp_path: Path) -> None:
     for model, name in ((mlp(), "x"), (renamed(mlp(), "other_"), "other_x")):
-        target = corpus.add(tmp_path, model, {name: (4, 32)}, name="m", ranges={name: (0, 1)})
+        target = add(tmp_path, model, {name: (4, 32)}, name="m", ranges={name: (0, 1)})
     assert captures_file.read(tmp_path / "captures.toml") == (Entry(target.name, {"x": (4, 32)}, 2, {"x": (0, 1)}),)
 
 
@@ -125,23 +142,23 @@ def test_what_cannot_be_stored_writes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     source = write(mlp(), tmp_path / "m.onnx")
     with pytest.raises(GraphoptError, match=r"m\.onnx: input 'x': shape 4x31"):
-        corpus.add(folder, source, {"x": (4, 31)})
+        add(folder, source, {"x": (4, 31)})
     with pytest.raises(GraphoptError, match="executions"):
-        corpus.add(folder, source, {"x": (4, 32)}, executions=0)
+        add(folder, source, {"x": (4, 32)}, executions=0)
     with pytest.raises(GraphoptError, match="not an ONNX file"):
-        corpus.add(folder, ROOT / "pyproject.toml", {})
+        add(folder, ROOT / "pyproject.toml", {})
     assert not folder.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(GraphoptError, match="file"):
-        corpus.add(tmp_path / "file", source, {"x": (4, 32)})
+        add(tmp_path / "file", source, {"x": (4, 32)})
 
 
 def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     """Four processes add to one corpus; every execution is counted."""
     source = write(weights.drop_weights(mlp()), tmp_path / "m.onnx")
     code = (
-        "import sys; from pathlib import Path; from graphopt import corpus\n"
-        "for i in range(5): corpus.add(Path(sys.argv[1]), Path(sys.argv[2]), {'x': (1 + i % 2, 32)}, executions=10)"
+        "import sys; from pathlib import Path; from tests.test_corpus import add\n"
+        "for i in range(5): add(Path(sys.argv[1]), Path(sys.argv[2]), {'x': (1 + i % 2, 32)}, executions=10)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "corpus"), str(source)]

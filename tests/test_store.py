@@ -17,7 +17,7 @@ from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
 from graphopt.store import tables
-from tests.test_corpus import mlp
+from tests.test_corpus import add, mlp
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -78,7 +78,7 @@ def test_an_observed_corpus_loads_and_mines(place: str, graphopt) -> None:  # ty
 def test_a_folder_can_be_both_kinds(tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     source.write_bytes(mlp().SerializeToString())
-    corpus.add(tmp_path / "fleet", source, {"x": (4, 32)}, executions=3)
+    add(tmp_path / "fleet", source, {"x": (4, 32)}, executions=3)
     fleet = store.open(tmp_path / "fleet")
     put(fleet, row(fleet.put_graph(mlp()), ((4, 32),), 4))
     loaded = corpus.load(tmp_path / "fleet", view="raw")

@@ -37,6 +37,16 @@ def test_lanes_that_are_filled_up_are_worked_too(
     assert (found.regime == "unit") == (unit and not computed and unit_pays(rows, columns, depth))
 
 
+@pytest.mark.parametrize("operator", ["MatMul", "MatMulNBits", "QGemm", "Conv", "NhwcFusedConv", "GRU"])
+@given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 9), max_size=5), st.lists(SIZES, max_size=5))
+def test_shapes_that_no_kernel_has_are_no_error(
+    operator: str, left: list[int], right: list[int], result: list[int]
+) -> None:
+    node = Node("n", "", operator, 21, ("x", "w"), ("y",), {})
+    found = executed(node, [tuple(left), tuple(right)], tuple(result), computed=False, unit=True)
+    assert found is None or found.operations >= 0
+
+
 def test_few_rows_keep_the_multipliers_waiting() -> None:
     assert padded_operations(4, 64, 100) == padded_operations(1, 64, 100) == 2 * 4 * 64 * 100  # eight sums in flight
     assert padded_operations(28, 32, 10) == 2 * 28 * 32 * 10  # two blocks of 14 rows, nothing idle

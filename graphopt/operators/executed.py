@@ -69,15 +69,13 @@ def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit:
         unit: whether the machine's kernels use a matrix unit.
     """
     left, right = (inputs[slot] if slot < len(inputs) else None for slot in (0, 1))
-    if not left or not right or not prod(result):
+    if not left or not right or not result or not prod((*left, *right, *result)):
         return None
     if node.op_type in GATES and len(left) == len(right) == 3:
         return _recurrent(node, left, right)
-    if node.op_type.startswith("ConvTranspose") or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
-        return None
-    if "Conv" in node.op_type:
-        return _convolution(node, left, right, result, computed) if 3 <= len(left) <= 4 else None
-    if "MatMul" in node.op_type or "Gemm" in node.op_type:
+    if node.op_type in ("Conv", "FusedConv"):
+        return _convolution(node, left, right, result, computed) if 3 <= len(left) == len(right) <= 4 else None
+    if node.op_type in ("MatMul", "FusedMatMul", "Gemm", "FusedGemm") and len(right) > 1:
         depth = left[-2] if integer(node, "transA", 0) and len(left) > 1 else left[-1]
         return _product(result, depth, right, computed, unit)
     return None
@@ -89,7 +87,7 @@ def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit:
 def _product(result: Shape, depth: int, right: Shape, computed: bool, unit: bool) -> Executed:
     columns = result[-1]
     batches = prod(right[:-2])  # one right operand for all: the rows of all are rows of one product
-    rows = prod(result[:-1]) // max(1, batches)
+    rows = max(1, prod(result[:-1]) // max(1, batches))
     if not computed and batches == 1 and unit and unit_pays(rows, columns, depth):
         kept = PARTS_SHARE * 4 * prod(right)
         return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, (kept, ceil(rows / SPLIT_ROWS) - 1), True)

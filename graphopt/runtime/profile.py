@@ -110,7 +110,9 @@ def _record(
     threads: int,
 ) -> Path:
     """Run a model under the profiler; the file that it writes."""
-    session = open_session(model, optimization=optimization, threads=threads, kernels=kernels, profile=folder / "profile")
+    session = open_session(
+        model, optimization=optimization, threads=threads, kernels=kernels, profile=folder / "profile"
+    )
     try:
         _run(session, feeds, runs)
     finally:

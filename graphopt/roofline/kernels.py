@@ -1,0 +1,232 @@
+"""Seconds of a set of operators as one kernel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.graph import Capture
+from graphopt.machine import Machine
+from graphopt.operators.base import FusionClass
+from graphopt.roofline.arithmetic import UNIT, kernel_arithmetic, seconds_at_rate, together
+from graphopt.roofline.nodes import seconds_of_parameters
+from graphopt.roofline.packing import kernel_keys, nests, seconds_of_broadcasts, seconds_of_copies
+from graphopt.roofline.profile import Move, Profile, profile_of
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSeconds:
+    """Predicted time of a set of operators as one kernel, and what it consists of, in seconds.
+
+    Attributes:
+        arithmetic: what it computes, along with
+        traffic: what it reads, writes and leaves for itself.
+        packing: what it brings into order before that, and weights that it waits for.
+        price: of the call and of the steps after the first.
+    """
+
+    arithmetic: float
+    traffic: float
+    packing: float
+    price: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return together(self.arithmetic, self.traffic) + self.packing + self.price
+
+
+def fused_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:
+    """Seconds that a set of operators takes as one kernel; see kernel_seconds."""
+    found = kernel_seconds(capture, nodes, machine)
+    return None if found is None else found.seconds
+
+
+def kernel_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> KernelSeconds | None:
+    """What a set of operators takes as one kernel.
+
+    Args:
+        capture: the graph with its shapes.
+        nodes: the set.
+        machine: the hardware.
+
+    Returns:
+        The summed arithmetic together with the traffic of what enters and leaves, plus the price of one kernel; None
+        when the time of any operator or the size of any tensor is unknown.
+    """
+    profile = profile_of(capture)
+    work = _work(profile, nodes, machine)
+    traffic = _external_traffic(profile, nodes)
+    if work is None or traffic is None:
+        return None
+    compute, packing = work
+    memory, waited = (
+        sum(machine.seconds_to_move(*move) for move in moves)
+        for moves in _moves(profile, nodes, UNIT in machine.kernel_rates)
+    )
+    further = _further_steps(profile, nodes) * machine.step_seconds
+    return KernelSeconds(compute, memory, packing + waited, machine.kernel_seconds + further)
+
+
+def traffic_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:
+    """Seconds that a set of operators takes as one kernel at least: what enters and leaves, from where it lies.
+
+    Returns:
+        Seconds at the bandwidth of the levels that the tensors' memory still lies in; None when a size is unknown.
+    """
+    return _external_seconds(profile_of(capture), nodes, machine)
+
+
+def external_bytes(capture: Capture, nodes: Sequence[int]) -> int | None:
+    """Bytes that a set of operators reads and writes as one kernel, constants included; None when unknown."""
+    traffic = _external_traffic(profile_of(capture), nodes)
+    return None if traffic is None else sum(traffic)
+
+
+def kernel_moves(capture: Capture, nodes: Sequence[int], *, unit: bool) -> tuple[list[Move], list[Move]]:
+    """What a set of operators as one kernel moves; ``external_bytes`` tells whether that is known.
+
+    Args:
+        capture: the graph with its shapes.
+        nodes: the set.
+        unit: whether kernels use a matrix unit.
+
+    Returns:
+        what goes along with the arithmetic, and what it waits for.
+    """
+    return _moves(profile_of(capture), nodes, unit)
+
+
+def _moves(profile: Profile, nodes: Sequence[int], unit: bool) -> tuple[list[Move], list[Move]]:
+    """What a kernel moves: what enters and leaves, what one step leaves for another, weights as it keeps them."""
+    read, written, parameters = _external_traffic(profile, nodes) or (0, 0, 0)
+    kept = _bytes_between_steps(profile, nodes)
+    found: list[Move] = [(float(read + kept), float(written + kept), float(read + written + kept))]
+    waited: list[Move] = []
+    share = 1.0
+    waits = False
+    for index in nodes:
+        work, cost = profile.executed(index, unit=unit), profile.costs[index]
+        if work is None or cost is None or not cost.parameter_bytes:
+            continue
+        share, waits = max(share, work.parameter_share), waits or work.waits
+        if work.again[1]:
+            (waited if work.waits else found).append((work.again[0] * work.again[1], 0.0, work.again[0]))
+    if parameters:
+        move = (share * parameters, 0.0, share * max(parameters, profile.parameter_bytes))
+        (waited if waits else found).append(move)
+    return found, waited
+
+
+def _work(profile: Profile, nodes: Sequence[int], machine: Machine) -> tuple[float, float] | None:
+    """What a set of operators computes as one kernel, and what it packs before that; None when unknown.
+
+    Returns:
+        Seconds of arithmetic, which goes along with the traffic, and seconds of copying out operands that repeat or
+        do not lie in the order of the result, which comes before it. A kernel that only moves packs nothing: its
+        copies are what it computes.
+    """
+    inside = set(nodes)
+    own = kernel_arithmetic(profile, machine)
+    kinds = {row.fusion_class for index in inside if (row := profile.rows[index]) is not None}
+    moves = kinds <= {FusionClass.LAYOUT, FusionClass.LOOKUP, FusionClass.METADATA}
+    compute = 0.0
+    for index in inside:
+        seconds, row, cost = own[index], profile.rows[index], profile.costs[index]
+        if seconds is None or row is None or cost is None:
+            return None
+        if moves and seconds:
+            seconds = seconds_at_rate(
+                profile, index, cost, kernel_keys(profile, index, moves=True), machine, fused=True
+            )
+        compute += seconds
+    # each loop computes anew what it needs; a machine that knows no kernels gives lower bounds
+    for cone in nests(profile, inside)[1:] if machine.kernel_rates else ():
+        compute += sum(own[index] or 0.0 for index in cone if profile.is_of(index, FusionClass.ELEMENTWISE))
+    packing = seconds_of_copies(profile, inside, machine, moves=moves)
+    if FusionClass.REDUCTION not in kinds:  # along rows, what repeats stays where it is
+        packing += seconds_of_broadcasts(profile, inside, machine)
+    return (compute + packing, 0.0) if moves else (compute, packing)
+
+
+def _further_steps(profile: Profile, nodes: Sequence[int]) -> int:
+    """How many steps of a kernel come after its first: lookups, reductions and contractions stand for one each."""
+    kinds = (FusionClass.LOOKUP, FusionClass.REDUCTION, FusionClass.CONTRACTION, FusionClass.WINDOW)
+    return max(0, sum(profile.is_of(index, *kinds) for index in nodes) - 1)
+
+
+def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
+    """Bytes that one step of a kernel leaves in memory for a later one, which reads them again.
+
+    A contraction has its computed operands in memory; what is computed from one, or changes the order, is in
+    memory before sums, windows and lookups read it.
+    """
+    inside = set(nodes)
+    below = {index for index in inside if profile.is_of(index, FusionClass.CONTRACTION) or index in profile.turns}
+    if not below or len(inside) < 2:
+        return 0
+    kept: set[str] = set()
+    for index in sorted(inside):  # node order is topological
+        made = {
+            name: profile.graph.producers[name][0]
+            for name in profile.graph.nodes[index].inputs
+            if name in profile.graph.producers and profile.graph.producers[name][0] in inside
+        }
+        if profile.is_of(index, FusionClass.CONTRACTION):
+            kept.update(made)
+        elif profile.is_of(index, FusionClass.REDUCTION, FusionClass.WINDOW, FusionClass.LOOKUP):
+            kept.update(name for name, producer in made.items() if producer in below)
+        if below.intersection(made.values()):
+            below.add(index)
+    return sum(profile.bytes_of(name) or 0 for name in kept)
+
+
+def _external_seconds(profile: Profile, nodes: Sequence[int], machine: Machine) -> float | None:
+    """Seconds to move what crosses the border of a set of nodes, each tensor from the level that it lies in."""
+    traffic = _external_traffic(profile, nodes)
+    if traffic is None:
+        return None
+    read, written, parameters = traffic
+    inside = set(nodes)
+    entering: dict[str, int] = {}
+    leaving: dict[str, int] = {}
+    names = {result.name for index in inside for result in profile.results[index] if result.leaves(inside)}
+    for index in inside:
+        for touch in profile.residence[index].reads:
+            if profile.graph.producers.get(touch.name, (-1, 0))[0] not in inside:
+                entering[touch.name] = min(touch.distance, entering.get(touch.name, touch.distance))
+        for touch in profile.residence[index].writes:
+            if touch.name in names:
+                leaving[touch.name] = touch.distance
+    seconds = seconds_of_parameters(profile, parameters, machine)
+    for own_read, own_written, distances in ((read, 0, entering), (0, written, leaving)):
+        whole = sum(profile.bytes_of(name) or 0 for name in distances)
+        if not whole:
+            seconds += machine.seconds_to_move(own_read, own_written, read + written)
+        for name, distance in distances.items():
+            share = (profile.bytes_of(name) or 0) / whole if whole else 0.0
+            seconds += machine.seconds_to_move(own_read * share, own_written * share, max(read + written, distance))
+    return seconds
+
+
+def _external_traffic(profile: Profile, nodes: Sequence[int]) -> tuple[int, int, int] | None:
+    """Bytes that cross the border of a set of nodes: that are read, that are written, and constants apart."""
+    inside = set(nodes)
+    read = written = parameters = 0
+    entering: dict[str, int] = {}
+    for index in inside:
+        for result in profile.results[index]:
+            if result.leaves(inside):
+                if result.bytes is None:
+                    return None
+                written += result.bytes
+        for use in profile.uses[index]:
+            if use.producer in inside:
+                continue
+            if use.bytes is None or use.read is None:
+                return None
+            before = entering.get(use.name, 0)
+            now = entering[use.name] = min(use.bytes, before + use.read)
+            if use.constant:
+                parameters += now - before
+            else:
+                read += now - before
+    return read, written, parameters

@@ -95,7 +95,7 @@ def write(opportunity: Opportunity, place: Path | str, folder: Path, machine: Ma
         with files.staged(folder / name) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     files.write_text(folder / KERNEL, source.kernels[0][1])
-    files.write_text(folder / TILES, source.tiles)
+    files.write_text(folder / TILES, "\n".join(source.tiles))
     files.write_text(folder / README, _readme(opportunity, source.title))
     files.write_text(folder / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     bundle = read(folder)
@@ -152,7 +152,7 @@ def build(bundle: Bundle) -> Path:
     if f"{bundle.name}_kernel" not in bundle.source:
         raise GraphoptError(f"{bundle.folder / KERNEL}: does not define {bundle.name}_kernel")
     with about(bundle.folder / KERNEL), files.staged(bundle.folder / LIBRARY) as temporary:
-        compile_library(Source(bundle.name, ((bundle.name, bundle.source),), bundle.tiles), temporary)
+        compile_library(Source(bundle.name, ((bundle.name, bundle.source),), (bundle.tiles,)), temporary)
     return bundle.folder / LIBRARY
 
 

@@ -46,6 +46,8 @@ def test_bodies_are_kept_apart(condition: bool) -> None:
     assert list(found.bodies) == ["same" if condition else "neg"]
     assert found.others == {}
     assert found.runs == 4
+    alone = node_seconds(branching(), {**X, "c": np.array(condition)}, runs=4)
+    assert sorted(alone) == ["add", "if", "same"]
     assert found.total > 0
 
 
@@ -70,6 +72,7 @@ def test_loops_sum_over_iterations_and_nest() -> None:
     found = profile(made, X, runs=3)
     assert list(found.nodes) == ["loop"]
     assert sorted(found.bodies) == ["deep", "going", "inner"]
+    assert list(node_seconds(made, X, runs=3)) == ["loop"]
     assert found.bodies["deep"] >= 5 * 0.5e-6
 
 

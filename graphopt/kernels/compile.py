@@ -191,7 +191,10 @@ def level_parts(source: Source, level: Level, together: int = 1) -> Iterator[str
 
     yield "\n".join([*begin, *whole])
     yield "\n".join([*begin, *names(source.kernels), *declarations, source.table()])
-    yield "\n".join([*begin, *declarations, source.tiles])
+    named = [f"#define {name} LEVEL({name})" for name in dict.fromkeys(_FAMILY.findall("\n".join(source.tiles)))]
+    for tiles in source.tiles:
+        used = [line for line in named if line.split()[1] in tiles]
+        yield "\n".join([*begin, *used, *declarations, tiles])
     for start in range(0, len(source.kernels), together):
         group = source.kernels[start : start + together]
         yield "\n".join([*begin, *names(group), *declarations, *(text for _, text in group)])
@@ -199,6 +202,7 @@ def level_parts(source: Source, level: Level, together: int = 1) -> Iterator[str
 
 _SHARED = re.compile(r"^SHARED [^(;]*?(\w+)\(", re.MULTILINE)
 _SHARED_BODY = re.compile(r"^(SHARED [^{;]*?)\n\{.*?^\}", re.MULTILINE | re.DOTALL)
+_FAMILY = re.compile(r"^extern const tile_family (\w+);", re.MULTILINE)
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 

@@ -1,6 +1,6 @@
 """The C of convolutions: tile functions of the sizes that a library needs, and tables for ``c/convolution.h``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,7 +10,6 @@ from graphopt.kernels.scalar import number
 from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import Literal
 
-MOST_BLOCKS = 4
 LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
 """Most pixels of a tile by output blocks (0: depthwise): what 32 vector registers hold."""
 LARGEST_SMALL_TILE = {0: 4, 1: 4, 2: 3}
@@ -138,46 +137,40 @@ def _finish(cells: Sequence[tuple[int, int]]) -> Iterable[str]:
 
 
 ANY_STEP = (Family(True, False, 0), Family(False, False, 0))
+"""For any step from pixel to pixel."""
 
 
-def families(tiles: Iterable[tuple[Family, int, int]]) -> Iterable[str]:
-    """C of all tile functions of a library, and the table of its families.
-
-    Args:
-        tiles: family, pixels and output blocks (0: depthwise) of what its convolutions use at the shapes observed.
-    """
-    wanted = {(f, p, b) for f, p, b in tiles if p <= LARGEST_TILE[b]}
-    wanted |= {(f, 1, b) for f, _, b in wanted} | {(f, 1, 1) for f, _, b in wanted if b}
-    small = {(f, p, b) for f, _, b in wanted for p in range(1, LARGEST_SMALL_TILE.get(b, 0) + 1)}
-    for family in ANY_STEP:
-        kinds = (0,) if family.depthwise else (1, 2)
-        small |= {(family, p, b) for b in kinds for p in range(1, LARGEST_SMALL_TILE[b] + 1)}
-    order = sorted({f for f, _, _ in wanted} - set(ANY_STEP)) + list(ANY_STEP)
-    yield "/* Tile functions of convolutions. Products are added in one step with their sum where the processor can. */"
-    yield from ("#if defined(__clang__)", "#pragma clang fp contract(fast)", "#elif defined(__GNUC__)")
-    yield from ("#pragma GCC push_options", '#pragma GCC optimize("fp-contract=fast")', "#endif")
-    yield from ("#if defined(__AVX512F__) && BLOCK == 16", "")
-    yield from _functions(order, wanted | {entry for entry in small if not entry[0].stride})
-    yield from ("#else", "")
-    yield from _functions(order, small)
-    yield from ("#endif", "")
-    names = ", ".join(f"&{family.name}" for family in order)
-    yield from ("#if defined(__GNUC__) && !defined(__clang__)", "#pragma GCC pop_options", "#endif")
-    yield f"const tile_family *const TILE_FAMILIES[] = {{{names}, NULL}};"
-    yield ""
+def family_functions(family: Family) -> str:
+    """C of all tile functions of a family, and its table. Equal for all libraries, so it is compiled once."""
+    lines = [f"/* Tile functions, {family.name}. Products are added in one step with their sum where that can be. */"]
+    lines += ["#if defined(__clang__)", "#pragma clang fp contract(fast)", "#elif defined(__GNUC__)"]
+    lines += ["#pragma GCC push_options", '#pragma GCC optimize("fp-contract=fast")', "#endif"]
+    small = list(_functions(family, LARGEST_SMALL_TILE))
+    if family.stride:
+        lines += ["#if defined(__AVX512F__) && BLOCK == 16", "", *_functions(family, LARGEST_TILE), "#else", "", *small]
+        lines += ["#endif", ""]
+    else:
+        lines += small
+    lines += ["#if defined(__GNUC__) && !defined(__clang__)", "#pragma GCC pop_options", "#endif", ""]
+    return "\n".join(lines)
 
 
-def _functions(order: Sequence[Family], tiles: set[tuple[Family, int, int]]) -> Iterable[str]:
-    for family in order:
-        entries = sorted((b, p) for f, p, b in tiles if f == family)
-        for blocks, pixels in entries:
-            yield from dense_tile(family, pixels, blocks) if blocks else depthwise_tile(family, pixels)
-        yield f"static const tile_family {family.name} = {{"
-        kind = f"{int(family.depthwise)}, {int(family.plain)}, {int(family.pointwise)}"
-        yield f"    {kind}, {family.pixel if family.stride else 0},"
-        rows = ", ".join(f"[{b}][{p}] = {family.name}_{p}_{b}" for b, p in entries)
-        yield f"    {{{rows}}},"
-        yield from ("};", "")
+def _functions(family: Family, largest: Mapping[int, int]) -> Iterable[str]:
+    entries = [
+        (blocks, pixels)
+        for blocks, most in sorted(largest.items())
+        if (blocks == 0) == family.depthwise
+        for pixels in range(1, most + 1)
+    ]
+    for blocks, pixels in entries:
+        yield from dense_tile(family, pixels, blocks) if blocks else depthwise_tile(family, pixels)
+    yield f"extern const tile_family {family.name};"
+    yield f"const tile_family {family.name} = {{"
+    kind = f"{int(family.depthwise)}, {int(family.plain)}, {int(family.pointwise)}"
+    yield f"    {kind}, {family.pixel if family.stride else 0},"
+    rows = ", ".join(f"[{b}][{p}] = {family.name}_{p}_{b}" for b, p in entries)
+    yield f"    {{{rows}}},"
+    yield from ("};", "")
 
 
 # ------------------------------------------------------------------ programs
@@ -247,68 +240,33 @@ class ConvolutionStep:
         ]
 
 
-def tiles(programs: Sequence[Program]) -> Iterable[str]:
-    """C of the tile functions of a library."""
+def tiles(programs: Sequence[Program]) -> tuple[str, ...]:
+    """C of the tile functions of a library, in parts: one for each family, and the table of them."""
     found = [(p, index) for p in programs for index, value in enumerate(p.values) if isinstance(value, Convolution)]
-    if not found:
-        yield "const tile_family *const TILE_FAMILIES[] = {NULL};"
-        return
-    block = block_size() or 16
-    wanted: set[tuple[Family, int, int]] = set()
+    wanted: set[Family] = set()
     for program, index in found:
         value = program.values[index]
         assert isinstance(value, Convolution)
         for example in program.examples:
-            wanted |= set(_tiles(value, block, example, example[index]))
-    yield from families(wanted)
+            wanted |= set(_families(value, block_size() or 16, example))
+    order = [*sorted(wanted), *ANY_STEP] if found else []
+    declared = [f"extern const tile_family {family.name};" for family in order]
+    names = "".join(f"&{family.name}, " for family in order)
+    table = [*declared, f"const tile_family *const TILE_FAMILIES[] = {{{names}NULL}};", ""]
+    return (*(family_functions(family) for family in order), "\n".join(table))
 
 
-def _tiles(
-    value: Convolution, block: int, example: Sequence[Shape | None], result: Shape | None
-) -> Iterable[tuple[Family, int, int]]:
-    """Tiles for a convolution at the shapes of an example: family, pixels, output blocks."""
+def _families(value: Convolution, block: int, example: Sequence[Shape | None]) -> Iterable[Family]:
+    """Families that a convolution uses at the shapes of an example."""
     window = value.window
     image, weights = (example[operand] for operand in value.operands[:2])
-    if image is None or weights is None or result is None:
+    if image is None or weights is None:
         return
     depthwise = window.block > 0 and window.groups > 1 and weights[1] == 1 and weights[0] == window.groups
     plain = not window.block or (window.groups == 1 and weights[1] < block)
-    width, stride, kernel = result[-1], window.strides[1], weights[-1]
-    row = width == image[-1] == kernel == 1 and not window.before[1]
-    if row:
-        width, stride, kernel = result[2], window.strides[0], weights[2]
+    row = image[-1] == weights[-1] == 1 and not window.before[1]
     one_tap = prod(weights[2:]) == 1 and not any((*window.before, *window.after))
-    if one_tap and prod(window.strides) == 1:
-        width = prod(result[2:])
-    family = Family(depthwise, plain, stride, one_tap and not (depthwise or plain))
-    blocks = -(-(weights[0] // window.groups) // block)
-    kinds = {0} if depthwise else _kinds(blocks) | _kinds(-(-blocks // max(1, min(blocks // 8, 8))))
+    yield Family(depthwise, plain, window.strides[0 if row else 1], one_tap and not (depthwise or plain))
     steps_of_one = prod(window.strides) * prod(window.dilations) == 1
     if steps_of_one and not (depthwise or plain) and 1 < max(weights[2:]) <= WINOGRAD_TAPS:
-        yield from (  # of the products of c/winograd.h
-            (Family(False, False, 1, True), pixels, kind)
-            for kind in _kinds(blocks)
-            for pixels in {1, 2, 4, LARGEST_TILE[kind] * 2 // 3, LARGEST_TILE[kind]}
-        )
-    for kind in kinds:
-        border = width - (width - (kernel - 1) * window.dilations[1 - row] // stride)
-        for pixels in _sizes(width, LARGEST_TILE[kind]) | _sizes(max(1, width - border), LARGEST_TILE[kind]):
-            yield family, pixels, kind
-
-
-def _kinds(blocks: int) -> set[int]:
-    """How many output blocks there are in the tiles that share them out."""
-    kinds = set()
-    while blocks > 0:
-        kind = -(-blocks // (-(-blocks // MOST_BLOCKS)))
-        kinds.add(kind)
-        blocks -= kind
-    return kinds
-
-
-def _sizes(width: int, most: int) -> set[int]:
-    """Sizes of tiles that cover a row well: the largest, an even one or the even share of few tiles, and the rest."""
-    tiles = -(-width // most)
-    even = next((size for size in range(min(most, width), most // 2, -1) if width % size == 0), 0)
-    size = even or -(-width // tiles)
-    return {size for at_once in (size, min(most, width)) for size in (at_once, width % at_once) if size} | {1}
+        yield Family(False, False, 1, True)  # of the products of c/winograd.h

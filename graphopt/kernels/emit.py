@@ -47,12 +47,12 @@ class Source:
     Attributes:
         title: what its first comment says.
         kernels: name and C of each kernel.
-        tiles: C of the tile functions of its convolutions.
+        tiles: C of the tile functions of its convolutions, in parts.
     """
 
     title: str
     kernels: tuple[tuple[str, str], ...]
-    tiles: str
+    tiles: tuple[str, ...]
 
     def whole(self) -> str:
         """All in one file."""
@@ -62,7 +62,7 @@ class Source:
                 " * First what all kernels share; the kernels begin at the line KERNELS; the registration is last. */",
                 INCLUDES,
                 support("onnxruntime_abi.h", *KERNEL_SUPPORT, "level.h", "instructions.h"),
-                self.tiles,
+                *self.tiles,
                 "/* ================================================================ KERNELS */",
                 "",
                 *(text for _, text in self.kernels),
@@ -106,7 +106,7 @@ def emit_library(programs: Sequence[Program], title: str, sources: Mapping[str, 
     """
     given = sources or {}
     kernels = tuple((program.name, given.get(program.name) or emit_kernel(program)) for program in programs)
-    return Source(title, kernels, "\n".join(convolution.tiles(programs)))
+    return Source(title, kernels, convolution.tiles(programs))
 
 
 def emit_kernel(program: Program) -> str:

@@ -9,6 +9,8 @@ import pytest
 
 from graphopt.cli import main
 from graphopt.cli.environment import Environment
+from graphopt.kernels import find_compiler
+from graphopt.kernels.compile import LEVEL_VARIABLE, levels
 from tests.command_line import CommandLine, Outcome
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +18,17 @@ ROOT = Path(__file__).parent.parent
 # compiled kernels of the tests stay out of the user's cache
 _CACHE = tempfile.TemporaryDirectory(prefix="graphopt-tests-")
 os.environ.setdefault("GRAPHOPT_CACHE", _CACHE.name)
+
+# what ``apply`` writes in tests holds one level of instruction sets: it compiles in a third of the time
+_COMPILER = find_compiler()
+if _COMPILER is not None:
+    os.environ.setdefault(LEVEL_VARIABLE, levels(_COMPILER, portable=False)[0].name)
+
+
+@pytest.fixture
+def all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of libraries as users get them, with every level."""
+    monkeypatch.delenv(LEVEL_VARIABLE, raising=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

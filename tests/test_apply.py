@@ -97,6 +97,7 @@ def written(plan: Plan, output: Path) -> dict[str, Any]:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("all_levels")
 def test_fused_model_gives_the_same_numbers_with_and_without_kernels(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "fused.onnx"
     plan = apply(model, output, shapes=IMAGE, accept="all")

@@ -17,7 +17,7 @@ from graphopt.kernels.object_cache import ObjectCache, open_cache
 from tests.kernel_checks import FUSED, OPSET, Case, element_type, random_values, session
 
 COMPILER = find_compiler()
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+pytestmark = [pytest.mark.skipif(COMPILER is None, reason="no C compiler"), pytest.mark.usefixtures("all_levels")]
 ROOT = Path(__file__).parent.parent
 COMMON = 4
 """Parts besides the kernels: what they share, the list of kernels, the blocks of matrix products, the entry point."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import NodeProto, helper, numpy_helper
 
@@ -52,8 +52,26 @@ CASES = (
         {"x": np.ones((4, 3, 6), "f4"), "w": np.ones((6, 5), "f4")},
         ("y",),
     ),
+    Case(  # x is split once for both
+        "towers",
+        (_node("MatMul", "x w", "p"), _node("MatMul", "x v", "q"), _node("Mul", "p q", "y")),
+        {"x": np.ones((4, 6), "f4"), "w": np.ones((6, 5), "f4"), "v": np.ones((6, 5), "f4")},
+        ("y",),
+    ),
+    Case(  # the parts of y take the place of those of x
+        "layers",
+        (
+            _node("MatMul", "x w", "p"),
+            _node("Relu", "p", "r"),
+            _node("MatMul", "r v", "q"),
+            _node("MatMul", "q v", "y"),
+        ),
+        {"x": np.ones((4, 6), "f4"), "w": np.ones((6, 5), "f4"), "v": np.ones((5, 5), "f4")},
+        ("y",),
+    ),
 )
-WEIGHTS = ("w", "b")
+WEIGHTS = ("w", "v", "b")
+NAMES = [case.name for case in CASES if case.name != "layers"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +103,7 @@ def _feeds(name: str, rows: int, columns: int, depth: int, seed: int) -> dict[st
 
     weights = {"w": normal(columns, depth) if name == "scaled" else normal(depth, columns)}
     x = normal(rows, 3, depth) if name == "batch" else normal(rows, depth)
-    feeds = {"x": x, **weights, "b": normal(columns), "g": normal(rows, columns)}
+    feeds = {"x": x, **weights, "v": normal(depth, columns), "b": normal(columns), "g": normal(rows, columns)}
     wanted = next(case.feeds for case in CASES if case.name == name)
     return {n: feeds[n] for n in wanted}
 
@@ -98,6 +116,9 @@ def _expected(name: str, feeds: Mapping[str, Array]) -> tuple[Array, Array]:
         return 0.75 * (x @ w.T) + b, 0.75 * (abs(x) @ abs(w.T)) + abs(b)
     if name == "batch":
         x = x.transpose(1, 0, 2)
+    if name == "towers":
+        v = feeds["v"].astype(np.float64)
+        return (x @ w) * (x @ v), 2 * (abs(x) @ abs(w)) * (abs(x) @ abs(v))
     if name != "gated":
         return x @ w, abs(x) @ abs(w)
     g, b = feeds["g"], feeds["b"]
@@ -106,8 +127,11 @@ def _expected(name: str, feeds: Mapping[str, Array]) -> tuple[Array, Array]:
 
 
 @settings(max_examples=60, deadline=None)
+@example("plain", 64, 1, 557, 0)
+@example("gated", 65, 3, 300, 1)
+@example("scaled", 7, 4, 64, 2)
 @given(
-    st.sampled_from([case.name for case in CASES]),
+    st.sampled_from(NAMES),
     st.integers(1, 300),
     st.integers(1, 200),
     st.integers(1, 1500),
@@ -120,7 +144,7 @@ def test_any_shape(library: KernelLibrary, name: str, rows: int, columns: int, d
     assert np.max(np.abs(found - expected) / scale) < 8 * UNIT
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_for_any_threads(library: KernelLibrary, name: str) -> None:
     feeds = _feeds(name, 200, 320, 1300, 1)
     np.testing.assert_array_equal(_run(library, name, feeds), _run(library, name, feeds, threads=2))
@@ -136,6 +160,29 @@ def test_values_that_the_unit_cannot_take(library: KernelLibrary, where: str, va
     np.testing.assert_allclose(
         _run(library, "plain", feeds), expected, rtol=1e-4, atol=1e-4 * np.fmin(abs(value), 1e30)
     )
+
+
+@pytest.mark.parametrize("value", [np.inf, 2.0**31])
+def test_rows_that_the_unit_cannot_take_for_several_products(library: KernelLibrary, value: float) -> None:
+    feeds = _feeds("towers", 200, 96, 256, 5)
+    feeds["x"][150, 50] = value
+    with np.errstate(all="ignore"):
+        expected = (feeds["x"] @ feeds["w"]) * (feeds["x"] @ feeds["v"])
+    found = _run(library, "towers", feeds)
+    np.testing.assert_allclose(np.delete(found, 150, 0), np.delete(expected, 150, 0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found[150], expected[150], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(64, 96, 224), (100, 224, 96), (33, 130, 130)])
+def test_products_one_behind_the_other(library: KernelLibrary, rows: int, columns: int, depth: int) -> None:
+    random = np.random.default_rng(6)
+    x, w, v = (
+        random.standard_normal(shape).astype(np.float32)
+        for shape in ((rows, depth), (depth, columns), (columns, columns))
+    )
+    expected = np.maximum(x.astype(np.float64) @ w, 0) @ v @ v
+    found = _run(library, "layers", {"x": x, "w": w, "v": v})
+    assert np.max(np.abs(found - expected)) < 1e-5 * np.max(np.abs(expected))
 
 
 def test_tiny_values_count_as_zero_only_below_the_smallest_product(library: KernelLibrary) -> None:

@@ -467,7 +467,7 @@ class _Scheduler:
             self._guards[f"elements(&f.of[{last}]) == elements(&f.of[{value}])"] = None
         self._add(Product(self.program, value, dict(self.tensors), name, tensor, linear, nest), stage)
         self.tensors[last] = tensor
-        self.stage_of[last] = stage + 1
+        self.stage_of[last] = stage + 2  # a stage to split the left operand in, for the matrix unit
         self._done.add(value)
 
     def _beneath(self, value: int) -> int:

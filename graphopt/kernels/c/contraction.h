@@ -155,10 +155,13 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
 
 /* ---------------------------------------------------------------- a contraction as a step */
 
-/* A constant right operand in panels, or split into parts. Only contractions keep anything. */
+/* How a constant right operand is packed: in panels, split into parts, or column by column. */
+enum { IN_PANELS, IN_PARTS, IN_COLUMNS };
+
+/* A packed right operand. Only contractions keep anything. */
 typedef struct {
     kept as;
-    int tensor, split;
+    int tensor, packing;
     int64_t depth, columns;
     matrix from;
 } packed_operand;
@@ -169,19 +172,21 @@ typedef struct {
     int64_t batches, rows, columns, depth;
     int64_t block_rows, row_blocks, block_columns, column_blocks;
     matrix left, right, bias, load[MAX_OPERANDS]; /* load: of the epilogue */
-    const float *panels;                    /* of a constant right operand; NULL for others */
+    int packing;
+    const float *panels;                    /* or columns of a constant right operand; NULL for others */
     const unsigned char *parts;             /* of one that the matrix unit multiplies; NULL for others */
     int64_t run;                            /* with parts, the depth of which rows are split at a time */
+    int split;                              /* tensor of the rows in parts, made by a step before; -1 where this one makes them */
     /* bytes into the scratch: the right operand in panels or the parts of rows of the left one, a copy of these rows (-1
      * where they are read in place), the products for an epilogue, what it packs */
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, PRODUCT_BYTES = 1 << 18 };
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, FAR_SPLIT_BYTES = 1 << 21, PRODUCT_BYTES = 1 << 18, FEW_COLUMNS = 4, LONG_ROW = 32 };
 
-static int is_packed_as(const packed_operand *o, const contraction *x, int split)
+static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
 {
-    return o->tensor == x->code->right && o->split == split && o->depth == x->depth && o->columns == x->columns
+    return o->tensor == x->code->right && o->packing == packing && o->depth == x->depth && o->columns == x->columns
            && memcmp(&o->from, &x->right, sizeof x->right) == 0; /* both were zeroed before they were filled */
 }
 
@@ -199,57 +204,79 @@ static int split_right(unsigned char *to, const float *data, const contraction *
 }
 #endif
 
-/* The constant right operand, packed; NULL where there is no memory for it, or where `split` and it cannot be. */
-static void *packed_right(const contraction *x, const float *data, int split)
+/* Packs columns of the right operand one after the other. */
+static void pack_columns(float *to, const float *from, const contraction *x)
 {
+    for (int64_t j = 0; j < x->columns; j++)
+        for (int64_t k = 0; k < x->depth; k++)
+            to[j * x->depth + k] = from[offset_of(&x->right.row, k) + offset_of(&x->right.column, j)];
+}
+
+/* The constant right operand, packed; NULL where there is no memory for it, or where it cannot be split. */
+static void *packed_right(const contraction *x, const float *data, int packing)
+{
+    int64_t bytes = packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
+    if (packing == IN_COLUMNS)
+        bytes = x->columns * x->depth * (int64_t)sizeof(float);
 #if defined(MATRIX_UNIT)
-    if (split) {
-        unsigned char *parts = take_aligned(split_bytes(x->depth, x->columns));
+    if (packing == IN_PARTS)
+        bytes = split_bytes(x->depth, x->columns);
+#endif
+    void *to = take_aligned(bytes);
+    if (to && packing == IN_COLUMNS)
+        pack_columns(to, data + x->right.base, x);
+    else if (to && packing == IN_PANELS)
+        pack_panels(to, data + x->right.base, &x->right.row, &x->right.column, x->depth, 0, x->columns);
+#if defined(MATRIX_UNIT)
+    if (to && packing == IN_PARTS) {
         float *panel = take_aligned(packed_floats(x->depth, PANEL) * (int64_t)sizeof(float));
-        int done = parts && panel && split_right(parts, data, x, panel);
+        int done = panel && split_right(to, data, x, panel);
         free(panel);
-        if (!done)
-            free(parts);
-        return done ? parts : NULL;
+        if (!done) {
+            free(to);
+            return NULL;
+        }
     }
 #endif
-    float *panels = split ? NULL : take_aligned(packed_floats(x->depth, x->columns) * (int64_t)sizeof(float));
-    if (panels)
-        pack_panels(panels, data + x->right.base, &x->right.row, &x->right.column, x->depth, 0, x->columns);
-    return panels;
+    return to ? share(to, bytes) : NULL;
 }
 
 /* The right operand packed if it is constant, by this plan or one before it; 0 where that cannot be. */
-static int pack_constant(plan *p, contraction *x, const float *data, int split)
+static int pack_constant(plan *p, contraction *x, const float *data, int packing)
 {
     void *memory = NULL;
     for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k && !memory; k = k->next)
-        if (is_packed_as((const packed_operand *)k, x, split))
+        if (is_packed_as((const packed_operand *)k, x, packing))
             memory = k->memory;
     if (!memory) {
         packed_operand *o = malloc(sizeof *o);
-        memory = o ? packed_right(x, data, split) : NULL;
+        memory = o ? packed_right(x, data, packing) : NULL;
         if (!memory) {
             free(o);
             return 0;
         }
-        *o = (packed_operand){{NULL, memory}, x->code->right, split, x->depth, x->columns, x->right};
+        *o = (packed_operand){{NULL, memory}, x->code->right, packing, x->depth, x->columns, x->right};
         o->as.next = __atomic_load_n(p->made, __ATOMIC_RELAXED);
         while (!__atomic_compare_exchange_n(p->made, &o->as.next, &o->as, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
             ;
     }
-    x->panels = split ? NULL : memory;
-    x->parts = split ? memory : NULL;
+    x->packing = packing;
+    x->panels = packing == IN_PARTS ? NULL : memory;
+    x->parts = packing == IN_PARTS ? memory : NULL;
     return 1;
 }
 
 static const char *pack_right(plan *p, contraction *x)
 {
     const float *data = constant_of(p, x->code->right);
+    int64_t even, step = 1;
     if (!data || !is_fixed(&x->right.batch))
         return NULL;
     p->constant_bytes += packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
-    int packed = (matrix_unit_pays(x->rows, x->columns, x->depth) && pack_constant(p, x, data, 1)) || pack_constant(p, x, data, 0);
+    if (x->columns <= FEW_COLUMNS && even_step(&x->left.row, &even) && even_step(&x->left.column, &step) && step == 1)
+        return pack_constant(p, x, data, IN_COLUMNS) ? NULL : NO_MEMORY;
+    int packed = (matrix_unit_pays(x->rows, x->columns, x->depth) && pack_constant(p, x, data, IN_PARTS))
+                 || pack_constant(p, x, data, IN_PANELS);
     return packed ? NULL : NO_MEMORY;
 }
 
@@ -270,6 +297,42 @@ static void copy_rows(const extent *row_extent, const extent *depth_extent, cons
         }
         done += run;
     }
+}
+
+/* The epilogue over a block of products, row by row, where all operands lie along the columns in memory; 0 where one does not. */
+static int run_epilogue_by_rows(const contraction *x, int64_t batch, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                                const float *products, void *const *tensors)
+{
+    const alternative *what = x->code->epilogue;
+    const nest_outputs *to = x->code->stores;
+    const void *loads[MAX_OPERANDS];
+    void *stores[MAX_OPERANDS];
+    int64_t load_row[MAX_OPERANDS], at = (batch * x->rows + row) * x->columns + column;
+    for (int i = 0; i < what->loads; i++) {
+        const matrix *m = &x->load[i];
+        int64_t column_step = 1, row_step = columns;
+        loads[i] = products;
+        if (i != x->code->product) {
+            if (!even_step(&m->row, &row_step))
+                return 0;
+            even_step(&m->column, &column_step);
+            if (column_step != 1 && columns > 1 && !what->once[i])
+                return 0;
+            loads[i] = (const unsigned char *)tensors[what->tensors[i]]
+                       + (m->base + offset_of(&m->batch, batch) + row * row_step + column * column_step) * what->bytes[i];
+        }
+        load_row[i] = row_step * what->bytes[i];
+    }
+    for (int i = 0; i < to->stores; i++)
+        stores[i] = (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i];
+    for (int64_t r = 0; r < rows; r++) {
+        what->compute(columns, loads, stores);
+        for (int i = 0; i < what->loads; i++)
+            loads[i] = (const unsigned char *)loads[i] + load_row[i];
+        for (int i = 0; i < to->stores; i++)
+            stores[i] = (unsigned char *)stores[i] + x->columns * to->bytes[i];
+    }
+    return 1;
 }
 
 /* The epilogue over a block of products, a tile at a time. */
@@ -350,11 +413,102 @@ static const float *panels_of(const contraction *x, int64_t batch, int64_t colum
 }
 
 #if defined(MATRIX_UNIT)
+/* State of a step that splits a left operand for all contractions that read it. Behind the parts stands a flag for each two
+ * tiles of rows: whether they could not be split. */
+typedef struct {
+    int from, to; /* tensors */
+    matrix left;
+    int64_t rows, depth, bytes;
+    int last;        /* stage of the last contraction that reads the parts */
+    int overwritten; /* later, by another step */
+} splitting;
+
+enum { MOST_SPLIT_BYTES = 3 << 19 };
+
+static inline int64_t left_bytes(int64_t rows, int64_t depth)
+{
+    return tiles_of(rows, UNIT_ROWS) * tiles_of(depth, UNIT_DEPTH) * PARTS_BYTES;
+}
+
+static const char *run_splitting(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+{
+    const splitting *x = s->state;
+    unsigned char *parts = tensors[x->to], *failed = parts + left_bytes(x->rows, x->depth);
+    (void)p;
+    int64_t left_row;
+    even_step(&x->left.row, &left_row);
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t row = unit * 2 * UNIT_ROWS, rows = x->rows - row < 2 * UNIT_ROWS ? x->rows - row : 2 * UNIT_ROWS;
+        const float *from = (const float *)tensors[x->from] + x->left.base + row * left_row;
+        failed[unit] = (unsigned char)!split_rows(parts + left_bytes(row, x->depth), from, left_row, rows, x->depth);
+    }
+    return NULL;
+}
+
+/* Has the left operand split by a step of its own: each element once, whoever reads it, in this stage; the contraction runs
+ * in the next. Without such a step where its rows are copied first, or where the parts would leave the caches. */
+static const char *split_apart(plan *p, contraction *x)
+{
+    int64_t units = tiles_of(x->rows, 2 * UNIT_ROWS), bytes = left_bytes(x->rows, x->depth) + units;
+    if (!x->parts || x->left_at >= 0 || p->stream_tensors || bytes > MOST_SPLIT_BYTES)
+        return NULL;
+    splitting *made = NULL, *over = NULL; /* over: nobody will read what it made */
+    for (int i = 0; i < p->steps; i++) {
+        splitting *s = p->step[i].run == run_splitting ? p->step[i].state : NULL;
+        if (!s || s->overwritten)
+            continue;
+        if (s->from == x->code->left && s->rows == x->rows && s->depth == x->depth
+            && memcmp(&s->left, &x->left, sizeof s->left) == 0)
+            made = s;
+        if (s->last < p->stage && s->bytes >= bytes)
+            over = s;
+    }
+    if (!made) {
+        shape room = {1, {bytes}};
+        if (!over && p->temporaries == MAX_TEMPORARIES)
+            return NULL;
+        made = calloc(1, sizeof *made);
+        if (!made)
+            return NO_MEMORY;
+        *made = (splitting){x->code->left, over ? over->to : p->inputs + p->outputs + p->temporaries, x->left, x->rows, x->depth,
+                            over ? over->bytes : bytes, 0, 0};
+        if (over)
+            over->overwritten = 1;
+        const char *error = over ? NULL : add_temporary(p, &room, 1);
+        if (!error)
+            error = add_step(p, (step){run_splitting, free, made, units, x->rows * x->depth, 0});
+        else
+            free(made);
+        if (error)
+            return error;
+    }
+    made->last = p->stage + 1;
+    x->split = made->to;
+    return NULL;
+}
+
+/* Whether a step before could not split some rows; its parts of them. */
+static int split_before(const contraction *x, int64_t row, int64_t rows, void *const *tensors, const unsigned char **parts)
+{
+    const unsigned char *all = tensors[x->split], *failed = all + left_bytes(x->rows, x->depth);
+    *parts = all + left_bytes(row, x->depth);
+    return !memchr(failed + row / (2 * UNIT_ROWS), 1, (size_t)tiles_of(rows, 2 * UNIT_ROWS));
+}
+
 /* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
 static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
-                          int64_t left_row, int far, contraction_state *state, const float *bias, float *to, int64_t to_row)
+                          int64_t left_row, int far, contraction_state *state, const float *bias, float *to, int64_t to_row,
+                          void *const *tensors)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
+    const unsigned char *right = x->parts + split_bytes(x->depth, column), *split;
+    if (x->split >= 0) {
+        sum_result f = {x->code->scale, 0, bias};
+        if (!split_before(x, row, rows, tensors, &split))
+            return 0;
+        multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, right, blocks, far, &f, to, to_row);
+        return 1;
+    }
     for (int64_t k = 0; k < x->depth; k += x->run) {
         int64_t run = x->depth - k < x->run ? x->depth - k : x->run;
         if (state->split_row != row || run < x->depth) {
@@ -364,8 +518,8 @@ static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64
             state->split_row = row;
         }
         sum_result f = {x->code->scale, k > 0, k > 0 ? NULL : bias};
-        multiply_run(rows, columns, tiles_of(run, UNIT_DEPTH), state->scratch,
-                     x->parts + split_bytes(x->depth, column) + k / UNIT_DEPTH * PARTS_BYTES, blocks, far, &f, to, to_row);
+        multiply_run(rows, columns, tiles_of(run, UNIT_DEPTH), state->scratch, tiles_of(run, UNIT_DEPTH) * PARTS_BYTES,
+                     right + k / UNIT_DEPTH * PARTS_BYTES, blocks, far, &f, to, to_row);
     }
     return 1;
 }
@@ -414,19 +568,23 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
                                   : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
     int64_t to_row = x->code->epilogue ? columns : x->columns;
-    int far = p->constant_bytes > FAR_BYTES;
-    if (!x->parts) {
+    int far = p->constant_bytes > (x->parts ? FAR_SPLIT_BYTES : FAR_BYTES);
+    if (x->packing == IN_COLUMNS) {
+        multiply_few_columns(rows, columns, x->depth, left, left_row, x->panels + column * x->depth, x->code->scale, bias, to,
+                             to_row);
+    } else if (!x->parts) {
         const float *panels = panels_of(x, batch, column, columns, state, tensors);
         multiply(rows, columns, x->depth, left, left_row, left_step, panels, far && x->panels, x->code->scale, bias, to, to_row);
     }
 #if defined(MATRIX_UNIT)
-    if (x->parts && !multiply_parts(x, row, rows, column, columns, left, left_row, far, state, bias, to, to_row)) {
+    if (x->parts && !multiply_parts(x, row, rows, column, columns, left, left_row, far, state, bias, to, to_row, tensors)) {
         const char *error = multiply_large(x, rows, column, columns, left, left_row, bias, to, to_row, tensors);
         if (error)
             return error;
     }
 #endif
-    if (x->code->epilogue)
+    if (x->code->epilogue
+        && (columns < LONG_ROW || !run_epilogue_by_rows(x, batch, row, rows, column, columns, to, tensors)))
         run_epilogue(x, batch, row, rows, column, columns, to, state->scratch + x->packed_at, tensors);
     return NULL;
 }
@@ -536,6 +694,7 @@ SHARED const char *plan_contraction(plan *p, const contraction_code *code, const
     if (!x)
         return NO_MEMORY;
     x->code = code;
+    x->split = -1;
     x->batches = 1;
     for (int d = 0; d < result->rank - 2; d++)
         x->batches *= result->size[d];
@@ -554,9 +713,19 @@ SHARED const char *plan_contraction(plan *p, const contraction_code *code, const
         return error;
     }
     cut_blocks(x);
+#if defined(MATRIX_UNIT)
+    error = split_apart(p, x);
+    if (error) {
+        free(x);
+        return error;
+    }
+#endif
     int64_t units = x->batches * x->column_blocks * x->row_blocks;
     int64_t cost = x->depth / 16 + (code->epilogue ? code->stores->cost : 1);
-    return add_step(p, (step){run_contraction, free, x, units, x->batches * x->rows * x->columns * cost, 0});
+    p->stage += x->split >= 0;
+    error = add_step(p, (step){run_contraction, free, x, units, x->batches * x->rows * x->columns * cost, 0});
+    p->stage -= x->split >= 0;
+    return error;
 }
 
 /* The shape of a product; 0 where the operands do not go together. */

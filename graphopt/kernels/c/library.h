@@ -316,7 +316,7 @@ static void destroy_node(void *state)
     }
     for (kept *x = node->made, *next; x; x = next) {
         next = x->next;
-        free(x->memory);
+        unshare(x->memory);
         free(x);
     }
     free(node);

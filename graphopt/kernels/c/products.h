@@ -191,6 +191,43 @@ static inline int64_t packed_floats(int64_t depth, int64_t columns)
     return (columns + PANEL - 1) / PANEL * PANEL * depth;
 }
 
+/* The sum of products of two rows: up to four vectors of partial sums, in an order that depends on the length alone. */
+static inline float dot(const float *left, const float *right, int64_t depth)
+{
+    sums sum[4] = {SUMS_ALL(0), SUMS_ALL(0), SUMS_ALL(0), SUMS_ALL(0)};
+    int64_t k = 0;
+    for (; k + 4 * SUMS <= depth; k += 4 * SUMS)
+        for (int i = 0; i < 4; i++)
+            sum[i] = SUMS_MULTIPLY_ADD(sums_at(left + k + i * SUMS), sums_at(right + k + i * SUMS), sum[i]);
+    for (; k + SUMS <= depth; k += SUMS)
+        sum[0] = SUMS_MULTIPLY_ADD(sums_at(left + k), sums_at(right + k), sum[0]);
+    float rest = 0;
+    for (; k < depth; k++)
+        rest += left[k] * right[k];
+    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps(sum[0]) + rest;
+#else
+    float all[SUMS];
+    memcpy(all, &sum[0], sizeof all);
+    for (int half = SUMS / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            all[i] += all[i + half];
+    return all[0] + rest;
+#endif
+}
+
+/* The same as multiply for few columns, which stand as rows of `depth` elements in `right`; so do the left ones. */
+static void multiply_few_columns(int64_t rows, int64_t columns, int64_t depth, const float *left, int64_t left_row,
+                                 const float *right, float scale, const float *bias, float *to, int64_t to_row)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            float sum = scale * dot(left + i * left_row, right + j * depth, depth);
+            to[i * to_row + j] = bias ? sum + bias[j] : sum;
+        }
+}
+
 /* to = scale * left * right + bias: rows x depth times depth x columns, the right operand packed; bias: a value for each
  * column, NULL for none; steps in elements. Where panels are far, the next one is on its way into the second-level cache
  * while one group of rows after the other uses this one. */

@@ -55,7 +55,7 @@ static const char *pack_recurrent(plan *p, recurrence *x)
         for (int part = 0; part < 2; part++) {
             int64_t from = part ? first : 0, columns = part ? most - first : first;
             contraction c = recurrent_operand(x, &code, d, from, columns);
-            if (columns && !pack_constant(p, &c, data, 0))
+            if (columns && !pack_constant(p, &c, data, IN_PANELS))
                 return NO_MEMORY;
             x->panels[d][part] = c.panels;
         }

@@ -8,7 +8,7 @@
 enum { MAX_INPUTS = 128, MAX_OUTPUTS = 32, MAX_TEMPORARIES = 128, MAX_STEPS = 384, ALIGNMENT = 64 };
 enum { MAX_TENSORS = MAX_INPUTS + MAX_OUTPUTS + MAX_TEMPORARIES };
 
-/* What a step made of inputs that never change, for all plans of a node. */
+/* What a step made of inputs that never change, for all plans of a node. The memory is shared: see `share`. */
 typedef struct kept {
     struct kept *next;
     void *memory;
@@ -117,6 +117,67 @@ SHARED const char *does_not_fit(plan *p)
 }
 
 #if !defined(KERNELS_ONLY)
+/* Memory that holds the same bytes for all who made them: nodes that multiply by the same weights (the steps of a decoder, sessions
+ * of one model) find them in the same cache lines. */
+typedef struct shared_memory {
+    struct shared_memory *next;
+    uint64_t hash;
+    int64_t bytes, users;
+    void *memory; /* from take_aligned */
+} shared_memory;
+
+static shared_memory *all_shared;
+static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static uint64_t hash_of(const unsigned char *memory, int64_t bytes)
+{
+    uint64_t hash = (uint64_t)bytes, word;
+    for (; bytes >= 8; bytes -= 8, memory += 8) {
+        memcpy(&word, memory, sizeof word);
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+        hash ^= hash >> 32;
+    }
+    for (; bytes > 0; bytes--)
+        hash = (hash ^ *memory++) * 0x9e3779b97f4a7c15u;
+    return hash;
+}
+
+/* The memory to use in place of memory just filled, which is given away; NULL for lack of memory. Give it back with unshare. */
+static void *share(void *memory, int64_t bytes)
+{
+    uint64_t hash = hash_of(memory, bytes);
+    pthread_mutex_lock(&shared_lock);
+    shared_memory *s = all_shared;
+    while (s && !(s->hash == hash && s->bytes == bytes && memcmp(s->memory, memory, (size_t)bytes) == 0))
+        s = s->next;
+    if (s) {
+        free(memory);
+        s->users++;
+    } else if ((s = malloc(sizeof *s)) != NULL) {
+        *s = (shared_memory){all_shared, hash, bytes, 1, memory};
+        all_shared = s;
+    } else {
+        free(memory);
+    }
+    pthread_mutex_unlock(&shared_lock);
+    return s ? s->memory : NULL;
+}
+
+static void unshare(const void *memory)
+{
+    pthread_mutex_lock(&shared_lock);
+    for (shared_memory **at = &all_shared, *s; (s = *at) != NULL; at = &s->next)
+        if (s->memory == memory) {
+            if (--s->users == 0) {
+                *at = s->next;
+                free(s->memory);
+                free(s);
+            }
+            break;
+        }
+    pthread_mutex_unlock(&shared_lock);
+}
+
 /* Memory of this thread for the time of one call. What does not fit is taken from the heap: give it back. */
 enum { THREAD_SCRATCH = 5 << 18 };
 static __thread __attribute__((aligned(64))) unsigned char thread_memory[THREAD_SCRATCH];

@@ -2,8 +2,8 @@
 
 Equal kernels of different models are compiled once. The cache is a folder of the user's own (mode 0700). A file's name
 is the digest of all that it depends on: the C, the compiler and its flags. It begins with the digest of its name and
-what follows, which is checked before it is used. Files are written to another name and renamed, so runs at the same time do not
-disturb each other; the ones that were not used for longest go when the folder grows too large.
+what follows, which is checked before it is used. Files are written to another name and renamed, so runs at the same
+time do not disturb each other; the ones that were not used for longest go when the folder grows too large.
 """
 
 import hashlib

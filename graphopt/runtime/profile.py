@@ -123,8 +123,9 @@ def _record(
 def _events(path: Path, main: Collection[str] | None = None) -> Iterator[Mapping[str, Any]]:
     """Events of a profile, in the order in which they ended.
 
-    onnxruntime writes one to a line. A loop's body can run a hundred thousand nodes, and to read their events takes much
-    longer than to run them: with ``main``, those of nodes that are neither of these nor control flow are passed over.
+    onnxruntime writes one to a line. A loop's body can run a hundred thousand nodes, and to read their events takes
+    much longer than to run them: with ``main``, those of nodes that are neither of these nor control flow are passed
+    over.
     """
     wanted = None if main is None else {json.dumps(name + _SUFFIX)[1:-1] for name in main}
     with path.open(encoding="utf-8", errors="replace") as lines:

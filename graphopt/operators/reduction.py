@@ -78,22 +78,16 @@ OPERATORS: tuple[Operator, ...] = (
     _row("SoftmaxCrossEntropyLoss", _LOG_SOFTMAX, "softmax", ("ignore_index", "reduction")),
     _row("NegativeLogLikelihoodLoss", per_input(0), "gather", ("ignore_index", "reduction")),
     # A running sum needs the sum before it: one addition per element (ONNX: CumSum, CumProd).
-    Operator(
-        "CumSum",
-        FusionClass.SEQUENTIAL,
-        per_input(1, host=(1,)),
-        rate_class="scan",
-        attributes=("exclusive", "reverse"),
-        structural=(1,),
-        labelled=(1,),
-    ),
-    Operator(
-        "CumProd",
-        FusionClass.SEQUENTIAL,
-        per_input(1, host=(1,)),
-        rate_class="scan",
-        attributes=("exclusive", "reverse"),
-        structural=(1,),
-        labelled=(1,),
+    *(
+        Operator(
+            name,
+            FusionClass.SEQUENTIAL,
+            per_input(1, host=(1,)),
+            rate_class="scan",
+            attributes=("exclusive", "reverse"),
+            structural=(1,),
+            labelled=(1,),
+        )
+        for name in ("CumSum", "CumProd")
     ),
 )

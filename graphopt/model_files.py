@@ -2,7 +2,9 @@
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,11 @@ from graphopt.files import staged
 
 LARGEST_MESSAGE = 2**31 - 2**24
 """Bytes that one protobuf message can hold (2 GB), less some room for what is not weights."""
+
+MOST_OPERATORS = 1 << 22
+"""Operators that the calls of local functions may stand for together."""
+DEEPEST_CALLS = 100
+"""Calls of local functions inside of each other: as many as ONNX's own inliner takes."""
 
 # Where a tensor without raw data keeps its values, and how many of them an element takes.
 _FIELDS: dict[int, tuple[str, int]] = {
@@ -377,9 +384,38 @@ def check(model: ModelProto) -> None:
     """
     for tensor in every_tensor(model):
         _check_size(tensor)
+    _check_functions(model)
     _check_graph(model.graph, frozenset())
     for function in model.functions:
         _check_nodes(function.node, set(function.input), function.output, frozenset(), f"function {function.name!r}")
+
+
+def _check_functions(model: ModelProto) -> None:
+    """No function calls itself, and what all calls expand to is no more than a graph can hold."""
+    own = {(f.domain, f.name, f.overload): Counter(_calls(f.node)) for f in model.functions}
+    try:
+        order = list(TopologicalSorter({key: own.keys() & calls.keys() for key, calls in own.items()}).static_order())
+    except CycleError as error:
+        raise GraphoptError(f"function {error.args[1][0][1]!r} calls itself") from None
+    operators, depth = dict.fromkeys(own, 0), dict.fromkeys(own, 0)
+    for key in order:
+        operators[key] = sum(count * operators.get(callee, 1) for callee, count in own[key].items())
+        depth[key] = 1 + max((depth[callee] for callee in own.keys() & own[key].keys()), default=0)
+        if operators[key] > MOST_OPERATORS:
+            raise GraphoptError(f"function {key[1]!r} stands for more than {MOST_OPERATORS} operators")
+        if depth[key] > DEEPEST_CALLS:
+            raise GraphoptError(f"function {key[1]!r} calls others more than {DEEPEST_CALLS} deep")
+    total = sum(count * operators.get(callee, 1) for callee, count in Counter(_calls(model.graph.node)).items())
+    if total > MOST_OPERATORS and own:
+        raise GraphoptError(f"its functions stand for more than {MOST_OPERATORS} operators")
+
+
+def _calls(nodes: Iterable[NodeProto]) -> Iterator[tuple[str, str, str]]:
+    """What nodes call, those inside of their bodies too: names of functions or of operators."""
+    for node in nodes:
+        yield (node.domain, node.op_type, node.overload)
+        for body in bodies(node):
+            yield from _calls(body.node)
 
 
 def _check_size(tensor: TensorProto) -> None:

@@ -22,6 +22,8 @@ Dims = tuple[int | str | None, ...]
 Range = tuple[float, float]
 """Values of an input: from the first, below the second; when both are equal, that value."""
 
+MOST_ELEMENTS = 1 << 33
+"""Elements that made-up inputs may have together: what is above is a broken shape."""
 LARGEST_INTEGER = 20
 """Integers of inputs without a range lie below this, or below the size of the table that they index."""
 
@@ -179,7 +181,7 @@ def seeded_inputs(
 
     Raises:
         GraphoptError: a shape is missing or contradicts the model; a range is of no input or empty; an input is not a
-            tensor of numbers or text.
+            tensor of numbers or text; the inputs are too large for this machine.
     """
     inputs = inputs_of(model)
     complete = complete_shapes(inputs, shapes)
@@ -188,7 +190,13 @@ def seeded_inputs(
         if name not in complete:
             raise GraphoptError(f"range of {name!r}: the model has no such input")
     limits = index_limits(model)
-    return {i.name: _values(i, complete[i.name], ranges.get(i.name), limits.get(i.name), seed) for i in inputs}
+    elements = sum(math.prod(complete[i.name]) for i in inputs)
+    try:
+        if elements > MOST_ELEMENTS:
+            raise MemoryError
+        return {i.name: _values(i, complete[i.name], ranges.get(i.name), limits.get(i.name), seed) for i in inputs}
+    except MemoryError:
+        raise GraphoptError(f"its inputs have {elements} elements, too many to make up") from None
 
 
 def _values(i: Input, shape: Shape, bounds: Range | None, limit: int | None, seed: int) -> NDArray[Any]:

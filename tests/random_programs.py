@@ -353,10 +353,12 @@ def of_channels(builder: Builder, x: Known) -> None:
 
 def product(builder: Builder, x: Known) -> None:
     shape = builder.shape(x)
-    if len(shape) < 2 or 0 in shape or x.dtype != "float32" or shape[-1] * shape[-2] > 4000:
+    if len(shape) < 2 or 0 in shape or x.dtype not in ("float32", "float16") or shape[-1] * shape[-2] > 4000:
         return
     columns = builder.pick(SIZES[:-1])
     kind = builder.random.random()
+    if x.dtype == "float16" and kind >= 0.7 and len(shape) > 2:
+        return  # onnxruntime has no such product
     if kind < 0.5:
         builder.add("MatMul", [x.name, builder.input((shape[-1], columns), x.dtype, constant=builder.chance(0.6))])
     elif kind < 0.7:

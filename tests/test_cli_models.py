@@ -135,6 +135,29 @@ def cyclic(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def expanding(path: Path) -> None:
+    """Thirty functions, each of which calls the one before it twice: 2^30 operators."""
+    node, opsets = helper.make_node, [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = [helper.make_function("own", "f0", ["x"], ["y"], [node("Relu", ["x"], ["y"])], opsets)]
+    for number in range(1, 31):
+        calls = [node(f"f{number - 1}", [a], [b], domain="own") for a, b in (("x", "t"), ("t", "y"))]
+        functions.append(helper.make_function("own", f"f{number}", ["x"], ["y"], calls, opsets))
+    tensors = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    graph = helper.make_graph([node("f30", ["x"], ["y"], domain="own")], "g", tensors[:1], tensors[1:])
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, functions=functions).SerializeToString())
+
+
+def calling_itself(path: Path) -> None:
+    node, opsets = helper.make_node, [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = [
+        helper.make_function("own", name, ["x"], ["y"], [node(other, ["x"], ["y"], domain="own")], opsets)
+        for name, other in (("f", "g"), ("g", "f"))
+    ]
+    tensors = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    graph = helper.make_graph([node("f", ["x"], ["y"], domain="own")], "g", tensors[:1], tensors[1:])
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, functions=functions).SerializeToString())
+
+
 def absent(path: Path) -> None:
     pass
 
@@ -143,12 +166,14 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
-BROKEN = (not_onnx, truncated, missing_external_data, cyclic, absent, a_folder)
+BROKEN = (not_onnx, truncated, missing_external_data, cyclic, expanding, calling_itself, absent, a_folder)
 CAUSES = {
     not_onnx: "not an ONNX file",
     truncated: "truncated",
     missing_external_data: "weights.bin",
     cyclic: "cycle",
+    expanding: "stands for more than",
+    calling_itself: "calls itself",
     absent: "No such file",
     a_folder: "directory",
 }

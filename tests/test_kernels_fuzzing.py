@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.kernels import find_compiler
+from graphopt.kernels.compile import levels
 from graphopt.operators import table
 from tests import fuzzing
 from tests.random_programs import programs
@@ -69,7 +70,8 @@ def test_sanitizers_find_nothing(first: int, count: int, tmp_path: Path) -> None
     # the C++ library too: the sanitizer looks for what it has to watch of exceptions when it is loaded
     found = subprocess.run([*COMPILER, "-print-file-name=libstdc++.so"], capture_output=True, text=True, check=False)
     preload += f":{found.stdout.strip()}"
-    library = fuzzing.build(programs(first, count), tmp_path, SANITIZED)
+    flags = [*SANITIZED, *levels(COMPILER, portable=False)[0].flags]
+    library = fuzzing.build(programs(first, count), tmp_path, flags)
     _alone([], library, first, count, {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
 
 

@@ -451,6 +451,18 @@ def test_default_shapes() -> None:
     assert (given["image"], given["states"]) == ((4, 3, 224, 224), (4, 7, 64))
 
 
+@pytest.mark.parametrize("shape", [[10**6, 10**6, 1000], [2**62, 2**62]])
+def test_inputs_of_a_broken_shape_are_not_made_up(shape: list[int]) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, shape)],
+        [helper.make_tensor_value_info("y", 1, None)],
+    )
+    with pytest.raises(GraphoptError, match="too many to make up"):
+        models.seeded_inputs(helper.make_model(graph), {})
+
+
 def test_seeded_inputs_follow_their_rules() -> None:
     model = model_of(
         """g (float[N] x, int64[N] ids, int64[N] attention_mask, bool[N] flag, int64[N] token_type_ids, int64 sr,

@@ -51,11 +51,15 @@ from graphopt.operators.lowering import (
     Transpose,
     Values,
     Window,
+    cast,
 )
 
 COSTLY = frozenset({"exp", "exp_down", "exp_scaled", "log", "erf", "tanh", "sigmoid", "power"})
 """Primitives that take most of a row-wise operator's work."""
 
+
+HALVES = ("float16", "bfloat16")
+"""Types whose products are summed in float32."""
 
 MAX_SIZE = (1 << 31) - 1
 """Beyond the end of any axis, as a bound of a slice."""
@@ -259,15 +263,20 @@ class _Lowering:
 
     def _product(self, node: Node, lowering: MatrixProduct) -> int:
         dtype = self.body.tensors[node.outputs[0]].dtype
+        summed = "float32" if dtype in HALVES else dtype
         sides = []
         for tensor, maps in zip(node.inputs[:2], lowering.maps(self.body, node), strict=True):
             side = _value(self.index, tensor, node)
+            if summed != dtype:
+                side = self._as(side, summed)
             for index_map in maps:
-                view = View(index_map, (side,), (), dtype, node.op_type)
+                view = View(index_map, (side,), (), summed, node.op_type)
                 side = self.add(view, self._rank(side, index_map))
             sides.append(side)
         rank = max(self.ranks[side] for side in sides)
-        product = self.add(Contraction((sides[0], sides[1]), dtype), rank)
+        product = self.add(Contraction((sides[0], sides[1]), summed), rank)
+        if summed != dtype:
+            product = self._as(product, dtype)
         operands = [_operand(self.body, slot, tensor) if slot > 1 else None for slot, tensor in enumerate(node.inputs)]
         operands[0] = Operand(0, dtype)
         expression = simplified(lowering.expression(node, operands))
@@ -276,6 +285,10 @@ class _Lowering:
         used = _slots(expression)
         others = [self.index.get(tensor, -1) if slot in used else -1 for slot, tensor in enumerate(node.inputs)]
         return self.add(Map(expression, (product, *others[1:]), dtype, lowering.cost), rank)
+
+    def _as(self, value: int, dtype: str) -> int:
+        """The value in another dtype."""
+        return self.add(Map(cast(Operand(0, self.values[value].dtype), dtype), (value,), dtype, 1), self.ranks[value])
 
     def _convolve(self, node: Node, lowering: Convolving) -> None:
         tensors = (*node.inputs, "", "")[:4]

@@ -266,8 +266,8 @@ def timed_rows(
 
 
 def has_products(pair: Pair) -> bool:
-    """Whether a pattern holds matrix products."""
-    rows = (operators.find(node) for node in pair.capture.graph.nodes if "Conv" not in node.op_type)
+    """Whether a pattern holds products, which may run on the matrix unit."""
+    rows = (operators.find(node) for node in pair.capture.graph.nodes)
     return any(row is not None and row.fusion_class is FusionClass.CONTRACTION for row in rows)
 
 
@@ -292,7 +292,7 @@ def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, fl
             continue
         kind, seconds = "simple", cost.flops / simple
         if row.fusion_class in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
-            on_unit = unit and "Conv" not in node.op_type and graph.tensors[node.inputs[1]].constant
+            on_unit = unit and graph.tensors[node.inputs[1]].constant
             kind, seconds = "products", cost.flops / ((UNIT if on_unit else 1.0) * hardware.peak_of("float32"))
         elif row.rate_class == "softmax":
             elements = prod(capture.shapes[node.inputs[0]])
@@ -347,7 +347,7 @@ def limit(row: Row) -> str:
     kinds = sorted(row.parts, key=lambda kind: -row.parts[kind])
     kinds = [kind for kind in kinds if row.parts[kind] > 0.2 * arithmetic]
     convolution = any("Conv" in node.op_type for node in row.found.pair.capture.graph.nodes)
-    products = "convolution" if convolution else "matrix unit" if row.unit else "products"
+    products = ("convolution" if convolution else "products") + (" (matrix unit)" if row.unit else "")
     names = {"products": products, "simple": "simple operations"}
     return ", ".join(names.get(kind, kind) for kind in kinds)
 

@@ -5,7 +5,8 @@ element for each row and column, in storage order; a *narrow* one an element for
 values of a program one step can compute; ``RowStep`` writes its C: a function from block of rows to block of rows.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from graphopt.kernels.lower import is_costly
@@ -21,7 +22,12 @@ COSTLY_WORK = 8
 CHUNK = 1024
 """Columns of an element-wise loop, so that what it hands to a reduction stays in the first-level cache."""
 
+SHORT_ROW, ROWS_TOGETHER = 128, 4
+"""Rows of so many columns at most go through their phases so many at a time: one row keeps no processor busy."""
+
 Shape = tuple[int, ...]
+
+_DEFINITION = re.compile(r"const (\w+) (\w+) = ")
 
 
 class DoesNotFitError(Exception):
@@ -335,14 +341,15 @@ class RowStep:
                 pending += [o for o in what.operands if o >= 0]
         return found
 
-    def _body(self) -> list[str]:
-        """The phases of one row. Also finds the elements that a later phase than their own needs."""
+    def _body(self) -> list[list[str]]:
+        """The phases of one row, apart. Also finds the elements that a later phase than their own needs."""
         elements = self.space.elements
         used = sorted(self._used)
         last = max((elements[e].level for e in used), default=0)
         narrow = Statements("n")
         names: dict[int, str] = {}
         done: set[int] = set()  # wide elements that an earlier phase computed
+        phases: list[list[str]] = []
         lines: list[str] = []
         for element in used:
             what = elements[element]
@@ -360,12 +367,14 @@ class RowStep:
             lines += narrow.lines
             narrow.lines = []
             lines += self._phase(level, names, done)
+            phases.append(lines)
+            lines = []
         for at, (element, value, _) in enumerate(self.stores):
             if not elements[element].wide:
                 dtype = self.program.values[value].dtype
                 text = stored(names[element], dtype)
-                lines.append(f"(({STORAGE[dtype]} *)stores[{at}].data)[r * stores[{at}].row] = {text};")
-        return lines
+                phases[-1].append(f"(({STORAGE[dtype]} *)stores[{at}].data)[r * stores[{at}].row] = {text};")
+        return phases
 
     def _computed(self, statements: Statements, element: int, names: dict[int, str]) -> str:
         what = self.space.elements[element]
@@ -452,7 +461,7 @@ class RowStep:
             "",
         ]
 
-    def _emit_function(self, body: Sequence[str]) -> None:
+    def _emit_function(self, phases: Sequence[Sequence[str]]) -> None:
         parameters = "(int64_t rows, int64_t columns, const operand *loads, const operand *stores, void *scratch)"
         known = self._known_columns()
         if known is None:
@@ -460,16 +469,23 @@ class RowStep:
         else:
             lines = [f"ALWAYS void {self.name}_any{parameters}"]
         lines += ["{", "    (void)columns, (void)loads, (void)scratch;"]
+        together = self._rows_together()
+        width, prefix = ("columns", "") if together == 1 else ("width", "all_")
+        if together > 1 and self._kept:
+            lines.append("    const int64_t width = (columns + LANES - 1) / LANES * LANES; /* every row is aligned */")
         at = "scratch"
         for element, name in self._kept.items():
-            kind = held(self.program.values[self.space.elements[element].value].dtype)
-            lines.append(
-                f"    {kind} *{name} = aligned_after({at}, {'0' if at == 'scratch' else 'columns * sizeof *' + at});"
-            )
-            at = name
-        lines.append("    for (int64_t r = 0; r < rows; r++) {")
-        lines += [f"        {line}" for line in body]
-        lines += ["    }", "}", ""]
+            rows = "" if together == 1 else f"{together} * "
+            after = "0" if at == "scratch" else f"{rows}{width} * sizeof *{at}"
+            lines.append(f"    {self._kept_kind(element)} *{prefix}{name} = aligned_after({at}, {after});")
+            at = prefix + name
+        if together == 1:
+            lines.append("    for (int64_t r = 0; r < rows; r++) {")
+            lines += [f"        {line}" for phase in phases for line in phase]
+            lines += ["    }", "}", ""]
+        else:
+            lines += [f"    {line}" for line in self._grouped(phases, together)]
+            lines += ["}", ""]
         if known is not None:
             lines += [
                 f"static void {self.name}_rows{parameters}",
@@ -482,6 +498,42 @@ class RowStep:
                 "",
             ]
         self.lines += lines
+
+    def _grouped(self, phases: Sequence[Sequence[str]], together: int) -> list[str]:
+        """Phase by phase for some rows at a time: while the sums of one row are put together, others are computed.
+
+        What a phase defines for a row and a later one reads is handed on in an array.
+        """
+        lines = [f"for (int64_t r0 = 0; r0 < rows; r0 += {together}) {{"]
+        lines.append(f"    const int64_t count = rows - r0 < {together} ? rows - r0 : {together};")
+        defined: dict[str, str] = {}  # name: its type
+        for number, phase in enumerate(phases):
+            own = {found[2]: found[1] for line in phase if (found := _DEFINITION.match(line))}
+            later = _words(line for after in phases[number + 1 :] for line in after)
+            words = _words(phase)
+            handed = [name for name in own if name in later]
+            lines += [f"    {own[name]} each_{name}[{together}];" for name in handed]
+            lines.append("    for (int64_t k = 0; k < count; k++) {")
+            if "r" in words:
+                lines.append("        const int64_t r = r0 + k;")
+            for element, name in self._kept.items():
+                if name in words:
+                    lines.append(f"        {self._kept_kind(element)} *{name} = all_{name} + k * width;")
+            lines += [f"        const {defined[name]} {name} = each_{name}[k];" for name in defined if name in words]
+            lines += [f"        {line}" for line in phase]
+            lines += [f"        each_{name}[k] = {name};" for name in handed]
+            lines.append("    }")
+            defined.update((name, own[name]) for name in handed)
+        return [*lines, "}"]
+
+    def _kept_kind(self, element: int) -> str:
+        return held(self.program.values[self.space.elements[element].value].dtype)
+
+    def _rows_together(self) -> int:
+        """Rows that go through each phase together: several where rows are short and there are several phases."""
+        known = self._known_columns()
+        several = any(self.space.elements[element].level > 0 for element in self._used)
+        return ROWS_TOGETHER if several and known is not None and known <= SHORT_ROW else 1
 
     def _known_columns(self) -> int | None:
         """The number of columns, where it is the same in all examples, and small enough for the loops to show it."""
@@ -498,7 +550,7 @@ class RowStep:
         for element in elements:
             if element.kind == "load" and element.wide:
                 wide[element.operands[0]] = 1
-        kept = sum(_bytes(held(self.program.values[elements[e].value].dtype)) for e in self._kept)
+        kept = self._rows_together() * sum(_bytes(self._kept_kind(element)) for element in self._kept)
         cost = 1 + sum(self._cost(elements[e]) for e in self._used if elements[e].wide or elements[e].kind == "reduce")
         dtypes = [self.program.values[value].dtype for _, value, _ in self.stores]
         stored_wide = [int(elements[element].wide) for element, _, _ in self.stores]
@@ -635,11 +687,13 @@ class _Loop:
         double = whole in ("float", "double") and kind in ("sum", "mean", "product")
         kept = "double" if double else whole
         start = f"{kept} {total} = {START[kind](value.dtype)};"
+        apart = int(not array.startswith("load"))
         if kind in ("sum", "mean") and whole == "float":
-            fold = f"{total} += {'sum_f32' if squared is None else 'sum_squares_f32'}({array}, n);"
+            fold = f"{total} += {'sum_f32' if squared is None else 'sum_squares_f32'}({array}, n, {apart});"
         else:
             name = {"sum": "sum", "mean": "sum", "product": "product"}.get(kind, f"{kind}_of")
-            fold = f"{total} = {name}_{suffix}({array}, n, {total});"
+            more = f", {apart}" if whole == "float" else ""
+            fold = f"{total} = {name}_{suffix}({array}, n, {total}{more});"
         result = f"({whole}){total}" if double and whole == "float" else total
         if kind == "mean":
             count = "(double)columns" if double else f"({whole})columns"
@@ -675,7 +729,8 @@ class _Loop:
     def lines(self) -> list[str]:
         """The loop over one chunk: whole vectors of LANES, and what is left as one vector more.
 
-        That one overlaps the one before it. What it reads is copied before the loop, which may write there.
+        That one overlaps the one before it. What it reads is copied before the loop, which may write there. In arrays
+        of floats it lies apart (``last_vector`` of ``c/reductions.h``).
         """
         if not self._stores:
             return self._pointers
@@ -687,15 +742,16 @@ class _Loop:
             before += [
                 f"{kind} end_{name}[LANES];",
                 "if (left)",
-                f"    take_last(end_{name}, {name}, n, sizeof *{name});",
+                f"    take_last(end_{name}, {name}, {_end(kind, name.startswith('again_'))}, sizeof *{name});",
             ]
         shadows = [f"const {kind} *{name} = end_{name};" for name, kind in self._read.items()]
         for name, (kind, apart) in self._filled.items():
             if apart:
-                before.append(f"{kind} *end_{name} = {name} + n - LANES;")
+                before.append(f"{kind} *end_{name} = {name} + {_end(kind, True)} - LANES;")
             else:
                 before.append(f"{kind} end_{name}[LANES];")
-                after.append(f"put_last({name}, end_{name}, n, sizeof *{name});")
+                end = _end(kind, not name.startswith("store"))
+                after.append(f"put_last({name}, end_{name}, {end}, sizeof *{name});")
             shadows.append(f"{kind} *{name} = end_{name};")
         return [
             *dict.fromkeys(self._pointers),
@@ -726,6 +782,15 @@ class _Loop:
             "    }",
             "}",
         ]
+
+
+def _end(kind: str, own: bool) -> str:
+    """C text of where the last vector of a chunk ends, in an array of a kernel's own or in a tensor."""
+    return "n - left + LANES" if own and kind == "float" else "n"
+
+
+def _words(lines: Iterable[str]) -> set[str]:
+    return {word for line in lines for word in re.findall(r"[A-Za-z_]\w*", line)}
 
 
 def c_array(kind: str, values: Sequence[object]) -> str:

@@ -26,9 +26,13 @@ static const int32_t LANE_NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 #define ROTATED(v, by) __builtin_shuffle(v, (vector_i32){LANES_FROM(by)})
 #endif
 
+/* Where the last vector of n floats lies. What is computed for a reduction has it apart, behind the whole vectors: read
+ * where it overlaps them, it would wait for two stores. Its first lanes repeat elements. */
+ALWAYS int64_t last_vector(int64_t n, int apart) { return apart && n % LANES ? n - n % LANES : n - LANES; }
+
 /* The sum of n floats, or of their squares; n is at most a few thousand. */
 #define DEFINE_SUM_F32(name, TERM)                                                                                     \
-    ALWAYS double name(const float *x, int64_t n)                                                                      \
+    ALWAYS double name(const float *x, int64_t n, int apart)                                                           \
     {                                                                                                                  \
         if (n < LANES) {                                                                                               \
             double sum = 0.0;                                                                                          \
@@ -55,7 +59,7 @@ static const int32_t LANE_NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
         if (i < n) { /* the last vector again, without the lanes that were summed */                                   \
             vector_i32 number;                                                                                         \
             memcpy(&number, LANE_NUMBERS, sizeof number);                                                              \
-            memcpy(&v, x + n - LANES, sizeof v);                                                                       \
+            memcpy(&v, x + last_vector(n, apart), sizeof v);                                                           \
             v = (vector_f32)((vector_i32)v & (number >= (int32_t)(i - (n - LANES))));                                  \
             b += TERM(v);                                                                                              \
         }                                                                                                              \
@@ -99,7 +103,7 @@ ALWAYS int is_any(any_nan found)
 }
 #endif
 #define DEFINE_BOUND_F32(name, BOUND, one)                                                                             \
-    ALWAYS float name(const float *x, int64_t n, float bound)                                                          \
+    ALWAYS float name(const float *x, int64_t n, float bound, int apart)                                               \
     {                                                                                                                  \
         if (n < LANES) {                                                                                               \
             for (int64_t i = 0; i < n; i++)                                                                            \
@@ -108,7 +112,7 @@ ALWAYS int is_any(any_nan found)
         }                                                                                                              \
         vector_f32 a, b, c, d, v, w, y, z;                                                                             \
         memcpy(&a, x, sizeof a);                                                                                       \
-        memcpy(&b, x + n - LANES, sizeof b);                                                                           \
+        memcpy(&b, x + last_vector(n, apart), sizeof b);                                                               \
         any_nan found = NO_NAN;                                                                                        \
         found = NAN_IN(found, a, b);                                                                                   \
         int64_t i = LANES;                                                                                             \
@@ -179,15 +183,15 @@ DEFINE_F64(minimum_of_f64, start, lesser_f64)
 DEFINE_F64(product_f64, 1.0, TIMES)
 
 /* Products of floats, in double precision: their range, not only their digits, would suffer. */
-ALWAYS double product_f32(const float *x, int64_t n, double start)
+ALWAYS double product_f32(const float *x, int64_t n, double start, int apart)
 {
     double part[4] = {1.0, 1.0, 1.0, 1.0};
-    int64_t i = 0;
-    for (; i + 4 <= n; i += 4)
+    int64_t i = 0, whole = n < LANES ? n : n - n % LANES;
+    for (; i + 4 <= whole; i += 4)
         for (int k = 0; k < 4; k++)
             part[k] *= (double)x[i + k];
     for (; i < n; i++)
-        part[0] *= (double)x[i];
+        part[0] *= (double)x[i < whole ? i : i - (n - LANES) + last_vector(n, apart)];
     return start * ((part[0] * part[1]) * (part[2] * part[3]));
 }
 

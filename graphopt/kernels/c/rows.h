@@ -230,7 +230,7 @@ SHARED const char *plan_rows(plan *p, const row_kernel *what, int64_t rows, int6
     x->block = clamp(x->block, 1, x->rows);
     x->blocks = (x->rows + x->block - 1) / x->block;
     x->scratch = columns * what->kept_bytes + 8 * ALIGNMENT;
-    x->scratch += what->kept_bytes / 4 * ALIGNMENT;
+    x->scratch += what->kept_bytes / 4 * 2 * ALIGNMENT; /* every kept row is aligned */
     for (int i = 0; i < what->loads; i++)
         if (x->load[i].packed_at >= 0) {
             x->load[i].packed_at = (x->scratch + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;

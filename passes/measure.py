@@ -95,8 +95,6 @@ def same_numbers(
     model: onnx.ModelProto,
     observed: Sequence[Observed],
     seed: int,
-    *,
-    batches: Sequence[int] = OTHER_BATCHES,
 ) -> Verification:
     """Compare outputs at the captured shapes, and at other batch sizes where the model leaves the batch free."""
     found = [
@@ -104,7 +102,7 @@ def same_numbers(
             unfused,
             fused,
             [entry.shapes],
-            batches=batches,
+            batches=OTHER_BATCHES,
             model=model,
             ranges=entry.ranges or None,
             seed=seed,

@@ -214,9 +214,9 @@ def _operand_maps(graph: OperatorGraph, node: Node) -> tuple[Maps, Maps]:
     return left, right
 
 
-def _factor(node: Node, name: str, default: float = 1.0) -> float:
-    value = node.attributes.get(name, default)
-    return float(value) if isinstance(value, int | float) else default
+def _factor(node: Node, name: str) -> float:
+    value = node.attributes.get(name)
+    return float(value) if isinstance(value, int | float) else 1.0
 
 
 def _times(factor: float, x: Expression) -> Expression:

@@ -106,7 +106,6 @@ def attention_flops(batch: int, heads: int, queries: int, keys: int, head_size: 
     return batch * heads * queries * keys * (2 * head_size + 6 + 2 * value_size)
 
 
-def window_size(node: Node, default: int = 1) -> int:
-    """Elements under one position of a sliding window: the product of ``kernel_shape``."""
-    kernel = integers(node, "kernel_shape")
-    return prod(kernel) if kernel else default
+def window_size(node: Node) -> int:
+    """Elements under one position of a sliding window: the product of ``kernel_shape``; 1 where there is none."""
+    return prod(integers(node, "kernel_shape"))

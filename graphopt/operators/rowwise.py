@@ -42,13 +42,13 @@ def required(operands: Operands, slot: int) -> Expression:
     return found
 
 
-def rank_of(graph: OperatorGraph, node: Node, slot: int = 0) -> int:
-    """Rank of an operand.
+def rank_of(graph: OperatorGraph, node: Node) -> int:
+    """Rank of the first operand.
 
     Raises:
         CannotLowerError: it is unknown.
     """
-    rank = graph.tensors[node.inputs[slot]].rank
+    rank = graph.tensors[node.inputs[0]].rank
     if rank is None:
         raise CannotLowerError(f"unknown rank of {node.op_type}'s operand")
     return rank

@@ -16,7 +16,6 @@ from graphopt.calibrate.cases import TINY
 from graphopt.calibrate.timing import Run, bound, case_model, fastest, session
 from graphopt.capture import capture_model
 from graphopt.graph import Capture, OperatorGraph, Shape
-from graphopt.machine import Machine
 from graphopt.runtime.feeds import seeded_inputs
 from graphopt.runtime.reference import FUSED_DOMAIN
 
@@ -61,30 +60,29 @@ class _Call:
         return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
-def log_fused_operators(
-    model: onnx.ModelProto, library: Path, shapes: Mapping[str, Shape], *, threads: int, machine: Machine | None = None
-) -> int:
+def log_fused_operators(model: onnx.ModelProto, library: Path, shapes: Mapping[str, Shape], *, threads: int) -> int:
     """Time the fused operators of a model alone, as operators and as kernels, and add them to the log.
+
+    Predictions beside them are for the default machine.
 
     Args:
         model: the candidate, with its function bodies.
         library: its kernels.
         shapes: input shapes.
         threads: of onnxruntime within an operator.
-        machine: what predictions are made for; the default machine when left out.
 
     Returns:
         Records added; 0 when the log is switched off.
     """
     if prediction_log.path() is None:
         return 0
-    hardware = machine or machines.load()
+    machine = machines.load()
     call = fastest(bound(session(case_model(TINY), threads), TINY.feeds), SECONDS)
     records = []
     for one in _calls(model, shapes):
         capture = capture_model(one.model(fused=False), one.function.name, one.shapes, view="raw")
         count = range(len(capture.graph.nodes))
-        apart, fused = roofline.operator_times(capture, hardware), roofline.fused_seconds(capture, count, hardware)
+        apart, fused = roofline.operator_times(capture, machine), roofline.fused_seconds(capture, count, machine)
         if fused is None or None in apart:
             continue
         predicted = sum(seconds for seconds in apart if seconds is not None), fused
@@ -93,7 +91,7 @@ def log_fused_operators(
             fastest(_run(one, True, threads, library), SECONDS) - call,
         )
         if min(measured) > 0.0:
-            records.append(prediction_log.Record(capture, hardware.name, threads, "bench", predicted, measured))
+            records.append(prediction_log.Record(capture, machine.name, threads, "bench", predicted, measured))
     prediction_log.append(records)
     return len(records)
 

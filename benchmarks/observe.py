@@ -15,6 +15,7 @@ import math
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,25 @@ def rows(name: str, model: onnx.ModelProto, seconds: float, flush: float) -> Non
             return lambda: session.run_with_iobinding(binding)
 
         compare(name, "run_with_iobinding", bound(plain), bound(observed), seconds)
+
+        options.intra_op_num_threads = 2  # as run_async asks for
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        plain = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs = [output.name for output in plain.get_outputs()]
+
+        def awaited(session: Any) -> Callable[[], Any]:
+            done = threading.Event()
+
+            def run() -> None:
+                done.clear()
+                session.run_async(outputs, feeds, lambda results, data, error: done.set(), None)
+                done.wait()
+
+            return run
+
+        compare(
+            name, "run_async", awaited(plain), awaited(graphopt.observe(plain, folder, flush_seconds=flush)), seconds
+        )
         observed.recorder.finish()
         if observed.recorder.dropped:
             raise GraphoptError(f"{observed.recorder.dropped} executions were dropped")

@@ -12,6 +12,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
+from onnxruntime import OrtValue
 
 from graphopt.graph import Shape
 
@@ -185,10 +186,10 @@ def _fits(shape: Shape | None, declared: Declared) -> bool:
 
 def shape_of(value: Any) -> Shape | None:
     """The shape of what is fed to a session: an array, an OrtValue, nested lists; None for what is no tensor."""
+    if isinstance(value, OrtValue):
+        return tuple(value.shape()) if value.is_tensor() else None
     shape = getattr(value, "shape", None)
-    if callable(shape):  # an OrtValue
-        shape = shape() if value.is_tensor() else None
-    elif shape is None and isinstance(value, list | tuple | int | float | str):
+    if shape is None and isinstance(value, list | tuple | int | float | str):
         if isinstance(value, list) and value and not isinstance(value[0], list | tuple | int | float | bool | str):
             return None  # a sequence of tensors
         shape = np.shape(value)

@@ -171,16 +171,21 @@ def _run_async(original: Method) -> Method:
         counts = getattr(self, _COUNTS, None)
         if counts is None:
             return original(self, output_names, input_feed, callback, user_data, run_options)
-        counter = counts.counter(input_feed)
-
-        def counted(results: Any, data: Any, error: str) -> None:
-            if not error:
-                next(counter)
-            callback(results, data, error)
-
+        counted = _counted(callback, counts.counter(input_feed))
         return original(self, output_names, input_feed, counted, user_data, run_options)
 
     return run_async
+
+
+def _counted(callback: Callable[[Any, Any, str], Any], counter: "count[int]") -> Callable[[Any, Any, str], None]:
+    """What to call instead when a run has ended."""
+
+    def counted(results: Any, data: Any, error: str) -> None:
+        if not error:
+            next(counter)
+        callback(results, data, error)
+
+    return counted
 
 
 def _run_with_iobinding(original: Method) -> Method:
@@ -261,6 +266,7 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
         _COUNTS,
         "_graphopt_counter",
         "_graphopt_run",
+        "_graphopt_run_async",
         "_graphopt_run_with_iobinding",
         "_graphopt_session",
         "recorder",
@@ -282,6 +288,7 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
         self._graphopt_counts = recorder.add(session)
         self._graphopt_counter = self._graphopt_counts.counter
         self._graphopt_run = session.run
+        self._graphopt_run_async = session.run_async
         self._graphopt_run_with_iobinding = session.run_with_iobinding
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
@@ -291,6 +298,13 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
         next(counter)
         return result
 
+    def run_async(
+        self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
+    ) -> Any:
+        """As ``InferenceSession``."""
+        counted = _counted(callback, self._graphopt_counter(input_feed))
+        return self._graphopt_run_async(output_names, input_feed, counted, user_data, run_options)
+
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As ``InferenceSession``."""
         counter = _bound(iobinding, self._graphopt_counts)
@@ -298,6 +312,5 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
         next(counter)
 
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))
-    run_async = _run_async(_forwarded("run_async"))
     run_with_ortvaluevector = _run_with_ortvaluevector(_forwarded("run_with_ortvaluevector"))
     io_binding = _io_binding(_forwarded("io_binding"))

@@ -83,7 +83,14 @@ def node_turns(
         share = case.observed.executions / executions
         for turn in range(REPEATS):
             for (model, kernels), table in zip(variants, tables, strict=True):
-                seconds = node_seconds(model, case.feeds, kernels=kernels, runs=runs, threads=threads)
+                seconds = node_seconds(
+                    model,
+                    case.feeds,
+                    kernels=kernels,
+                    runs=runs,
+                    threads=threads,
+                    most_seconds=MOST_PROFILE_SECONDS / REPEATS,
+                )
                 for name, value in seconds.items():
                     table.setdefault(name, np.zeros(REPEATS))[turn] += value * share
     return tables

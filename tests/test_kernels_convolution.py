@@ -212,7 +212,34 @@ def random_example(seed: int) -> Example:
     )
 
 
+def depthwise_examples() -> list[Example]:
+    """Depthwise convolutions of windows that have tile functions of their own, in wide and narrow images."""
+    channels = 2 * (block_size() or 16)
+    sizes = [
+        ((20, 30), (3, 3)),
+        ((17, 41), (7, 7)),
+        ((30, 13), (5, 5)),
+        ((9, 70), (3, 7)),
+        ((33, 1), (5, 1)),
+        ((80, 90), (7, 7)),
+    ]
+    return [
+        Example(
+            f"depthwise{number}",
+            True,
+            (1, channels, *image),
+            (channels, 1, *kernel),
+            channels,
+            pads=(kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, kernel[1] // 2 - number % 2 * (kernel[1] > 1)),
+            activation="Relu" if number % 2 else "",
+        )
+        for number, (image, kernel) in enumerate(sizes)
+    ]
+
+
 EXAMPLES = {example.name: example for example in (random_example(seed) for seed in range(96))}
+if block_size():
+    EXAMPLES |= {example.name: example for example in depthwise_examples()}
 
 
 @pytest.fixture(scope="module")

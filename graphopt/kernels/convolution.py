@@ -16,6 +16,9 @@ LARGEST_SMALL_TILE = {0: 4, 1: 4, 2: 3}
 """The same for 16 registers, and for tile functions that serve any step."""
 
 
+DEPTHWISE_TAPS = (3, 5, 7)
+"""Numbers of taps along a row for which depthwise convolutions have tile functions of their own."""
+
 WINOGRAD_TAPS = 5
 """Most taps along a dimension that are summed with fewer multiplications."""
 
@@ -29,18 +32,22 @@ class Family:
         plain: the input is not blocked.
         stride: pixels of the input from one pixel of the result to the next; 0 for any.
         pointwise: the window is one pixel.
+        taps: that the window has along a row, without gaps; 0 for any number.
     """
 
     depthwise: bool
     plain: bool
     stride: int
     pointwise: bool = False
+    taps: int = 0
 
     @property
     def name(self) -> str:
         """C identifier."""
         blocked = "pointwise" if self.pointwise else "blocked"
         kind = "depthwise" if self.depthwise else "plain" if self.plain else blocked
+        if self.taps:
+            return f"{kind}_{self.stride}_of_{self.taps}"
         return f"{kind}_{self.stride}" if self.stride else f"{'depthwise' if self.depthwise else 'dense'}_any"
 
     @property
@@ -94,7 +101,11 @@ def _products(pixels: int, blocks: int) -> Iterable[str]:
 
 
 def depthwise_tile(family: Family, pixels: int) -> Iterable[str]:
-    """C of a tile function: sums of ``pixels`` pixels of one block, channel by channel."""
+    """C of a tile function: sums of ``pixels`` pixels of one block, channel by channel.
+
+    Where the number of taps is known, each value is read once for all the pixels that it counts for; a single pixel may
+    stand at a border, where there are fewer taps.
+    """
     cells = [(p, 0) for p in range(pixels)]
     yield f"static void {family.name}_{pixels}_0(const tile *t, int64_t at, int64_t place)"
     yield "{"
@@ -103,6 +114,16 @@ def depthwise_tile(family: Family, pixels: int) -> Iterable[str]:
     yield "    (void)pixel;"
     yield "    for (int64_t y = 0; y < t->taps_y; y++) {"
     yield "        const float *w = t->weights + y * t->weights_row, *x = t->input + at + y * t->tap_y;"
+    if family.taps and pixels > 1:
+        yield from (f"        const channels w{tap} = load(w + {tap} * BLOCK);" for tap in range(family.taps))
+        for column in range(pixels + family.taps - 1):
+            yield f"        const channels x{column} = load(x + {column} * BLOCK);"
+            first, last = max(0, column - pixels + 1), min(family.taps - 1, column)
+            yield from (f"        sum{column - k}_0 += x{column} * w{k};" for k in range(first, last + 1))
+        yield "    }"
+        yield from _finish(cells)
+        yield from ("}", "")
+        return
     yield "        for (int64_t tap = 0; tap < t->taps_x; tap++, w += BLOCK, x += t->tap_x) {"
     yield "            const channels weight = load(w);"
     yield from (f"            sum{p}_0 += load(x + {p} * pixel) * weight;" for p in range(pixels))
@@ -166,7 +187,7 @@ def _functions(family: Family, largest: Mapping[int, int]) -> Iterable[str]:
         yield from dense_tile(family, pixels, blocks) if blocks else depthwise_tile(family, pixels)
     yield f"extern const tile_family {family.name};"
     yield f"const tile_family {family.name} = {{"
-    kind = f"{int(family.depthwise)}, {int(family.plain)}, {int(family.pointwise)}"
+    kind = f"{int(family.depthwise)}, {int(family.plain)}, {int(family.pointwise)}, {family.taps}"
     yield f"    {kind}, {family.pixel if family.stride else 0},"
     rows = ", ".join(f"[{b}][{p}] = {family.name}_{p}_{b}" for b, p in entries)
     yield f"    {{{rows}}},"
@@ -249,7 +270,7 @@ def tiles(programs: Sequence[Program]) -> tuple[str, ...]:
         assert isinstance(value, Convolution)
         for example in program.examples:
             wanted |= set(_families(value, block_size() or 16, example))
-    order = [*sorted(wanted), *ANY_STEP] if found else []
+    order = [*sorted(wanted, key=lambda family: (-family.taps, family)), *ANY_STEP] if found else []
     declared = [f"extern const tile_family {family.name};" for family in order]
     names = "".join(f"&{family.name}, " for family in order)
     table = [*declared, f"const tile_family *const TILE_FAMILIES[] = {{{names}NULL}};", ""]
@@ -266,7 +287,10 @@ def _families(value: Convolution, block: int, example: Sequence[Shape | None]) -
     plain = not window.block or (window.groups == 1 and weights[1] < block)
     row = image[-1] == weights[-1] == 1 and not window.before[1]
     one_tap = prod(weights[2:]) == 1 and not any((*window.before, *window.after))
-    yield Family(depthwise, plain, window.strides[0 if row else 1], one_tap and not (depthwise or plain))
+    step, gap = window.strides[0 if row else 1], window.dilations[0 if row else 1]
+    taps = weights[2] if row else weights[-1]
+    known = taps if depthwise and step == gap == 1 and taps in DEPTHWISE_TAPS else 0
+    yield Family(depthwise, plain, step, one_tap and not (depthwise or plain), known)
     steps_of_one = prod(window.strides) * prod(window.dilations) == 1
     if steps_of_one and not (depthwise or plain) and 1 < max(weights[2:]) <= WINOGRAD_TAPS:
         yield Family(False, False, 1, True)  # of the products of c/winograd.h

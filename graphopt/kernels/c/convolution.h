@@ -16,7 +16,7 @@
 #include <immintrin.h>
 #endif
 
-enum { MOST_BLOCKS = 4, SUM_RUN = 160, CHUNK_FLOATS = 40960, MOST_PIXELS = 16 };
+enum { MOST_BLOCKS = 4, SUM_RUN = 160, CHUNK_FLOATS = 40960, ROWS_FLOATS = 9216, MOST_PIXELS = 16 };
 
 /* Vectors may be wider than the processor's: such functions are all inline, so no calling convention is at stake. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -102,6 +102,7 @@ typedef void (*tile_function)(const tile *t, int64_t at, int64_t place);
  * but for one pixel of one block. */
 typedef struct {
     int depthwise, plain, pointwise;
+    int taps;      /* of a row of the window, one pixel apart; 0: any */
     int64_t pixel; /* 0: any */
     tile_function tile[MOST_BLOCKS + 1][MOST_PIXELS + 1];
 } tile_family;
@@ -156,10 +157,10 @@ SHARED int window_positions(const convolution *c, int d, int64_t size, int64_t k
 }
 
 /* The tile functions for some convolutions. */
-SHARED const tile_family *family_of(int depthwise, int plain, int pointwise, int64_t pixel)
+SHARED const tile_family *family_of(int depthwise, int plain, int pointwise, int64_t taps, int64_t pixel)
 {
     const tile_family *const *f = TILE_FAMILIES;
-    while (*f && ((*f)->depthwise != depthwise
+    while (*f && ((*f)->depthwise != depthwise || ((*f)->taps != 0 && (*f)->taps != taps)
                   || ((*f)->pixel != 0 && ((*f)->pixel != pixel || (*f)->plain != plain || (*f)->pointwise != pointwise))))
         f++;
     return *f;
@@ -248,7 +249,7 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
         p->input_height = p->height = 1;
     }
     p->tiles = family_of(p->depthwise, p->plain_input, !p->depthwise && !p->plain_input && taps == 1 && !p->bordered,
-                         p->stride_x * p->pitch);
+                         p->dilation_x == 1 ? p->kernel_width : 0, p->stride_x * p->pitch);
     int64_t most_blocks = clamp(SUM_RUN / (taps * p->pitch), 1, p->input_blocks);
     p->blocks_at_once = p->depthwise ? 1 : quotient_up(p->input_blocks, quotient_up(p->input_blocks, most_blocks));
     int64_t work = p->batch * p->groups * p->output_blocks * p->height * p->width * taps
@@ -260,6 +261,11 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
     int64_t copied = p->copies ? p->blocks_at_once * p->pitch : 0, written = p->plain_output ? part_blocks * BLOCK : 0;
     p->chunk_height = p->height < 1 ? 1 : p->height;
     p->chunk_width = p->width < 1 ? 1 : p->width;
+    if (p->depthwise && p->copies) { /* the rows under a window stay in the first-level cache */
+        int64_t most = ROWS_FLOATS / (p->kernel_height * BLOCK) - (p->kernel_width - 1) * p->dilation_x;
+        most = clamp(most / p->stride_x, MOST_PIXELS, p->chunk_width < MOST_PIXELS ? MOST_PIXELS : p->chunk_width);
+        p->chunk_width = quotient_up(p->chunk_width, quotient_up(p->chunk_width, most));
+    }
     for (;;) {
         p->window_height = (p->chunk_height - 1) * p->stride_y + (p->kernel_height - 1) * p->dilation_y + 1;
         p->window_width = (p->chunk_width - 1) * p->stride_x + (p->kernel_width - 1) * p->dilation_x + 1;
@@ -267,7 +273,9 @@ SHARED const char *plan_convolution(const convolution *c, const shape *x, const 
         int64_t floats = p->window_height * p->window_width * copied + pixels * written;
         if ((floats <= CHUNK_FLOATS && pixels * BLOCK * part_blocks <= CHUNK_FLOATS) || pixels == 1)
             break;
-        if (p->chunk_height > 1)
+        if (p->chunk_height > 1 && p->depthwise) /* few rows, or the copies overlap much */
+            p->chunk_height = least(p->chunk_height - 1, quotient_up(p->height, quotient_up(p->height, p->chunk_height) + 1));
+        else if (p->chunk_height > 1)
             p->chunk_height = quotient_up(p->chunk_height, 2);
         else if (p->chunk_width > 96)
             p->chunk_width = quotient_up(p->chunk_width, 96) * 48; /* whole tiles of any size */

@@ -103,7 +103,7 @@ SHARED int plan_winograd(const convolution_plan *p, winograd_plan *w)
             w->x = x;
         }
     }
-    w->tiles = family_of(0, 0, 1, BLOCK);
+    w->tiles = family_of(0, 0, 1, 0, BLOCK);
     if (!w->x.points || !w->tiles)
         return 0;
     int64_t places = w->y.points * w->x.points, blocks = p->input_blocks + least(p->output_blocks, MOST_BLOCKS);

@@ -220,8 +220,9 @@ static __attribute__((noinline, target("avx512bf16"))) int split_window(const co
  * block, they are the sum of both halves. left: the pixels' first tap; offsets: to the pixels of each step. */
 static inline __attribute__((always_inline, target("amx-tile,amx-bf16"))) void
 sum_windows(const int column_tiles, const int64_t *offsets, int64_t steps, const unsigned char *left, int64_t part,
-            const unsigned char *right, int64_t right_tile, fetch_ahead ahead, int add, float *sums)
+            const unsigned char *right, int64_t right_tile, const fetch_ahead *next, int add, float *sums)
 {
+    const unsigned char *ahead = next->from;
     float *second = sums + UNIT_PIXELS * BLOCK, *below = sums + UNIT_ROWS * BLOCK;
     MEMORY_SETTLED();
     if (add) {
@@ -236,12 +237,12 @@ sum_windows(const int column_tiles, const int64_t *offsets, int64_t steps, const
         _tile_zero(3);
     }
     for (int64_t k = 0; k < steps; k++) {
-        if (ahead.from) {
-            for (int line = ahead.first; line < ahead.last; line++) {
-                __builtin_prefetch(ahead.from + line * 64, 0, 2);
-                __builtin_prefetch(ahead.from + ahead.column_tile + line * 64, 0, 2);
+        if (ahead) {
+            for (int line = next->first; line < next->last; line++) {
+                __builtin_prefetch(ahead + line * 64, 0, 2);
+                __builtin_prefetch(ahead + next->column_tile + line * 64, 0, 2);
             }
-            ahead.from += PARTS_BYTES;
+            ahead += PARTS_BYTES;
         }
         /* few loads, each between products that do not wait for it */
         WINDOW_TILE(4, 0);
@@ -276,9 +277,9 @@ sum_windows(const int column_tiles, const int64_t *offsets, int64_t steps, const
 #define DEFINE_SUM_WINDOWS(column_tiles)                                                                                   \
     static FOR_MATRIX_UNIT void sum_windows_##column_tiles(const int64_t *offsets, int64_t steps, const unsigned char *left, \
                                                            int64_t part, const unsigned char *right, int64_t right_tile,    \
-                                                           fetch_ahead ahead, int add, float *sums)                         \
+                                                           const fetch_ahead *next, int add, float *sums)                   \
     {                                                                                                                       \
-        sum_windows(column_tiles, offsets, steps, left, part, right, right_tile, ahead, add, sums);                         \
+        sum_windows(column_tiles, offsets, steps, left, part, right, right_tile, next, add, sums);                          \
     }
 DEFINE_SUM_WINDOWS(1)
 DEFINE_SUM_WINDOWS(2)
@@ -368,7 +369,7 @@ static void run_unit_chunk(const convolution_call *call, const unit_plan *u, con
                 if (u->far && next + 2 <= c->last)
                     ahead.from = right + 2 * right_tile + k * PARTS_BYTES;
                 (next - block == 2 ? sum_windows_2 : sum_windows_1)(offsets + k, end - k, parts + group * UNIT_PIXELS * 64, part,
-                                                                    right + k * PARTS_BYTES, right_tile, ahead, k > 0, here);
+                                                                    right + k * PARTS_BYTES, right_tile, &ahead, k > 0, here);
                 if (end == u->steps)
                     finish_windows(call, u, c, block, next - block, group * UNIT_PIXELS, here);
             }

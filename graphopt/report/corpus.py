@@ -148,7 +148,7 @@ def document(data: Mapping[str, Any]) -> Document:
 def _stats(data: Mapping[str, Any]) -> list[Block]:
     text = (
         f"{plural(data['graphs'], 'graph')} with {plural(data['captures'], 'set of shapes', 'sets of shapes')}, "
-        f"{count(data['executions'])} executions, in {plural(data['files'], 'file')} of captures."
+        f"{plural(data['executions'], 'execution')}, in {plural(data['files'], 'file')} of captures."
     )
     if data["start"]:
         text += f" From {_short(data['start'])} to {_short(data['end'])}."

@@ -294,6 +294,8 @@ class _Scheduler:
     def _column_step(self, value: int, stack: Stack) -> None:
         """A step for a reduction of rows on top of each other."""
         self._choices_ready(stack.value)
+        if self._is_scattered(stack.value):
+            self.in_memory(stack.value)
         stage = self._stage([stack.value])
         part = self._part(value)
         tensor = self._tensor(value) if part is None else self._tensor_of_parts(part.concat)
@@ -304,6 +306,19 @@ class _Scheduler:
             self.stage_of[value] = stage + 1
         else:
             self._parts[part.concat][part.position] = stage + 1
+
+    def _is_scattered(self, value: int) -> bool:
+        """Whether a reshape of transposed elements lies on the way to a value: its rows may be several loops in memory."""
+        cone = self._cone(value)
+        return any(
+            isinstance(view := self.program.values[number], View)
+            and isinstance(view.index_map, Reshape)
+            and any(
+                isinstance(below := self.program.values[source], View) and isinstance(below.index_map, Transpose)
+                for source in self._cone(number)
+            )
+            for number in cone
+        )
 
     def _part(self, value: int) -> Part | None:
         """Where a value goes that is only wanted, but for reshapes, as an operand of a concat."""

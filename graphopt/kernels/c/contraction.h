@@ -155,8 +155,8 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
 
 /* ---------------------------------------------------------------- a contraction as a step */
 
-/* How a constant right operand is packed: in panels, split into parts, or column by column. */
-enum { IN_PANELS, IN_PARTS, IN_COLUMNS };
+/* How a right operand is packed: in panels, split into parts, column by column; or not at all, as its columns lie in memory. */
+enum { IN_PANELS, IN_PARTS, IN_COLUMNS, AS_COLUMNS };
 
 /* A packed right operand. Only contractions keep anything. */
 typedef struct {
@@ -182,7 +182,8 @@ typedef struct {
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, FAR_SPLIT_BYTES = 1 << 21, PRODUCT_BYTES = 1 << 18, FEW_COLUMNS = 4, LONG_ROW = 32 };
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, FAR_SPLIT_BYTES = 1 << 21, PRODUCT_BYTES = 1 << 18, FEW_COLUMNS = 4, LONG_ROW = 32,
+       FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
 static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
 {
@@ -269,11 +270,17 @@ static int pack_constant(plan *p, contraction *x, const float *data, int packing
 static const char *pack_right(plan *p, contraction *x)
 {
     const float *data = constant_of(p, x->code->right);
-    int64_t even, step = 1;
+    int64_t even, step = 1, right_step = 1;
+    int few = x->columns <= FEW_COLUMNS && even_step(&x->left.row, &even) && even_step(&x->left.column, &step)
+              && (step == 1 || x->depth == 1);
+    if (few && even_step(&x->right.row, &right_step) && even_step(&x->right.column, &even) && (right_step == 1 || x->depth == 1)) {
+        x->packing = AS_COLUMNS; /* where it lies */
+        return NULL;
+    }
     if (!data || !is_fixed(&x->right.batch))
         return NULL;
     p->constant_bytes += packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
-    if (x->columns <= FEW_COLUMNS && even_step(&x->left.row, &even) && even_step(&x->left.column, &step) && step == 1)
+    if (few)
         return pack_constant(p, x, data, IN_COLUMNS) ? NULL : NO_MEMORY;
     int packed = (matrix_unit_pays(x->rows, x->columns, x->depth) && pack_constant(p, x, data, IN_PARTS))
                  || pack_constant(p, x, data, IN_PANELS);
@@ -435,22 +442,32 @@ static const char *run_splitting(const plan *p, const step *s, int64_t begin, in
     const splitting *x = s->state;
     unsigned char *parts = tensors[x->to], *failed = parts + left_bytes(x->rows, x->depth);
     (void)p;
-    int64_t left_row;
-    even_step(&x->left.row, &left_row);
+    int64_t left_row, step = 1;
+    int in_place = even_step(&x->left.row, &left_row) && even_step(&x->left.column, &step) && step == 1;
+    float *copy = in_place ? NULL : take_scratch(2 * UNIT_ROWS * x->depth * (int64_t)sizeof(float));
+    if (!in_place && !copy)
+        return NO_MEMORY;
     for (int64_t unit = begin; unit < end; unit++) {
         int64_t row = unit * 2 * UNIT_ROWS, rows = x->rows - row < 2 * UNIT_ROWS ? x->rows - row : 2 * UNIT_ROWS;
-        const float *from = (const float *)tensors[x->from] + x->left.base + row * left_row;
-        failed[unit] = (unsigned char)!split_rows(parts + left_bytes(row, x->depth), from, left_row, rows, x->depth);
+        const float *from = (const float *)tensors[x->from] + x->left.base;
+        if (in_place)
+            from += row * left_row;
+        else
+            copy_rows(&x->left.row, &x->left.column, from, row, rows, x->depth, copy);
+        failed[unit] = (unsigned char)!split_rows(parts + left_bytes(row, x->depth), in_place ? from : copy,
+                                                  in_place ? left_row : x->depth, rows, x->depth);
     }
+    if (copy)
+        give_scratch(copy);
     return NULL;
 }
 
 /* Has the left operand split by a step of its own: each element once, whoever reads it, in this stage; the contraction runs
- * in the next. Without such a step where its rows are copied first, or where the parts would leave the caches. */
+ * in the next. Without such a step where the parts would leave the caches. */
 static const char *split_apart(plan *p, contraction *x)
 {
     int64_t units = tiles_of(x->rows, 2 * UNIT_ROWS), bytes = left_bytes(x->rows, x->depth) + units;
-    if (!x->parts || x->left_at >= 0 || p->stream_tensors || bytes > MOST_SPLIT_BYTES)
+    if (!x->parts || p->stream_tensors || bytes > MOST_SPLIT_BYTES)
         return NULL;
     splitting *made = NULL, *over = NULL; /* over: nobody will read what it made */
     for (int i = 0; i < p->steps; i++) {
@@ -495,20 +512,22 @@ static int split_before(const contraction *x, int64_t row, int64_t rows, void *c
     return !memchr(failed + row / (2 * UNIT_ROWS), 1, (size_t)tiles_of(rows, 2 * UNIT_ROWS));
 }
 
-/* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
-static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
-                          int64_t left_row, int far, contraction_state *state, const float *bias, float *to, int64_t to_row,
-                          void *const *tensors)
+/* A block of products of rows that a step before split. */
+static void multiply_split(const contraction *x, const unsigned char *split, int64_t rows, int64_t column, int64_t columns, int far,
+                           const float *bias, float *to, int64_t to_row)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
-    const unsigned char *right = x->parts + split_bytes(x->depth, column), *split;
-    if (x->split >= 0) {
-        sum_result f = {x->code->scale, 0, bias};
-        if (!split_before(x, row, rows, tensors, &split))
-            return 0;
-        multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, right, blocks, far, &f, to, to_row);
-        return 1;
-    }
+    sum_result f = {x->code->scale, 0, bias};
+    multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, x->parts + split_bytes(x->depth, column), blocks, far, &f,
+                 to, to_row);
+}
+
+/* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
+static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
+                          int64_t left_row, int far, contraction_state *state, const float *bias, float *to, int64_t to_row)
+{
+    int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
+    const unsigned char *right = x->parts + split_bytes(x->depth, column);
     for (int64_t k = 0; k < x->depth; k += x->run) {
         int64_t run = x->depth - k < x->run ? x->depth - k : x->run;
         if (state->split_row != row || run < x->depth) {
@@ -555,9 +574,14 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     int64_t left_row = 0, left_step = 0;
     even_step(&x->left.row, &left_row);
     even_step(&x->left.column, &left_step);
+    int is_split = 0; /* by a step before: then the left operand itself is not read */
+#if defined(MATRIX_UNIT)
+    const unsigned char *split = NULL;
+    is_split = x->split >= 0 && split_before(x, row, rows, tensors, &split);
+#endif
     if (x->left_at < 0) {
         left += row * left_row;
-    } else if (!x->parts || state->split_row != row || x->run < x->depth) {
+    } else if (!is_split && (!x->parts || state->split_row != row || x->run < x->depth)) {
         float *copy = (float *)(state->scratch + x->left_at);
         copy_rows(&x->left.row, &x->left.column, left, row, rows, x->depth, copy);
         left = copy;
@@ -568,16 +592,26 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
                                   : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
     int64_t to_row = x->code->epilogue ? columns : x->columns;
-    int far = p->constant_bytes > (x->parts ? FAR_SPLIT_BYTES : FAR_BYTES);
-    if (x->packing == IN_COLUMNS) {
-        multiply_few_columns(rows, columns, x->depth, left, left_row, x->panels + column * x->depth, x->code->scale, bias, to,
-                             to_row);
+    int far = rows >= FETCHED_ROWS && p->constant_bytes > (x->parts ? FAR_SPLIT_BYTES : FAR_BYTES);
+    if (x->packing == IN_COLUMNS || x->packing == AS_COLUMNS) {
+        int64_t right_column = x->depth;
+        const float *right = x->panels;
+        if (x->packing == AS_COLUMNS) {
+            right = (const float *)tensors[x->code->right] + x->right.base + offset_of(&x->right.batch, batch);
+            even_step(&x->right.column, &right_column);
+        }
+        multiply_few_columns(rows, columns, x->depth, left, left_row, right + column * right_column, right_column,
+                             x->code->scale, bias, to, to_row);
     } else if (!x->parts) {
         const float *panels = panels_of(x, batch, column, columns, state, tensors);
         multiply(rows, columns, x->depth, left, left_row, left_step, panels, far && x->panels, x->code->scale, bias, to, to_row);
     }
 #if defined(MATRIX_UNIT)
-    if (x->parts && !multiply_parts(x, row, rows, column, columns, left, left_row, far, state, bias, to, to_row, tensors)) {
+    if (is_split) {
+        multiply_split(x, split, rows, column, columns, far, bias, to, to_row);
+    } else if (x->parts
+               && (x->split >= 0
+                   || !multiply_parts(x, row, rows, column, columns, left, left_row, far, state, bias, to, to_row))) {
         const char *error = multiply_large(x, rows, column, columns, left, left_row, bias, to, to_row, tensors);
         if (error)
             return error;

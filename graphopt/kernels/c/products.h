@@ -217,13 +217,14 @@ static inline float dot(const float *left, const float *right, int64_t depth)
 #endif
 }
 
-/* The same as multiply for few columns, which stand as rows of `depth` elements in `right`; so do the left ones. */
+/* The same as multiply for few columns, `right_column` elements apart; the elements of each follow each other, as those of the
+ * left rows do. */
 static void multiply_few_columns(int64_t rows, int64_t columns, int64_t depth, const float *left, int64_t left_row,
-                                 const float *right, float scale, const float *bias, float *to, int64_t to_row)
+                                 const float *right, int64_t right_column, float scale, const float *bias, float *to, int64_t to_row)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
-            float sum = scale * dot(left + i * left_row, right + j * depth, depth);
+            float sum = scale * dot(left + i * left_row, right + j * right_column, depth);
             to[i * to_row + j] = bias ? sum + bias[j] : sum;
         }
 }

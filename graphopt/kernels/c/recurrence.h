@@ -107,7 +107,7 @@ static void lstm(int64_t size, const float *input, const float *product, float *
 }
 
 /* All steps of one direction. */
-static void run_direction(const plan *p, const recurrence *x, int d, float *scratch, void *const *tensors)
+static void run_direction(const recurrence *x, int d, float *scratch, void *const *tensors)
 {
     const recurrence_code *code = x->code;
     const int64_t size = x->size, width = code->gates * size, block = x->batch * size, first = first_columns(x);
@@ -157,11 +157,12 @@ static void run_direction(const plan *p, const recurrence *x, int d, float *scra
 static const char *run_recurrence(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
 {
     const recurrence *x = s->state;
+    (void)p;
     float *scratch = take_scratch(x->scratch);
     if (!scratch)
         return NO_MEMORY;
     for (int64_t d = begin; d < end; d++)
-        run_direction(p, x, (int)d, scratch, tensors);
+        run_direction(x, (int)d, scratch, tensors);
     give_scratch(scratch);
     return NULL;
 }

@@ -26,7 +26,7 @@ from graphopt.mining.levels import Steps
 from graphopt.mining.patterns import Patterns
 from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
 
-MOST_ROWS = 64
+MOST_ROWS = 16
 """Rows of a pattern in one graph, with different nodes that come along, that are compared."""
 
 BLOCK = 1 << 17
@@ -66,17 +66,21 @@ def not_always(batch: Batch, patterns: Patterns, steps: Steps, pair: Integers, r
     wrong[pair[left[starts[differing & beyond]]]] = True
     compared = np.flatnonzero(np.repeat(differing & ~beyond, lengths))
     first, count = np.repeat(starts, lengths)[compared], np.repeat(lengths, lengths)[compared]
-    # Each row with the next one of its graph: mostly enough to find that they are near. Then with all others.
-    following = first + (compared - first + 1) % count
-    for one, other in ((compared, following), (None, None)):
-        if one is None or other is None:
-            still = ~wrong[pair[left[compared]]]
-            one = np.repeat(compared[still], count[still])
-            other = spread_out(first[still], count[still])
-        apart = np.flatnonzero(node[one] != node[other])
-        for low in range(0, len(apart), BLOCK):
-            these, those = (left[end[apart[low : low + BLOCK]]] for end in (one, other))
+    # Each row with the next one of its graph, then with the next two, four, …: mostly a few are enough to find one near.
+    low = 1
+    while len(compared):
+        reached = np.minimum(2 * low, count) - low
+        one = np.repeat(np.arange(len(compared)), reached)
+        offset = spread_out(np.full(len(compared), low), reached)
+        other = first[one] + (compared[one] - first[one] + offset) % count[one]
+        apart = np.flatnonzero(node[compared[one]] != node[other])
+        for start in range(0, len(apart), BLOCK):
+            some = apart[start : start + BLOCK]
+            these, those = left[compared[one[some]]], left[other[some]]
             wrong[pair[these[_near(batch, rows, steps.node, these, those, reach)]]] = True
+        low *= 2
+        still = np.flatnonzero((count > low) & ~wrong[pair[left[compared]]])
+        compared, first, count = compared[still], first[still], count[still]
     return np.flatnonzero(wrong)
 
 

@@ -53,6 +53,25 @@ def corpora(most: int = 7, most_graphs: int = 3) -> st.SearchStrategy[list[Entry
     return st.lists(limited(most), min_size=1, max_size=most_graphs)
 
 
+@st.composite
+def repeated(draw: st.DrawFn) -> nx.MultiDiGraph:
+    """A small block of operators that stands several times in a row, alike but for what it begins or ends with."""
+    size, times = draw(st.sampled_from([(2, 2), (2, 3), (2, 4), (3, 2), (3, 3), (4, 2)]))
+    labels = draw(st.lists(st.sampled_from("abcd"), min_size=size, max_size=size))
+    pairs = [(a, b) for b in range(size) for a in range(b)]
+    inner = draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=5, unique=True))
+    between = st.tuples(st.integers(0, size - 1), st.integers(0, size - 1))
+    links = draw(st.lists(between, min_size=1, max_size=2, unique=True))
+    graph = nx.MultiDiGraph()
+    graph.add_nodes_from((node, {"label": labels[node % size]}) for node in range(size * times))
+    for low in range(0, size * times, size):
+        graph.add_edges_from((low + a, low + b) for a, b in inner)
+        if low:
+            graph.add_edges_from((low - size + a, low + b) for a, b in links)
+    graph.remove_nodes_from(draw(st.sets(st.sampled_from([0, size * times - 1]), max_size=1)))
+    return numbered(graph)
+
+
 def branches(count: int, length: int, tail: int = 1) -> nx.DiGraph:
     """Equal branches from one producer into one consumer, with a tail."""
     graph = nx.DiGraph()

@@ -154,6 +154,39 @@ def test_overlapping_occurrences_are_not_the_same_occurrences() -> None:
     assert ("b0", "b1") in {pattern.labels for pattern in result}
 
 
+def chain(labels: str) -> nx.DiGraph:
+    graph = nx.DiGraph((at, at + 1) for at in range(len(labels) - 1))
+    nx.set_node_attributes(graph, dict(enumerate(labels)), "label")
+    return graph
+
+
+def test_what_always_comes_along_is_taken_at_once() -> None:
+    """A block of parallel chains that stands twice, with something else between: of it, only the whole is closed."""
+    block = nx.DiGraph()
+    for way in "abc":
+        nx.add_path(block, ["in", f"{way}0", f"{way}1", f"{way}2", "out"])
+    both = nx.union(block, block, rename=("1", "2"))
+    nx.set_node_attributes(both, {node: node[1:] for node in both}, "label")
+    both.add_node("between", label="between")
+    both.add_edges_from([("1out", "between"), ("between", "2in")])
+    closed = mine([both], max_size=11, engine="serial")
+    every = mine([both], max_size=11, clipped=True, engine="serial")
+    assert not closed.incomplete and not every.incomplete
+    assert [p.occurrences for p in closed] == [2]
+    assert [p.digest for p in every if p.size < 11] == []
+    assert closed.visited < every.visited / 4
+
+
+def test_what_is_larger_than_the_greatest_size_is_counted_or_clipped() -> None:
+    one = chain("abcdefghijklmnop")
+    result = mine([one], max_size=4, engine="serial")
+    assert (len(result), result.larger > 0) == (0, True)
+    assert [p.size for p in mine([one], max_size=4, clipped=True, engine="serial")] == [4] * 13
+    whole = mine([one], max_size=16, engine="serial")
+    assert ([p.size for p in whole], whole.larger) == ([16], 0)
+    assert whole.visited < 16 * 17 / 2
+
+
 def test_budget_is_said_to_be_exceeded() -> None:
     whole = mine([branches(3, 3)], max_size=6, closed=False, engine="serial")
     assert not whole.incomplete

@@ -13,7 +13,7 @@ from graphopt.mining.graphs import MiningGraph, bits, from_networkx
 from tests import brute_force
 from tests.brute_force import Entry, Limits, Place
 from tests.mining_captures import capture
-from tests.random_dags import branches, corpora, numbered
+from tests.random_dags import branches, corpora, numbered, repeated
 
 KINDS = ["all", "closed", "clipped"]
 
@@ -66,6 +66,12 @@ def check(corpus: Sequence[Entry], min_support: int, max_size: int, kind: str) -
 @given(corpora(), st.integers(1, 4), st.integers(1, 6), st.sampled_from(KINDS))
 def test_brute_force(corpus: list[Entry], min_support: int, max_size: int, kind: str) -> None:
     check(corpus, min_support, max_size, kind)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(repeated(), min_size=1, max_size=2), st.integers(1, 9), st.sampled_from(KINDS))
+def test_brute_force_on_repeated_blocks(found: list[nx.MultiDiGraph], max_size: int, kind: str) -> None:
+    check([(graph, 1, Limits()) for graph in found], 1, max_size, kind)
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ def node_seconds(
 ) -> dict[str, float]:
     """Seconds per run of each node of the main graph; see ``profile`` for arguments and errors.
 
-    After ``most_seconds`` no run begins but two that count: the profiler makes loops many times slower. Nodes without a name are found as ``<op_type>_<index in the graph>``, as onnxruntime calls them.
+    Nodes without a name are found as ``<op_type>_<index in the graph>``, as onnxruntime calls them. After
+    ``most_seconds`` there are no more runs than two that count: the profiler makes loops many times slower.
     """
     main = _names(_graph(model))
     with tempfile.TemporaryDirectory(prefix="graphopt-profile-") as folder:

@@ -21,7 +21,7 @@ def hand_written(text: str) -> tuple[str, Path]:
     "apply",
     "graphopt apply model.onnx -o fused.onnx",
     "graphopt apply model.onnx --opportunities opportunities.json --shape x=8x3x224x224 -o fused.onnx",
-    "graphopt apply model.onnx --kernel 83f0c73c=bag -o fused.onnx",
+    "graphopt apply model.onnx --kernel e33a773e=bag -o fused.onnx",
     "graphopt apply model.onnx --passes 'drop-initializer-inputs,to-view,fuse{top-k=3}' --accept all",
 )
 @options.input_file("model")

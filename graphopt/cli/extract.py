@@ -11,9 +11,9 @@ from graphopt.cli.progress import progress
 
 @options.command(
     "extract",
-    "graphopt extract opportunities.json 83f0c73c --corpus sample_graphs -o bag",
+    "graphopt extract opportunities.json e33a773e --corpus sample_graphs -o bag",
     "graphopt check bag",
-    "graphopt apply model.onnx --kernel 83f0c73c=bag -o fused.onnx",
+    "graphopt apply model.onnx --kernel e33a773e=bag -o fused.onnx",
 )
 @options.input_file("file")
 @click.argument("digest")

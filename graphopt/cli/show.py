@@ -10,9 +10,9 @@ from graphopt.cli.environment import Environment, Exit
 
 @options.command(
     "show",
-    "graphopt show opportunities.json 83f0c73c",
-    "graphopt show opportunities.json 83f0c73c --json | jq .shapes[0]",
-    "graphopt mine sample_graphs --json | graphopt show - 83f0c73c",
+    "graphopt show opportunities.json e33a773e",
+    "graphopt show opportunities.json e33a773e --json | jq .shapes[0]",
+    "graphopt mine sample_graphs --json | graphopt show - e33a773e",
 )
 @options.input_file("file")
 @click.argument("digest")

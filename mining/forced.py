@@ -66,7 +66,7 @@ def not_always(batch: Batch, patterns: Patterns, steps: Steps, pair: Integers, r
     wrong[pair[left[starts[differing & beyond]]]] = True
     compared = np.flatnonzero(np.repeat(differing & ~beyond, lengths))
     first, count = np.repeat(starts, lengths)[compared], np.repeat(lengths, lengths)[compared]
-    # Each row with the next one of its graph, then with the next two, four, …: mostly a few are enough to find one near.
+    # Each row with the next one of its graph, then with the next two, four, …: mostly a few find one near.
     low = 1
     while len(compared):
         reached = np.minimum(2 * low, count) - low

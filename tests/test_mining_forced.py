@@ -65,7 +65,7 @@ def test_what_always_comes_along_in_repeated_blocks(found: list[nx.MultiDiGraph]
 
 
 def test_what_is_attached_to_one_of_several_equal_nodes() -> None:
-    """``v`` always comes along with ``c`` and both ``x``, but with ``w`` it is at the same ``x`` or at the other one."""
+    """``v`` always comes along with ``c`` and both ``x``, but with ``w`` it is at the same ``x`` or the other one."""
     corpus: list[Entry] = []
     for end in ("x1", "x2"):
         graph = nx.MultiDiGraph([("c", "x1"), ("c", "x2"), ("x1", "v"), (end, "w")])

@@ -308,7 +308,7 @@ class _Scheduler:
             self._parts[part.concat][part.position] = stage + 1
 
     def _is_scattered(self, value: int) -> bool:
-        """Whether a reshape of transposed elements lies on the way to a value: its rows may be several loops in memory."""
+        """Whether a reshape of transposed elements lies on the way to a value: a row may be several loops in memory."""
         cone = self._cone(value)
         return any(
             isinstance(view := self.program.values[number], View)

@@ -287,14 +287,14 @@ def test_too_many_shapes_flush_early_and_are_bounded(tmp_path: Path, monkeypatch
     monkeypatch.setattr(counts, "MOST_SHAPES", 10)
     counters = [table.counter({"x": np.empty((size,))}) for size in range(15)]
     for counter in [*counters, table.counter({"x": np.empty((3,))})]:
-        next(counter)
+        counter()
     assert woken == list(range(1, 11))
     taken, dropped = table.take()
     assert taken == {((size,),): 1 + (size == 3) for size in range(10)}
     assert dropped == 5
     # A run that was under way is counted, though its shapes made room for others.
-    next(counters[0])
-    next(table.counter({"x": np.empty((99,))}))
+    counters[0]()
+    table.counter({"x": np.empty((99,))})()
     assert table.take() == ({((0,),): 1, ((99,),): 1}, 0)
     assert table.take() == ({}, 0)
 
@@ -364,7 +364,7 @@ def test_counts_are_those_of_the_runs_that_onnxruntime_took(
             session.run(None, named)
         except Exception:  # whatever onnxruntime does not take
             continue
-        next(counter)
+        counter()
         expected[tuple(shapes)] += 1
     assert table.take() == (dict(expected), 0)
 
@@ -373,7 +373,7 @@ def test_a_batch_is_looked_up_by_one_length() -> None:
     """Inputs that share a symbol: their lengths are one, or, as onnxruntime does not check that, they are not."""
     table = counts.Counts({"a": ["N"], "b": ["N", 4]}, lambda new: None)
     for a, b in ((2, 2), (2, 3), (3, 2), (3, 3), (2, 2)):
-        next(table.counter({"b": np.empty((b, 4)), "a": np.empty(a)}))
+        table.counter({"b": np.empty((b, 4)), "a": np.empty(a)})()
     one, many = table._quick[2], table._quick[2, 3]
     assert table.counter({"a": np.empty(2), "b": np.empty((2, 4))}) is one
     assert table.counter({"a": np.empty(2), "b": np.empty((3, 4))}) is many
@@ -387,9 +387,9 @@ def test_fixed_sizes_are_not_looked_at() -> None:
             raise AssertionError
 
     table = counts.Counts({"a": [2, 3], "b": ["N", "M"]}, lambda new: None)
-    next(table.counter({"a": np.empty((9, 9)), "b": np.empty((5, 5))}))  # onnxruntime would reject it, and not count
-    next(table.counter({"a": np.empty((2, 3)), "b": np.empty((5, 5))}))
-    next(table.counter({"a": Unseen(), "b": np.empty((5, 5))}))
+    table.counter({"a": np.empty((9, 9)), "b": np.empty((5, 5))})()  # onnxruntime would reject it, and not count
+    table.counter({"a": np.empty((2, 3)), "b": np.empty((5, 5))})()
+    table.counter({"a": Unseen(), "b": np.empty((5, 5))})()
     assert table.take() == ({((9, 9), (5, 5)): 1, ((2, 3), (5, 5)): 2}, 0)
 
 

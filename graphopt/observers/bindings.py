@@ -1,12 +1,11 @@
 """Bindings of inputs and outputs that know the shapes of what is bound."""
 
-from itertools import count
 from typing import Any
 
 from onnxruntime import IOBinding
 
 from graphopt.graph import Shape
-from graphopt.observers.counts import Counts, shape_of
+from graphopt.observers.counts import Counts, Steps, shape_of
 
 
 class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no types
@@ -16,7 +15,7 @@ class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no t
         """Bind for an ``InferenceSession``."""
         super().__init__(session)
         self._shape_of: dict[str, Shape | None] = {}
-        self._counter: count[int] | None = None
+        self._counter: Steps | None = None
         self._generation = 0
 
     def bind_cpu_input(self, name: str, arr_on_cpu: Any) -> None:
@@ -46,8 +45,8 @@ class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no t
         self._shape_of[name] = shape
         self._counter = None
 
-    def counter(self, counts: Counts) -> "count[int]":
-        """What to move on when an execution with what is bound has ended well."""
+    def counter(self, counts: Counts) -> Steps:
+        """What to call when an execution with what is bound has ended well."""
         if self._counter is None or self._generation != counts.generation:
             self._generation = counts.generation
             self._counter = counts.counter_of(tuple([self._shape_of.get(name) for name in counts.names]))

@@ -1,8 +1,8 @@
 """Counting executions by input shapes: all that happens in a service's own threads.
 
 Before a run its shapes are looked up, while the caller's arrays are in the cache for the run anyway; after it, a
-counter moves on. A counter is an ``itertools.count``: ``next`` is one step of the interpreter, so that threads need no
-lock.
+counter moves on. A counter is a step of an ``itertools.count``: to call it is one step of the interpreter, so that
+threads need no lock.
 """
 
 import threading
@@ -25,6 +25,9 @@ Declared = Sequence[int | str | None] | None
 Inputs that share a symbol may differ in it: onnxruntime checks numbers only.
 """
 
+Steps = Callable[[], int]
+"""Moves a counter on."""
+
 MOST_SHAPES = 10_000
 """Different shapes that a session counts between two flushes; the half of them makes a flush come early."""
 
@@ -35,12 +38,12 @@ class _Counter:
     __slots__ = ("steps", "taken")
 
     def __init__(self) -> None:
-        self.steps = count()
+        self.steps: Steps = count().__next__
         self.taken = 0
 
     def take(self) -> int:
         """Steps since the last call."""
-        reached = next(self.steps)  # a step of our own
+        reached = self.steps()  # a step of our own
         found, self.taken = reached - self.taken, reached + 1
         return found
 
@@ -50,7 +53,7 @@ class Counts:
 
     Attributes:
         names: of the session's inputs, in its order.
-        counter: takes a feed; returns what to move on, with ``next``, when an execution with it has ended well. Never
+        counter: takes a feed; returns what to call when an execution with it has ended well. Never
             raises.
         generation: changes when counters that were given out must no longer be used.
     """
@@ -72,7 +75,7 @@ class Counts:
         self._by_length = all(_free(self._declared[at]) == [0] for at in self._looked_at)
         first = {shape[0] for shape in self._declared if shape} if self._by_length else set()
         self._by_one_length = len(first) == 1 and all(isinstance(size, str) for size in first)
-        self._quick: dict[Any, count[int]] = {}
+        self._quick: dict[Any, Steps] = {}
         """Counters by what is looked at. Cleared, never replaced: ``counter`` holds it."""
         self.counter = self._looking()
         self._forget()
@@ -85,19 +88,19 @@ class Counts:
         self._retired: dict[Shapes, _Counter] = {}
         self._quick.clear()
 
-    def _looking(self) -> "Callable[[Mapping[str, Any]], count[int]]":
+    def _looking(self) -> Callable[[Mapping[str, Any]], Steps]:
         """``counter``: a function with all that it needs at hand, as caches are cold between two runs."""
         quick, at_leisure = self._quick, self._counter_at_leisure
         part = len if self._by_length else attrgetter("shape")
         values_of = _values_of([self.names[at] for at in self._looked_at])
 
-        def by_parts(feed: Mapping[str, Any]) -> "count[int]":
+        def by_parts(feed: Mapping[str, Any]) -> Steps:
             try:
                 return quick[tuple(map(part, values_of(feed)))]
             except Exception:  # shapes that are new, an input that was left out, a value that is no array
                 return at_leisure(feed)
 
-        def by_one_length(feed: Mapping[str, Any]) -> "count[int]":
+        def by_one_length(feed: Mapping[str, Any]) -> Steps:
             try:
                 (length,) = set(map(len, feed.values()))
                 return quick[length]
@@ -106,13 +109,13 @@ class Counts:
 
         return by_one_length if self._by_one_length else by_parts
 
-    def _counter_at_leisure(self, feed: Mapping[str, Any]) -> "count[int]":
+    def _counter_at_leisure(self, feed: Mapping[str, Any]) -> Steps:
         try:
             return self.counter_of(tuple([shape_of(feed.get(name)) for name in self.names]))
         except Exception:  # whatever is fed, the service gets its result
             return self._dropped.steps
 
-    def counter_of(self, shapes: Shapes | None) -> "count[int]":
+    def counter_of(self, shapes: Shapes | None) -> Steps:
         """The same by shapes; executions of unknown ones (None) are counted as dropped. Never raises."""
         if shapes is None:
             return self._dropped.steps
@@ -129,7 +132,7 @@ class Counts:
         self._on_new(different)
         return found.steps
 
-    def _make_quick(self, shapes: Shapes, steps: "count[int]") -> None:
+    def _make_quick(self, shapes: Shapes, steps: Steps) -> None:
         looked_at = [shapes[at] for at in self._looked_at]
         if not self._by_length:
             self._quick[tuple(looked_at)] = steps

@@ -4,7 +4,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from onnxruntime import InferenceSession
 from graphopt import store
 from graphopt.errors import GraphoptError
 from graphopt.observers.bindings import RecordingBinding
-from graphopt.observers.counts import Counts
+from graphopt.observers.counts import Counts, Steps
 from graphopt.observers.recorder import LOGGER, Recorder
 
 CORPUS_VARIABLE = "GRAPHOPT_CORPUS"
@@ -157,7 +156,7 @@ def _run(original: Method) -> Method:
             return original(self, output_names, input_feed, run_options)
         counter = counts.counter(input_feed)
         result = original(self, output_names, input_feed, run_options)
-        next(counter)
+        counter()
         return result
 
     return run
@@ -171,21 +170,16 @@ def _run_async(original: Method) -> Method:
         counts = getattr(self, _COUNTS, None)
         if counts is None:
             return original(self, output_names, input_feed, callback, user_data, run_options)
-        counted = _counted(callback, counts.counter(input_feed))
+        counter = counts.counter(input_feed)
+
+        def counted(results: Any, data: Any, error: str) -> None:
+            if not error:
+                counter()
+            callback(results, data, error)
+
         return original(self, output_names, input_feed, counted, user_data, run_options)
 
     return run_async
-
-
-def _counted(callback: Callable[[Any, Any, str], Any], counter: "count[int]") -> Callable[[Any, Any, str], None]:
-    """What to call instead when a run has ended."""
-
-    def counted(results: Any, data: Any, error: str) -> None:
-        if not error:
-            next(counter)
-        callback(results, data, error)
-
-    return counted
 
 
 def _run_with_iobinding(original: Method) -> Method:
@@ -197,7 +191,7 @@ def _run_with_iobinding(original: Method) -> Method:
             return
         counter = _bound(iobinding, counts)
         original(self, iobinding, run_options)
-        next(counter)
+        counter()
 
     return run_with_iobinding
 
@@ -213,7 +207,7 @@ def _run_with_ortvaluevector(original: Method) -> Method:
             return
         counter = counts.counter(dict(zip(feed_names, feeds, strict=False)))
         original(self, run_options, feed_names, feeds, *rest, **named)
-        next(counter)
+        counter()
 
     return run_with_ortvaluevector
 
@@ -247,8 +241,8 @@ def _forwarded(name: str) -> Method:
     return forward
 
 
-def _bound(iobinding: Any, counts: Counts) -> "count[int]":
-    """What to move on when a binding has run."""
+def _bound(iobinding: Any, counts: Counts) -> Steps:
+    """What to call when a binding has run."""
     return iobinding.counter(counts) if isinstance(iobinding, RecordingBinding) else counts.counter_of(None)
 
 
@@ -295,21 +289,27 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
         """As ``InferenceSession``."""
         counter = self._graphopt_counter(input_feed)
         result = self._graphopt_run(output_names, input_feed, run_options)
-        next(counter)
+        counter()
         return result
 
     def run_async(
         self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
     ) -> Any:
         """As ``InferenceSession``."""
-        counted = _counted(callback, self._graphopt_counter(input_feed))
+        counter = self._graphopt_counter(input_feed)
+
+        def counted(results: Any, data: Any, error: str) -> None:
+            if not error:
+                counter()
+            callback(results, data, error)
+
         return self._graphopt_run_async(output_names, input_feed, counted, user_data, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
         """As ``InferenceSession``."""
         counter = _bound(iobinding, self._graphopt_counts)
         self._graphopt_run_with_iobinding(iobinding, run_options)
-        next(counter)
+        counter()
 
     run_with_ort_values = _run(_forwarded("run_with_ort_values"))
     run_with_ortvaluevector = _run_with_ortvaluevector(_forwarded("run_with_ortvaluevector"))

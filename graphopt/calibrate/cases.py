@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from graphopt.calibrate.layers import RECURRENT, Layer, along_time, convolution, recurrent
+
 MS = "com.microsoft"
 BLOCKED = "com.microsoft.nchwc"
 
@@ -91,42 +93,29 @@ def _rows(op_type: str, key: str, **more: Any) -> tuple[Case, ...]:
     return tuple(Case(key, op_type, [f32(*size)], **more) for size in sizes)
 
 
-def conv(
-    key: str,
-    channels: int,
-    out: int,
-    size: int,
-    kernel: int,
-    group: int = 1,
-    *,
-    batch: int = 1,
-    stride: int = 1,
-    **more: Any,
-) -> Case:
-    """A convolution with padding that keeps the size, but for its stride."""
-    attributes = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "group": group, "strides": [stride] * 2}
-    attributes |= more.pop("attributes", {})
-    inputs = [f32(batch, channels, size, size), f32(out, channels // group, kernel, kernel), f32(out)]
-    return Case(key, "Conv", inputs, (1, 2), attributes, **more)
+def _conv(key: str, layer: Layer, *, domain: str = "", activation: str = "") -> Case:
+    """A convolution by constant weights."""
+    operands = [f32(*layer.shapes[name]) for name in "xwb" if name in layer.shapes]
+    attributes = {**layer.attributes, **({"activation": activation} if activation else {})}
+    return Case(key, "Conv", operands, tuple(range(1, len(operands))), attributes, domain)
 
 
-def _blocked(key: str, channels: int, out: int, size: int, kernel: int, group: int = 1, **more: Any) -> Case:
-    return conv(key, channels, out, size, kernel, group, domain=BLOCKED, **more)
+def _plain(key: str, *sizes: int, **more: int) -> Case:
+    return _conv(key, convolution(*sizes, **more))
 
 
-def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 1, stride: int = 1) -> Case:
-    attributes = {"kernel_shape": [kernel], "strides": [stride]}
+def _blocked(key: str, *sizes: int, activation: str = "", **more: int) -> Case:
+    return _conv(key, convolution(*sizes, **more), domain=BLOCKED, activation=activation)
+
+
+def _along_time(*sizes: int, batch: int = 1, stride: int = 1) -> Case:
     key = "conv_plain_strided" if stride > 1 else "conv_plain"
-    return Case(key, "Conv", [f32(batch, channels, length), f32(out, channels, kernel)], (1,), attributes)
+    return _conv(key, along_time(*sizes, batch=batch, stride=stride))
 
 
-def _layer(op_type: str, steps: int, batch: int, size: int, hidden: int, directions: int = 1) -> Case:
-    """A recurrent layer."""
-    width = {"LSTM": 4, "GRU": 3}[op_type] * hidden
-    direction = "bidirectional" if directions == 2 else "forward"
-    operands = [f32(steps, batch, size), f32(directions, width, size), f32(directions, width, hidden)]
-    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
-    return Case("recurrent", op_type, operands, (1, 2), attributes)
+def _recurrent(op_type: str, *sizes: int) -> Case:
+    layer = recurrent(op_type, *sizes)
+    return Case("recurrent", op_type, [f32(*layer.shapes[name]) for name in "xwrb"], (1, 2, 3), layer.attributes)
 
 
 def _matmul(rows: int, depth: int, columns: int) -> Case:
@@ -316,25 +305,25 @@ CONTRACTIONS: tuple[Case, ...] = (
     replace(_matmul(1, 256, 512), key="gemm_row"),
     replace(_matmul(1, 1200, 100), key="gemm_row"),
     replace(_matmul(1, 96, 200), key="gemm_row"),
-    conv("conv_plain", 64, 64, 28, 3),
-    conv("conv_plain", 24, 72, 14, 5),
-    conv("conv_plain_pointwise", 200, 50, 13, 1),
-    conv("conv_plain", 8, 40, 60, 3),
-    conv("conv_plain", 128, 128, 14, 3, 16),
-    conv("conv_plain_pointwise", 144, 144, 20, 1, 4),
-    conv("conv_plain", 64, 64, 5, 3, batch=8),
-    conv("conv_plain_strided", 64, 64, 28, 3, stride=2),
-    conv("conv_plain_strided", 3, 32, 100, 3, stride=2),
-    conv("conv_plain_pointwise", 64, 80, 30, 1),
+    _plain("conv_plain", 64, 64, 28, 3),
+    _plain("conv_plain", 24, 72, 14, 5),
+    _plain("conv_plain_pointwise", 200, 50, 13, 1),
+    _plain("conv_plain", 8, 40, 60, 3),
+    _plain("conv_plain", 128, 128, 14, 3, 16),
+    _plain("conv_plain_pointwise", 144, 144, 20, 1, 4),
+    _plain("conv_plain", 64, 64, 5, 3, batch=8),
+    _plain("conv_plain_strided", 64, 64, 28, 3, stride=2),
+    _plain("conv_plain_strided", 3, 32, 100, 3, stride=2),
+    _plain("conv_plain_pointwise", 64, 80, 30, 1),
     _along_time(96, 120, 400, 3, stride=2),
     _along_time(1, 130, 4000, 200, stride=40),
     _along_time(1, 130, 800, 200, batch=8, stride=100),
     _along_time(96, 120, 300, 3),
     _along_time(1, 100, 3000, 10),
     _along_time(100, 80, 4, 3, batch=12),
-    conv("conv_depthwise_plain", 64, 64, 28, 3, 64),
-    conv("conv_depthwise_plain", 100, 100, 14, 5, 100),
-    conv("conv_depthwise_plain", 40, 40, 40, 3, 40),
+    _plain("conv_depthwise_plain", 64, 64, 28, 3, 64),
+    _plain("conv_depthwise_plain", 100, 100, 14, 5, 100),
+    _plain("conv_depthwise_plain", 40, 40, 40, 3, 40),
     _blocked("conv", 64, 64, 28, 3),
     _blocked("conv", 32, 16, 28, 3),
     _blocked("conv", 16, 16, 60, 3),
@@ -344,7 +333,7 @@ CONTRACTIONS: tuple[Case, ...] = (
     _blocked("conv_strided", 32, 64, 28, 3, stride=2),
     _blocked("conv_strided", 48, 48, 20, 3, stride=2),
     _blocked("conv_strided", 3, 16, 100, 3, stride=2),
-    _blocked("conv", 48, 48, 20, 3, attributes={"activation": "HardSwish"}),
+    _blocked("conv", 48, 48, 20, 3, activation="HardSwish"),
     _blocked("conv_pointwise", 128, 128, 28, 1),
     _blocked("conv_pointwise", 32, 32, 28, 1),
     _blocked("conv_pointwise", 16, 48, 60, 1),
@@ -353,7 +342,7 @@ CONTRACTIONS: tuple[Case, ...] = (
     _blocked("conv_pointwise", 208, 480, 1, 1),
     _blocked("conv_pointwise", 480, 96, 1, 1, batch=4),
     _blocked("conv_pointwise", 64, 128, 28, 1, stride=2),
-    _blocked("conv_pointwise", 64, 64, 20, 1, attributes={"activation": "HardSwish"}),
+    _blocked("conv_pointwise", 64, 64, 20, 1, activation="HardSwish"),
     _blocked("conv_depthwise", 64, 64, 28, 3, 64),
     _blocked("conv_depthwise", 64, 64, 28, 5, 64),
     _blocked("conv_depthwise", 320, 320, 14, 3, 320),
@@ -361,20 +350,14 @@ CONTRACTIONS: tuple[Case, ...] = (
     _blocked("conv_depthwise", 32, 32, 60, 3, 32),
     _blocked("conv_depthwise", 400, 400, 14, 1, 400),
     _blocked("conv_depthwise", 96, 96, 20, 7, 96),
-    _blocked("conv_depthwise", 160, 160, 14, 3, 160, attributes={"activation": "HardSwish"}),
+    _blocked("conv_depthwise", 160, 160, 14, 3, 160, activation="HardSwish"),
     _blocked("conv_depthwise_strided", 64, 64, 40, 3, 64, stride=2),
     _blocked("conv_depthwise_strided", 160, 160, 14, 5, 160, stride=2),
     _blocked("conv_depthwise_strided", 96, 96, 28, 5, 96, stride=2),
     _blocked("conv_depthwise_strided", 320, 320, 14, 3, 320, stride=2),
     _blocked("conv_depthwise_strided", 160, 160, 4, 3, 160, batch=6, stride=2),
     Case("conv_transpose", "ConvTranspose", [f32(1, 32, 28, 28), f32(32, 32, 2, 2)], (1,), {"strides": [2, 2]}),
-    _layer("LSTM", 32, 1, 128, 128),
-    _layer("LSTM", 12, 1, 200, 480),
-    _layer("LSTM", 10, 16, 64, 96, 2),
-    _layer("GRU", 1, 1, 128, 64),
-    _layer("GRU", 60, 1, 64, 48, 2),
-    _layer("GRU", 16, 6, 160, 80),
-    _layer("GRU", 40, 1, 100, 200),
+    *(_recurrent(*sizes) for sizes in RECURRENT),
 )
 
 _SOFTMAX = {"axis": -1, "opset": 13}

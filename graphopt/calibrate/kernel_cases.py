@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from graphopt import kernels, operators
 from graphopt.calibrate.cases import BLOCKED, MS
+from graphopt.calibrate.layers import RECURRENT, Layer, along_time, convolution, recurrent
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
-from graphopt.operators.executed import GATES, Executed, executed
+from graphopt.operators.executed import Executed, executed
 from graphopt.operators.pieces import counts
 from graphopt.roofline import MOVED, SPECIAL
 
@@ -269,58 +271,19 @@ def _heads(number: int, rows: int, depth: int, columns: int) -> KernelCase:
     return KernelCase("gemm", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
 
 
-def _conv(
-    key: str,
-    channels: int,
-    out: int,
-    size: int,
-    kernel: int | tuple[int, int],
-    group: int = 1,
-    *,
-    stride: int = 1,
-    batch: int = 1,
-    dilation: int = 1,
-    plain: bool = False,
-) -> KernelCase:
-    """A convolution with a bias and an activation behind it, padded so that it keeps the size but for its stride."""
-    window = (kernel, kernel) if isinstance(kernel, int) else kernel
-    attributes: dict[str, AttributeValue] = {
-        "kernel_shape": window,
-        "pads": tuple(length // 2 * dilation for length in window) * 2,
-        "group": group,
-        "strides": (stride, stride),
-        "dilations": (dilation, dilation),
-        "auto_pad": "NOTSET",
-    }
-    operator = "Conv" if plain else f"{BLOCKED}.Conv"
-    nodes = (_node(0, operator, ("x", "w", "b"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
-    left = -(-size // stride)
-    result: Shape = (batch, out, left, left)
-    shapes: dict[str, Shape] = {"x": (batch, channels, size, size), "w": (out, channels // group, *window)}
-    shapes |= {"b": (out,), "t": result, "y": result}
-    return KernelCase(key, nodes, shapes, ("w", "b"))
+def _layer(base: str, operator: str, layer: Layer, after: str) -> KernelCase:
+    """A layer by constant weights, and an operator behind it."""
+    operands = tuple(name for name in "xwrb" if name in layer.shapes)
+    nodes = (_node(0, operator, operands, "t", **layer.attributes), _node(1, after, ("t",), "y"))
+    return KernelCase(base, nodes, {**layer.shapes, "t": layer.shapes["y"]}, operands[1:])
 
 
-def _along_time(channels: int, out: int, length: int, kernel: int, batch: int = 1) -> KernelCase:
-    """A convolution in the plain layout over one dimension."""
-    attributes: dict[str, AttributeValue] = {"kernel_shape": (kernel,), "strides": (1,)}
-    nodes = (_node(0, "Conv", ("x", "w"), "t", **attributes), _node(1, "Relu", ("t",), "y"))
-    shapes: dict[str, Shape] = {"x": (batch, channels, length), "w": (out, channels, kernel)}
-    shapes |= dict.fromkeys("ty", (batch, out, length - kernel + 1))
-    return KernelCase("conv_plain", nodes, shapes, ("w",))
+def _conv(base: str, *sizes: Any, plain: bool = False, **more: int) -> KernelCase:
+    return _layer(base, "Conv" if plain else f"{BLOCKED}.Conv", convolution(*sizes, **more), "Relu")
 
 
-def _layer(op_type: str, steps: int, batch: int, size: int, hidden: int, directions: int = 1) -> KernelCase:
-    """A recurrent layer and an activation behind it."""
-    width = GATES[op_type] * hidden
-    direction = "bidirectional" if directions == 2 else "forward"
-    attributes: dict[str, AttributeValue] = {"hidden_size": hidden, "direction": direction}
-    if op_type == "GRU":
-        attributes["linear_before_reset"] = 1
-    nodes = (_node(0, op_type, ("x", "w", "r", "b"), "t", **attributes), _node(1, "Neg", ("t",), "y"))
-    shapes: dict[str, Shape] = {"x": (steps, batch, size), "w": (directions, width, size), "b": (directions, 2 * width)}
-    shapes |= {"r": (directions, width, hidden)} | dict.fromkeys("ty", (steps, directions, batch, hidden))
-    return KernelCase("recurrent", nodes, shapes, ("w", "r", "b"))
+def _along_time(*sizes: int, batch: int = 1) -> KernelCase:
+    return _layer("conv_plain", "Conv", along_time(*sizes, batch=batch), "Relu")
 
 
 def _steps() -> KernelCase:
@@ -382,17 +345,6 @@ PRODUCTS = (
     (600, 100, 96),
 )
 """Rows, depth and columns of products by constant weights."""
-
-LAYERS = (
-    ("LSTM", 32, 1, 128, 128),
-    ("LSTM", 12, 1, 200, 480),
-    ("LSTM", 10, 16, 64, 96, 2),
-    ("GRU", 1, 1, 128, 64),
-    ("GRU", 60, 1, 64, 48, 2),
-    ("GRU", 16, 6, 160, 80),
-    ("GRU", 40, 1, 100, 200),
-)
-"""Recurrent layers: operator, steps, batch, input size, hidden size, directions."""
 
 CASES: tuple[KernelCase, ...] = (
     _chain("Add", "add"),
@@ -481,7 +433,7 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv_plain", 144, 144, 20, 1, 4, plain=True),
     _conv("conv_plain", 64, 80, 30, 1, plain=True),
     _conv("conv_plain", 40, 16, 12, 1, batch=6, plain=True),
-    *(_layer(*sizes) for sizes in LAYERS),
+    *(_layer("recurrent", sizes[0], recurrent(*sizes), "Neg") for sizes in RECURRENT),
 )
 """What is timed, as far as a kernel can be generated for it."""
 

@@ -72,7 +72,7 @@ def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
         runner = session(case_model(case), 1)
         runner.run(None, dict(case.feeds))
     assert {case.key for case in CASES} <= known
-    scheduled = {roofline.UNIT, "conv_winograd"}  # regimes of kernels alone
+    scheduled = {roofline.UNIT, "gemm_dots", "conv_unit", "conv_winograd"}  # regimes of kernels alone
     assert {case.key for case in kernel_cases.CASES} <= known | scheduled | {roofline.BROADCAST}
 
 

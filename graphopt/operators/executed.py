@@ -26,6 +26,8 @@ SPLIT_ROWS = 256
 """Rows that are multiplied by all weights before the next ones."""
 PARTS_SHARE = 1.5
 """Bytes of weights in the parts that the matrix unit multiplies, over those of float32."""
+FEW_COLUMNS = 4
+"""Columns that are summed as dot products."""
 MOST_BLOCKS = 4
 LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
 """Most pixels of a tile of a convolution by blocks of output channels (0: depthwise)."""
@@ -33,6 +35,11 @@ SUM_RUN, CHUNK_FLOATS = 160, 40960
 """Products that are summed at once, and floats of a chunk of a convolution."""
 WORKING_FLOATS, FEWEST_TILES = 5 << 16, 24
 """Floats of a chunk of transformed tiles; tiles below which weights are read for few products."""
+MOST_UNIT_STRIDE, UNIT_PIXELS = 4, 32
+NEAR_PARTS, FAR_PARTS = 3 << 18, 1200 << 10
+"""Bytes of the parts of a chunk of an image, where weights stay in the second-level cache and where they do not."""
+PARTS_BYTES, FAR_WEIGHTS = 3072, 3 << 18
+"""Bytes of a tile of weights in parts; bytes of all of them beyond which they do not stay."""
 GATES = {"GRU": 3, "LSTM": 4}
 
 
@@ -41,8 +48,8 @@ class Executed:
     """The work of one execution inside of a kernel.
 
     Attributes:
-        regime: which schedule, where it has a rate of its own: ``unit`` (matrix unit), ``row`` (products of
-            one row), ``computed`` (by what no session can prepare), ``winograd``, ``pointwise``; else empty.
+        regime: which schedule, where it has a rate of its own: ``unit`` (matrix unit), ``dots`` (few columns),
+            ``row`` (one row), ``computed`` (by what no session can prepare), ``winograd``, ``pointwise``; else empty.
         operations: as executed, idle lanes included.
         counts: what is worked through besides, by name.
         parameter_share: bytes of weights as the kernel keeps them, over those of the operator.
@@ -74,7 +81,7 @@ def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit:
     if node.op_type in GATES and len(left) == len(right) == 3:
         return _recurrent(node, left, right)
     if node.op_type in ("Conv", "FusedConv"):
-        return _convolution(node, left, right, result, computed) if 3 <= len(left) == len(right) <= 4 else None
+        return _convolution(node, left, right, result, computed, unit) if 3 <= len(left) == len(right) <= 4 else None
     if node.op_type in ("MatMul", "FusedMatMul", "Gemm", "FusedGemm") and len(right) > 1:
         depth = left[-2] if integer(node, "transA", 0) and len(left) > 1 else left[-1]
         return _product(result, depth, right, computed, unit)
@@ -88,11 +95,13 @@ def _product(result: Shape, depth: int, right: Shape, computed: bool, unit: bool
     columns = result[-1]
     batches = prod(right[:-2])  # one right operand for all: the rows of all are rows of one product
     rows = max(1, prod(result[:-1]) // max(1, batches))
-    if not computed and batches == 1 and unit and unit_pays(rows, columns, depth):
+    if not computed and batches == 1 and columns > FEW_COLUMNS and unit and unit_pays(rows, columns, depth):
         kept = PARTS_SHARE * 4 * prod(right)
         return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, (kept, ceil(rows / SPLIT_ROWS) - 1), True)
     blocks = ceil(rows / MOST_ROWS) * ceil(columns / (2 * LANES)) * ceil(depth / DEPTH_RUN)
     counts: dict[str, float] = {"": blocks, "results": prod(result), "weights": prod(right)}
+    if not computed and batches == 1 and columns <= FEW_COLUMNS:  # dot products along the depth
+        return Executed("dots", 2.0 * rows * columns * ceil(depth / LANES) * LANES, {"": prod(result)})
     if computed:
         counts = {"": prod(result), "weights": prod(right), "matrices": batches - 1}
     regime = "computed" if computed else "row" if rows == 1 else ""
@@ -154,7 +163,7 @@ class _Sizes:
         return prod(self.kernel)
 
 
-def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, computed: bool) -> Executed:
+def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, computed: bool, unit: bool) -> Executed:
     groups = max(1, integer(node, "group", 1))
     blocked = node.domain == DOMAIN
     kernel, size, extent = _plane(weights), _plane(result), _plane(image)
@@ -167,10 +176,14 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, comput
     sizes = _Sizes(result[0], groups, weights[1], weights[0] // groups, kernel, size, not blocked, plain_input, border)
     if depthwise:
         return _depthwise(sizes, prod(extent))
-    if not computed and blocked and not plain_input and strides == dilations == (1, 1):
-        found = _winograd(sizes)
-        if found is not None:
-            return found
+    if not computed and blocked and not plain_input:
+        tiled = _winograd(sizes) if strides == dilations == (1, 1) else None
+        work = groups * (tiled[0] if tiled is not None else _direct_work(sizes))
+        by_unit = _windows_by_unit(sizes, strides, dilations) if unit and max(strides) <= MOST_UNIT_STRIDE else None
+        if by_unit is not None and by_unit[0] < work:
+            return by_unit[1]
+        if tiled is not None:
+            return tiled[1]
     return _direct(sizes, prod(extent), bordered=border > 0 or size[0] > (extent[0] - kernel[0]) // strides[0] + 1)
 
 
@@ -236,12 +249,62 @@ def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
     return Executed("pointwise" if pointwise else "", operations, counts)
 
 
-def _winograd(sizes: _Sizes) -> Executed | None:
-    """Fewer multiplications by transforms of tiles, where kernels choose that; see ``kernels/c/winograd.h``."""
+def _direct_work(sizes: _Sizes) -> float:
+    """What kernels count of direct sums when they choose a schedule."""
+    pairs = sizes.input_blocks * sizes.output_blocks * LANES
+    direct, weights = float(sizes.batch * prod(sizes.size) * sizes.taps * pairs), sizes.taps * pairs * 10.0
+    return max(direct, weights) + min(direct, weights) / 4
+
+
+def _windows_by_unit(
+    sizes: _Sizes, strides: tuple[int, int], dilations: tuple[int, int]
+) -> tuple[float, Executed] | None:
+    """Windows by the matrix unit, and what kernels count of that; see ``kernels/c/convolution_unit.h``."""
+    reach = [(k - 1) * d // s for k, d, s in zip(sizes.kernel, dilations, strides, strict=True)]
+    used = prod(
+        len({tap * d % s for tap in range(k)}) for k, d, s in zip(sizes.kernel, dilations, strides, strict=True)
+    )
+    depth = ceil(sizes.input_blocks / 2)
+    steps = sizes.taps * depth
+    weights = sizes.output_blocks * steps * PARTS_BYTES
+    far = weights > FAR_WEIGHTS
+    rows, columns = sizes.size
+
+    def plane(height: int, width: int) -> int:
+        return (height + reach[0]) * (width + reach[1])
+
+    def room(height: int, width: int) -> int:
+        return (prod(strides) * depth * 3 * (plane(height, width) | 1) + UNIT_PIXELS + width + reach[1]) * 64
+
+    while room(rows, columns) > (FAR_PARTS if far else NEAR_PARTS):
+        if rows > 1:
+            rows -= 1
+        elif columns > UNIT_PIXELS:
+            columns = (columns - 1) // UNIT_PIXELS * UNIT_PIXELS
+        else:
+            return None
+    down, across = ceil(sizes.size[0] / rows), ceil(sizes.size[1] / columns)
+    rows = ceil(sizes.size[0] / down)
+    if across > 1:
+        columns = ceil(ceil(sizes.size[1] / across) / UNIT_PIXELS) * UNIT_PIXELS
+    chunks = sizes.batch * sizes.groups * down * across
+    parts = 2 if chunks < 2 and sizes.output_blocks >= 4 else 1
+    pixels = (rows - 1) * (columns + reach[1]) + columns
+    tiles = chunks * ceil(pixels / UNIT_PIXELS) * sizes.output_blocks
+    split = chunks * parts * depth * used * plane(rows, columns)
+    products = tiles * (steps * (300 if sizes.output_blocks % 2 else 265) + 150)
+    work = 1.75 * (products + 24.0 * split + weights * (chunks if far else sizes.groups) / 8) + 2000
+    again = (float(weights * sizes.groups), chunks / sizes.groups - 1 if far else 0.0)
+    counts: dict[str, float] = {"": tiles, "split": split, "odd": tiles * steps if sizes.output_blocks % 2 else 0}
+    operations = 2.0 * tiles * steps * UNIT_PIXELS * LANES * UNIT_DEPTH
+    return work, Executed("unit", operations, counts, PARTS_SHARE, again)
+
+
+def _winograd(sizes: _Sizes) -> tuple[float, Executed] | None:
+    """Fewer multiplications by transforms of tiles, and what kernels count of that; see ``kernels/c/winograd.h``."""
     pairs = sizes.input_blocks * sizes.output_blocks * LANES
     taps = sizes.taps
-    direct, weights = float(sizes.batch * prod(sizes.size) * taps * pairs), taps * pairs * 10.0
-    least = 0.9 * (max(direct, weights) + min(direct, weights) / 4)
+    least = 0.9 * _direct_work(sizes)
     best: tuple[float, float, float, int] | None = None
     for points in ((4, 4), (6, 6), (1, 6), (6, 1)):
         if any((own == 1) != (k == 1) or (own > 1 and k >= own) for own, k in zip(points, sizes.kernel, strict=True)):
@@ -265,7 +328,7 @@ def _winograd(sizes: _Sizes) -> Executed | None:
     kept = 4.0 * sizes.groups * places * pairs * LANES
     again = (kept, ceil(all_tiles / most) - 1)
     operations = 2.0 * LANES * products * sizes.groups
-    return Executed("winograd", operations, {"": transforms * sizes.groups}, places / taps, again, True)
+    return least, Executed("winograd", operations, {"": transforms * sizes.groups}, places / taps, again, True)
 
 
 # --------------------------------------------------------------------------------------------------- recurrent layers

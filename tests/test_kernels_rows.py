@@ -312,6 +312,15 @@ def test_reductions_of_other_sizes(library: KernelLibrary, name: str, shape: tup
     assert_same(found, expected, TOLERANCE.get(dtype, 0.0), TOLERANCE.get(dtype, 0.0) * scale, name)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("ReduceMax_2_", "ReduceMin_2_"))])
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 49, 64, 100, 130])
+def test_a_bound_is_nan_wherever_the_nan_stands(library: KernelLibrary, name: str, columns: int) -> None:
+    x = _real(columns + 1, 1, columns)
+    x[np.arange(columns), 0, np.arange(columns)] = np.nan
+    (found,) = library.run(name, {"x": x})
+    assert np.isnan(found.ravel()[:columns]).all() and not np.isnan(found.ravel()[columns])
+
+
 @given(
     rows=st.integers(0, 40),
     columns=st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 49, 64, 65, 100, 1023, 1025, 2100]),

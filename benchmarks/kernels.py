@@ -283,7 +283,8 @@ def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, fl
     graph = capture.graph
     moved = roofline.external_bytes(capture, range(len(graph.nodes))) or 0
     results = sum(storage_bytes(graph.tensors[name].dtype, prod(capture.shapes[name])) for name in graph.outputs)
-    traffic = hardware.seconds_to_move(moved, moved + (copies_of(pair) - 1) * results)
+    held = moved + (copies_of(pair) - 1) * results
+    traffic = hardware.seconds_to_move(max(0, moved - results), results, held)
     simple = hardware.kernel_rates[SIMPLE].value
     parts: dict[str, float] = {}
     for index, node in enumerate(graph.nodes):

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
-from graphopt.kernels.emit import INCLUDES, KERNEL_SUPPORT, Source, support
+from graphopt.kernels.emit import INCLUDES, KERNEL_SUPPORT, PRAGMAS, Source, support
 from graphopt.kernels.object_cache import ObjectCache
 
 FLAGS = (
@@ -181,7 +181,7 @@ def level_parts(source: Source, level: Level, together: int = 1) -> Iterator[str
     common = support(*KERNEL_SUPPORT)
     shared = _SHARED.findall(common)
     begin = [f"#define LEVELS(X) X({level.name})", f"#define LEVEL(name) name##_{level.name}"]
-    begin += ['#define SHARED __attribute__((visibility("hidden")))']
+    begin += [PRAGMAS, '#define SHARED __attribute__((visibility("hidden")))']
     begin += [f"#define {name} LEVEL({name})" for name in (*shared, "KERNELS", "KERNEL_COUNT", "TILE_FAMILIES")]
     whole = [INCLUDES, support("onnxruntime_abi.h", "level.h", "instructions.h"), common, support("library.h")]
     declarations = ["#define KERNELS_ONLY", _SHARED_BODY.sub(r"\g<1>;", common)]

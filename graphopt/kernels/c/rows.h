@@ -208,7 +208,6 @@ SHARED const char *plan_rows(plan *p, const row_kernel *what, int64_t rows, int6
         x->inner_step[k] = d.step[apart + k];
     }
     int64_t packed_bytes = 0;
-    int picks = 0;
     for (int i = 0; i < what->loads; i++) {
         row_access *a = &x->load[i];
         const affine *at = &place[i].at;
@@ -224,7 +223,6 @@ SHARED const char *plan_rows(plan *p, const row_kernel *what, int64_t rows, int6
         a->packed_at = in_place ? -1 : 0;
         if (!in_place)
             packed_bytes += (what->wide[i] ? columns : 1) * what->bytes[i];
-        picks += what->index[i] >= 0;
     }
     x->block = packed_bytes ? clamp(PACKED_BYTES / packed_bytes, 1, PACKED_ROWS) : clamp(BLOCK_WORK / (columns + 1), 1, x->rows);
     x->block = clamp(x->block, 1, x->rows);

@@ -300,8 +300,13 @@ class Acceptance:
         )
 
     def _fast_alone(self, fusions: Sequence[Fusion], library: Path) -> list[Fusion]:
-        """Those that make whole runs faster in every block, each tried alone; the others are lost."""
+        """Those that make whole runs faster in every block, each tried alone; the others are lost.
+
+        Nodes that multiply by the same weights share them in the caches as long as all of them are kernels, or none:
+        where products lose alone, all are tried together.
+        """
         kept: list[Fusion] = []
+        slow: list[tuple[Fusion, str]] = []
         for start in range(0, len(fusions), MOST_AT_ONCE):
             group = fusions[start : start + MOST_AT_ONCE]
             models = {fusion.identity: self._rewritten([fusion])[0] for fusion in group}
@@ -316,8 +321,19 @@ class Acceptance:
                 if least > 1.0:
                     kept.append(fusion)
                 else:
-                    seen = f"whole runs are {least:.3f} to {greatest:.3f} times as fast"
-                    self._lose(fusion, f"lost in measurement of whole runs: {seen}")
+                    slow.append((fusion, f"whole runs are {least:.3f} to {greatest:.3f} times as fast"))
+        if any(multiplies(fusion.body, number) for fusion, _ in slow for number in range(len(fusion.body.nodes))):
+            models = {name: self._rewritten(some)[0] for name, some in (("kept", kept), ("together", fusions)) if some}
+
+            def both() -> dict[str, InferenceSession]:
+                opened = {name: self._open(model, library) for name, model in models.items()}
+                return {"unfused": self._open(self.unfused, None), **opened}
+
+            ratios = measure.speedups(both, self.given, "unfused")
+            if ratios["together"][0] > ratios.get("kept", (1.0, 1.0))[1]:
+                return list(fusions)
+        for fusion, seen in slow:
+            self._lose(fusion, f"lost in measurement of whole runs: {seen}")
         return kept
 
     def _seconds(self, fusion: Fusion) -> Seconds:

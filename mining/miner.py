@@ -30,6 +30,9 @@ Progress = Callable[[int, int, int], None]
 DEFAULT_BUDGET = 20_000
 """Representative occurrences that one graph may have on one level before the miner gives up on it."""
 
+LEAST_DEPTH = 10
+"""Greatest size from which on it pays to look for what always comes along; what is closed is the same."""
+
 
 @dataclass(frozen=True)
 class MiningResult:
@@ -227,7 +230,8 @@ def _mined(
     levels: list[Tallies] = []
     giving_way: list[Pairs] = []
     known = 0
-    reach = asked.max_size + 1 if asked.closed and not asked.clipped else 0
+    at_once = asked.closed and not asked.clipped and asked.max_size >= LEAST_DEPTH
+    reach = asked.max_size + 1 if at_once else 0
     level = combined(running.call("start", asked.max_size if least_saving else 0, reach))
     while True:
         promising = (level.support >= asked.threshold).astype(np.bool_) & (level.bound >= least_saving)

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt import calibrate, machine, roofline
@@ -20,6 +20,7 @@ from graphopt.operators import find, table
 from tests.command_line import CommandLine
 
 
+@settings(deadline=None)
 @given(st.floats(1e-8, 1e-2), st.floats(1e8, 1e11), st.floats(1e3, 1e8))
 def test_taking_traffic_out_and_putting_it_back_gives_the_measured_time(
     seconds: float, rate: float, moved: float

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from graphopt import machine
+from graphopt.calibrate.machine_text import machine_text
 from graphopt.errors import GraphoptError
 
 NUMBER = {"value": 1e10, "unit": "flop/s", "kind": "spec", "scope": "core", "source": "s"}
@@ -74,6 +75,16 @@ def test_a_working_set_finds_its_level() -> None:
     assert found.level(1001).name == "DRAM"
     assert found.seconds_to_move(500) == pytest.approx(500 / 1e10)
     assert found.seconds_to_move(500, working_set=2000) == pytest.approx(500 / 1e9)
+
+
+def test_what_is_written_may_take_longer_than_what_is_read() -> None:
+    document = small()
+    document["memory"][0]["writing"] = {**document["memory"][0]["bandwidth"], "value": 2e9}
+    found = machine.parse(document, "file")
+    assert found.seconds_to_move(300, 200) == pytest.approx(300 / 1e10 + 200 / 2e9)
+    assert found.seconds_to_move(300, 200, 2000) == pytest.approx(500 / 1e9)
+    again = machine.parse(tomllib.loads(machine_text(found)), "again")
+    assert again.memory[0].writing == found.memory[0].writing
 
 
 def test_what_nobody_states_is_left_out() -> None:

@@ -74,8 +74,8 @@ def not_always(batch: Batch, patterns: Patterns, steps: Steps, pair: Integers, r
         offset = spread_out(np.full(len(compared), low), reached)
         other = first[one] + (compared[one] - first[one] + offset) % count[one]
         apart = np.flatnonzero(node[compared[one]] != node[other])
-        for start in range(0, len(apart), BLOCK):
-            some = apart[start : start + BLOCK]
+        for begin in range(0, len(apart), BLOCK):
+            some = apart[begin : begin + BLOCK]
             these, those = left[compared[one[some]]], left[other[some]]
             wrong[pair[these[_near(batch, rows, steps.node, these, those, reach)]]] = True
         low *= 2

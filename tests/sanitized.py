@@ -102,7 +102,7 @@ __attribute__((visibility("default"))) const char *sanitized_run(int index, cons
     free_plan(p);
     for (kept *next; made; made = next) {
         next = made->next;
-        free(made->memory);
+        unshare(made->memory);
         free(made);
     }
     for (int i = 0; i < k->inputs; i++)

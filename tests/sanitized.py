@@ -22,10 +22,10 @@ static void *exact_copy(const void *from, size_t bytes)
     return to;
 }
 
-/* Fills memory that a run has to write: what it leaves out differs from run to run. */
+/* Fills memory that a run has to write: what it leaves out differs from run to run. Aligned as temporaries are. */
 static void *fresh(int64_t bytes, int run)
 {
-    void *memory = malloc((size_t)bytes);
+    void *memory = take_aligned(bytes);
     return memory ? memset(memory, run ? 0x5a : 0xa5, (size_t)bytes) : NULL;
 }
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
 from graphopt.model_graphs import dtype_name
-from graphopt.weights import dropped
+from graphopt.weights import HAND_ON, dropped
 
 Dims = tuple[int | str | None, ...]
 """Dimensions: a size, the name of a symbol, or None for one that nobody knows."""
@@ -234,26 +234,6 @@ def data_type(dtype: str) -> int:
     )
 
 
-# Operators that hand their first operand's values on, so that an index stays an index.
-_HAND_ON = frozenset(
-    (
-        "Cast",
-        "Identity",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Slice",
-        "Split",
-        "Expand",
-        "Tile",
-        "Concat",
-        "Gather",
-    )
-)
-
-
 def index_limits(model: ModelProto) -> dict[str, int]:
     """Input name to the rows of the smallest constant table that its values index (Gather and its kin)."""
     sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -267,7 +247,7 @@ def index_limits(model: ModelProto) -> dict[str, int]:
             if shape and -len(shape) <= axis < len(shape) and shape[axis] > 0:
                 for source in sources.get(node.input[1], ()):
                     limits[source] = min(limits.get(source, shape[axis]), shape[axis])
-        elif node.op_type in _HAND_ON and node.input:
+        elif node.op_type in HAND_ON and node.input:
             _hand_on(node, sources)
     return limits
 

@@ -79,22 +79,28 @@ _POSITIVE_SLOTS: Mapping[str, tuple[int, ...]] = {
     "Div": (1,),
     "Reciprocal": (0,),
 }
-# Operators whose result is positive when their operands are.
-_KEEP_SIGN = frozenset(
+HAND_ON = frozenset(
     (
+        "Cast",
         "Identity",
         "Reshape",
         "Flatten",
         "Squeeze",
         "Unsqueeze",
         "Transpose",
-        "Cast",
+        "Slice",
+        "Split",
         "Expand",
         "Tile",
-        "Slice",
-        "Gather",
         "Concat",
-        "Split",
+        "Gather",
+    )
+)
+"""Operators that hand their first operand's values on, so that an index stays an index and a sign a sign."""
+
+# Operators whose result is positive when their operands are.
+_KEEP_SIGN = HAND_ON | frozenset(
+    (
         "Add",
         "Sum",
         "Mul",

@@ -162,6 +162,18 @@ def _run(original: Method) -> Method:
     return run
 
 
+def _counting(counter: Steps, callback: Any) -> Method:
+    """A callback of ``run_async`` that counts before it calls the service's."""
+
+    # Defaults, no closure: another thread's core has less to fetch.
+    def counted(results: Any, data: Any, error: str, counter: Steps = counter, callback: Any = callback) -> None:
+        if not error:
+            counter()
+        callback(results, data, error)
+
+    return counted
+
+
 def _run_async(original: Method) -> Method:
     @functools.wraps(original)
     def run_async(
@@ -170,13 +182,7 @@ def _run_async(original: Method) -> Method:
         counts = getattr(self, _COUNTS, None)
         if counts is None:
             return original(self, output_names, input_feed, callback, user_data, run_options)
-        counter = counts.counter(input_feed)
-
-        def counted(results: Any, data: Any, error: str) -> None:
-            if not error:
-                counter()
-            callback(results, data, error)
-
+        counted = _counting(counts.counter(input_feed), callback)
         return original(self, output_names, input_feed, counted, user_data, run_options)
 
     return run_async
@@ -296,14 +302,7 @@ class ObservedSession(InferenceSession):  # type: ignore[misc]  # onnxruntime ha
         self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
     ) -> Any:
         """As ``InferenceSession``."""
-        counter = self._graphopt_counter(input_feed)
-
-        # Defaults, no closure: another thread's core has less to fetch.
-        def counted(results: Any, data: Any, error: str, counter: Steps = counter, callback: Any = callback) -> None:
-            if not error:
-                counter()
-            callback(results, data, error)
-
+        counted = _counting(self._graphopt_counter(input_feed), callback)
         return self._graphopt_run_async(output_names, input_feed, counted, user_data, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:

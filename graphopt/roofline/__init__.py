@@ -13,7 +13,6 @@ from graphopt.roofline.kernels import (
     fused_seconds,
     kernel_moves,
     kernel_seconds,
-    traffic_seconds,
 )
 from graphopt.roofline.nodes import (
     CaptureSeconds,
@@ -47,5 +46,4 @@ __all__ = [
     "operator_times",
     "rate_keys",
     "together",
-    "traffic_seconds",
 ]

@@ -7,7 +7,6 @@ from graphopt.graph import Capture
 from graphopt.machine import Machine
 from graphopt.operators.base import FusionClass
 from graphopt.roofline.arithmetic import UNIT, kernel_arithmetic, seconds_at_rate, together
-from graphopt.roofline.nodes import seconds_of_parameters
 from graphopt.roofline.packing import kernel_keys, nests, seconds_of_broadcasts, seconds_of_copies
 from graphopt.roofline.profile import Move, Profile, profile_of
 
@@ -64,15 +63,6 @@ def kernel_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> 
     )
     further = _further_steps(profile, nodes) * machine.step_seconds
     return KernelSeconds(compute, memory, packing + waited, machine.kernel_seconds + further)
-
-
-def traffic_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> float | None:
-    """Seconds that a set of operators takes as one kernel at least: what enters and leaves, from where it lies.
-
-    Returns:
-        Seconds at the bandwidth of the levels that the tensors' memory still lies in; None when a size is unknown.
-    """
-    return _external_seconds(profile_of(capture), nodes, machine)
 
 
 def external_bytes(capture: Capture, nodes: Sequence[int]) -> int | None:
@@ -177,34 +167,6 @@ def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
         if below.intersection(made.values()):
             below.add(index)
     return sum(profile.bytes_of(name) or 0 for name in kept)
-
-
-def _external_seconds(profile: Profile, nodes: Sequence[int], machine: Machine) -> float | None:
-    """Seconds to move what crosses the border of a set of nodes, each tensor from the level that it lies in."""
-    traffic = _external_traffic(profile, nodes)
-    if traffic is None:
-        return None
-    read, written, parameters = traffic
-    inside = set(nodes)
-    entering: dict[str, int] = {}
-    leaving: dict[str, int] = {}
-    names = {result.name for index in inside for result in profile.results[index] if result.leaves(inside)}
-    for index in inside:
-        for touch in profile.residence[index].reads:
-            if profile.graph.producers.get(touch.name, (-1, 0))[0] not in inside:
-                entering[touch.name] = min(touch.distance, entering.get(touch.name, touch.distance))
-        for touch in profile.residence[index].writes:
-            if touch.name in names:
-                leaving[touch.name] = touch.distance
-    seconds = seconds_of_parameters(profile, parameters, machine)
-    for own_read, own_written, distances in ((read, 0, entering), (0, written, leaving)):
-        whole = sum(profile.bytes_of(name) or 0 for name in distances)
-        if not whole:
-            seconds += machine.seconds_to_move(own_read, own_written, read + written)
-        for name, distance in distances.items():
-            share = (profile.bytes_of(name) or 0) / whole if whole else 0.0
-            seconds += machine.seconds_to_move(own_read * share, own_written * share, max(read + written, distance))
-    return seconds
 
 
 def _external_traffic(profile: Profile, nodes: Sequence[int]) -> tuple[int, int, int] | None:

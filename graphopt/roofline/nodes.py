@@ -86,7 +86,7 @@ def _node_seconds(profile: Profile, index: int, machine: Machine) -> float | Non
     if cost is None or compute is None:
         return None
     memory = _seconds_of_traffic(profile, index, cost, machine)
-    memory += seconds_of_parameters(profile, cost.parameter_bytes, machine)
+    memory += _seconds_of_parameters(profile, cost.parameter_bytes, machine)
     memory += sum(machine.seconds_to_move(*move) for move in profile.repeated_moves(index))
     return together(compute, memory) + machine.node_seconds
 
@@ -119,6 +119,6 @@ def _seconds_of_bodies(profile: Profile, node: Node, machine: Machine) -> float 
     return seconds
 
 
-def seconds_of_parameters(profile: Profile, size: int, machine: Machine) -> float:
+def _seconds_of_parameters(profile: Profile, size: int, machine: Machine) -> float:
     """Weights come from the level that holds all of the model's, for each execution reads them all again."""
     return machine.seconds_to_move(size, 0.0, max(size, profile.parameter_bytes)) if size else 0.0

@@ -7,14 +7,11 @@ from math import prod
 from graphopt.graph import Shape
 from graphopt.kernels.program import Convolution, Program
 from graphopt.kernels.scalar import number
-from graphopt.operators.blocked import block_size
+from graphopt.operators.blocked import LARGEST_TILE, block_size
 from graphopt.operators.lowering import Literal
 
-LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
-"""Most pixels of a tile by output blocks (0: depthwise): what 32 vector registers hold."""
 LARGEST_SMALL_TILE = {0: 4, 1: 4, 2: 3}
-"""The same for 16 registers, and for tile functions that serve any step."""
-
+"""``LARGEST_TILE`` for 16 registers, and for tile functions that serve any step."""
 
 DEPTHWISE_TAPS = (3, 5, 7)
 """Numbers of taps along a row for which depthwise convolutions have tile functions of their own."""

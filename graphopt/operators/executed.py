@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import ceil, prod
 
 from graphopt.graph import Node, Shape
-from graphopt.operators.blocked import DOMAIN
+from graphopt.operators.blocked import DOMAIN, LARGEST_TILE
 from graphopt.operators.formulas import integer
 from graphopt.operators.products import LANES, Shapes
 
@@ -28,9 +28,8 @@ PARTS_SHARE = 1.5
 """Bytes of weights in the parts that the matrix unit multiplies, over those of float32."""
 FEW_COLUMNS = 4
 """Columns that are summed as dot products."""
-MOST_BLOCKS = 4
-LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
-"""Most pixels of a tile of a convolution by blocks of output channels (0: depthwise)."""
+MOST_BLOCKS = max(LARGEST_TILE)
+"""Blocks of output channels that are summed at once."""
 SUM_RUN, CHUNK_FLOATS = 160, 40960
 """Products that are summed at once, and floats of a chunk of a convolution."""
 WORKING_FLOATS, FEWEST_TILES = 5 << 16, 24

@@ -23,7 +23,7 @@ from graphopt.corpus_sources import Positional, Stored, stored_models
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
-from graphopt.interrupts import held_back
+from graphopt.interrupts import ALL, held_back, let_through
 from graphopt.model_inputs import default_shapes, inputs_of
 from graphopt.observation import one_line
 from graphopt.views import ViewName, remaining
@@ -149,10 +149,10 @@ def _in_processes(
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
         # Spawned, not forked: onnxruntime has threads, which a fork would lose while their locks stay taken.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_write_into, initargs=(scratch,))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(scratch,))
         resource_tracker.ensure_running()  # its start would let signals through
         try:
-            with held_back((signal.SIGINT,)):  # an interrupt from the terminal is for us, and we end the workers
+            with held_back():  # a worker that is left half started complains; one that runs is ours to end
                 futures: dict[Future[_Loaded], Stored] = {
                     pool.submit(_load_model, model, view): model for model in order
                 }
@@ -169,9 +169,10 @@ def _in_processes(
     return results
 
 
-def _write_into(folder: str) -> None:
-    """In a worker: make temporary files in this folder."""
+def _begin_worker(folder: str) -> None:
+    """In a worker: make temporary files in this folder, and let the pool end it; interrupts are for the parent."""
     tempfile.tempdir = folder
+    let_through(set(ALL) - {signal.SIGINT})
 
 
 def _size(path: Path) -> int:

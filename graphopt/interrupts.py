@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 ALL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM") if hasattr(signal, name))
@@ -10,7 +10,7 @@ ALL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "S
 
 @contextmanager
 def held_back(signals: tuple[signal.Signals, ...] = ALL) -> Iterator[None]:
-    """Let signals wait until the block ends. Processes that are started in the block never get them.
+    """Let signals wait until the block ends. Processes started in it never get them, unless they ask to.
 
     Does nothing outside of the main thread, which alone is interrupted, and where the system cannot do it.
 
@@ -25,3 +25,9 @@ def held_back(signals: tuple[signal.Signals, ...] = ALL) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through(signals: Collection[signal.Signals]) -> None:
+    """In a process that was started while signals were held back: get these again."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

@@ -17,7 +17,7 @@ from graphopt.operators.lowering import CannotLowerError, Dim, IndexMap, Layout,
 DOMAIN = "com.microsoft.nchwc"
 
 LARGEST_TILE = {0: 12, 1: 16, 2: 14, 3: 9, 4: 7}
-"""Most pixels of a kernel's tile of a convolution by blocks of output channels (0: depthwise): what 32 registers hold."""
+"""Most pixels of a convolution kernel's tile by blocks of output channels (0: depthwise): what 32 registers hold."""
 
 
 @cache

@@ -12,10 +12,10 @@ was timed.
 
 A pattern's roof is the longer of two times. *Traffic*: the bytes that enter and leave, at the bandwidth of the level
 that holds them all; what a kernel keeps for itself does not count. *Arithmetic*: products at the peak of the unit that
-computes them (of a pattern that is slower without the matrix unit, those with weights at that unit's), functions and
-divisions at their calibrated rates, everything else as additions. Convolutions count the products of their definition,
-so those that take fewer exceed 1. What the runtime needs for a call is not the kernel's time: that of a small kernel in
-a chain is taken off.
+computes them (of a pattern that is slower without the matrix unit, those with weights at that unit's, which
+``calibrate`` measures by a loop that does nothing else), functions and divisions at their calibrated rates, everything
+else as additions. Convolutions count the products of their definition, so those that take fewer exceed 1. What the
+runtime needs for a call is not the kernel's time: that of a small kernel in a chain is taken off.
 
 What was found is kept in ``--folder``, model by model, so a run that was stopped goes on where it was; remove the
 folder to look again.
@@ -44,7 +44,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from graphopt import kernels, machine, models, operators, roofline
-from graphopt.calibrate import chains
+from graphopt.calibrate import chains, matrix_unit
 from graphopt.calibrate.cases import TINY
 from graphopt.calibrate.timing import ENOUGH, Run, Timed, Watch, bound, case_model, fastest, session
 from graphopt.capture import capture_model
@@ -62,9 +62,6 @@ SECONDS = 0.006
 """Time of a pass."""
 USES_UNIT = 1.05
 """How much slower without the matrix unit a kernel is that uses it."""
-UNIT = 8 / 3
-"""float32 products of the matrix unit against those of the vector unit: 16 x 16 x 32 / 6 multiply-adds in 16 cycles
-(a float32 in three bfloat16 parts, six products of parts) against 2 x 16 in one."""
 SIMPLE = "add"
 """The kernel rate of operations without one of their own."""
 
@@ -294,7 +291,8 @@ def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, fl
         kind, seconds = "simple", cost.flops / simple
         if row.fusion_class in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
             on_unit = unit and graph.tensors[node.inputs[1]].constant
-            kind, seconds = "products", cost.flops / ((UNIT if on_unit else 1.0) * hardware.peak_of("float32"))
+            peak = hardware.kernel_rates[matrix_unit.KEY].value if on_unit else hardware.peak_of("float32")
+            kind, seconds = "products", cost.flops / peak
         elif row.rate_class == "softmax":
             elements = prod(capture.shapes[node.inputs[0]])
             kind, seconds = "exp", elements / hardware.kernel_rates["exp"].value

@@ -1,20 +1,23 @@
 """Calibration: fits that are right by construction, files that say what was measured, a busy machine noticed."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from graphopt import calibrate, machine, roofline
-from graphopt.calibrate import kernel_cases
+from graphopt.calibrate import kernel_cases, matrix_unit
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, arithmetic, fit
 from graphopt.calibrate.machine_text import machine_text
-from graphopt.calibrate.timing import Timed, Watch, bound, case_model, fastest, session
+from graphopt.calibrate.timing import Timed, Watch, bound, case_model, fastest, model_of, session
 from graphopt.cli.environment import Exit
 from graphopt.errors import GraphoptError
+from graphopt.kernels.emit import support
 from graphopt.machine import Machine
 from graphopt.operators import find, table
 from tests.command_line import CommandLine
@@ -75,6 +78,18 @@ def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
     assert {case.key for case in CASES} <= known
     scheduled = {roofline.UNIT, "gemm_dots", "conv_unit", "conv_winograd"}  # regimes of kernels alone
     assert {case.key for case in kernel_cases.CASES} <= known | scheduled | {roofline.BROADCAST}
+
+
+@pytest.mark.skipif(not kernel_cases.UNIT, reason="this processor has no matrix unit")
+def test_the_loop_that_measures_the_matrix_unit_runs_and_counts_what_it_does(tmp_path: Path) -> None:
+    text = support("unit_peak.h")
+    assert f"PEAK_ROUNDS = {matrix_unit.ROUNDS}," in text
+    products = len(re.findall(r"\n +PEAK_PRODUCTS\(\);", text)) * len(re.findall(r"\n +_tile_dpbf16ps\(", text))
+    assert products == 6 * matrix_unit.TILES
+    node = helper.make_node(matrix_unit.NAME, ["x0"], ["y"], domain="graphopt.fused")
+    blob = model_of([node], TINY.feeds, {}, ["y"])
+    (result,) = session(blob, 1, matrix_unit.library(tmp_path)).run(None, dict(TINY.feeds))
+    assert result.shape == TINY.feeds["x0"].shape
 
 
 KINDS = ("narrow", "elements", "aliased", "axis", "uneven", "last", "wide", "row", "computed", "pointwise", "strided")

@@ -19,7 +19,7 @@ import onnxruntime
 from onnx import helper
 
 from graphopt import files, kernels, operators, prediction_log, roofline
-from graphopt.calibrate import chains, kernel_cases, system
+from graphopt.calibrate import chains, kernel_cases, matrix_unit, system
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import LEAST_SHARE, Measurement, fit
 from graphopt.calibrate.learning import Learned, learn
@@ -234,6 +234,8 @@ def _probes(threads: int, folder: Path, watch: Watch) -> tuple[dict[str, _Probe]
         left_out.append("kernels: no C compiler")
     else:
         _add_kernels(probes, cases, threads, folder, watch)
+        if kernel_cases.UNIT:
+            _add_matrix_unit(probes, left_out, threads, folder, watch)
     return probes, cases, left_out
 
 
@@ -305,6 +307,22 @@ def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: in
         moves, waited = roofline.kernel_moves(case.capture, range(len(graph.nodes)), unit=kernel_cases.UNIT)
         unit = "element/s" if case.elements else "flop/s"
         cases[name] = _Work(case.key, True, case.work, unit, case.counts, moves, waited, case.apart)
+
+
+def _add_matrix_unit(
+    probes: dict[str, _Probe], left_out: list[str], threads: int, folder: Path, watch: Watch
+) -> None:
+    node = helper.make_node(matrix_unit.NAME, ["x0"], ["y"], domain="graphopt.fused")
+    blob = model_of([node], TINY.feeds, {}, ["y"])
+    try:
+        library = matrix_unit.library(folder)
+        session(blob, threads, library).run(None, dict(TINY.feeds))
+    except Exception as error:  # a compiler that does not know the unit; onnxruntime's, when the system forbids it
+        left_out.append(f"{matrix_unit.KEY}: {' '.join(str(error).split())[:200]}")
+        return
+    probes[matrix_unit.KEY] = _Probe(
+        "peak of the matrix unit", lambda: bound(session(blob, threads, library), TINY.feeds), Timed(watch)
+    )
 
 
 def _kernel_opener(
@@ -390,6 +408,9 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
             for name, price in rates.counts.items()
         }
         tables[fused] = work, each
+    if matrix_unit.KEY in seconds:
+        peak_of_unit = matrix_unit.OPERATIONS / seconds[matrix_unit.KEY]
+        tables[True][0][matrix_unit.KEY] = sources.quantity(peak_of_unit, "flop/s")
     per_node = sources.quantity(seconds["nodes"] / chains.LENGTH, "s")
     per_kernel = sources.quantity(seconds["kernels"] / chains.LENGTH, "s") if "kernels" in seconds else None
     per_step = None

@@ -170,6 +170,16 @@ class Program:
         return tuple(value for value in self.values if isinstance(value, Input))
 
 
+def readers_of(program: Program) -> list[list[int]]:
+    """For each value the values that are computed from it, once for each time."""
+    found: list[list[int]] = [[] for _ in program.values]
+    for number, value in enumerate(program.values):
+        for operand in () if isinstance(value, Input) else value.operands:
+            if operand >= 0:
+                found[operand].append(number)
+    return found
+
+
 def check(program: Program) -> list[str]:
     """What is wrong with a program, one line each; empty for a valid one."""
     wrong: list[str] = []

@@ -13,26 +13,27 @@ from typing import Protocol
 from graphopt.kernels.columns import ColumnStep, Stack, stack_of
 from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, product_load
 from graphopt.kernels.convolution import ConvolutionStep
-from graphopt.kernels.lower import COSTLY
+from graphopt.kernels.factors import repeated_factors
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
-from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Recurrence, Reduce, View
+from graphopt.kernels.program import (
+    Contraction,
+    Convolution,
+    Input,
+    Lookup,
+    Map,
+    Program,
+    Recurrence,
+    Reduce,
+    View,
+    readers_of,
+)
 from graphopt.kernels.recurrence import RecurrenceStep
 from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
-from graphopt.operators.lowering import Call, Concat, Expression, Reshape, Transpose
+from graphopt.operators.lowering import Concat, Reshape, Transpose
 
 MAX_STEPS = 192
 MAX_TEMPORARIES = 128
-
-
-MANY_TIMES = 8
-"""How many elements must read a value that takes long for it to be computed apart."""
-
-
-def _takes_long(expression: Expression) -> bool:
-    if not isinstance(expression, Call):
-        return False
-    return expression.primitive in COSTLY | {"divide", "sqrt"} or any(map(_takes_long, expression.arguments))
 
 
 class Step(Protocol):
@@ -79,7 +80,8 @@ def general(program: Program) -> Schedule:
 def fitted(program: Program) -> Schedule | None:
     """The schedule that is made for the shapes of the examples; None where it would be the general one."""
     sums = any(isinstance(value, Reduce | Contraction) for value in program.values)
-    if not program.examples or not (sums or any(len(group) > 1 for group in program.groups)):
+    together = any(len(group) > 1 for group in program.groups)
+    if not program.examples or not (sums or together or repeated_factors(program)):
         return None
     return _Scheduler(program, fits=True).schedule()
 
@@ -112,8 +114,8 @@ class _Scheduler:
 
     def schedule(self) -> Schedule:
         """Make it."""
-        if self.fits and any(isinstance(value, Contraction) for value in self.program.values):
-            self._factors_ready()
+        for factor in repeated_factors(self.program):
+            self.in_memory(factor)
         for index, value in enumerate(self.program.values):
             if isinstance(value, Reduce) and index not in self._done:
                 self._reduction(index)
@@ -220,24 +222,6 @@ class _Scheduler:
 
         for value in values:
             visit(value)
-
-    def _factors_ready(self) -> None:
-        """Have in memory what takes long, comes from inputs and serves many elements: factors of a normalisation."""
-        readers = self._readers()
-        for number, value in enumerate(self.program.values):
-            if isinstance(value, Map) and _takes_long(value.expression) and number not in self._outputs:
-                many = readers[number] and all(self._is_larger(reader, number) for reader in readers[number])
-                if many and self._is_ready(number):
-                    self.in_memory(number)
-
-    def _is_larger(self, value: int, other: int) -> bool:
-        """Whether a value had many times as many elements as another in every example."""
-        return all(
-            (shape := example[value]) is not None
-            and (small := example[other]) is not None
-            and prod(shape) >= MANY_TIMES * prod(small)
-            for example in self.program.examples
-        )
 
     # -------------------------------------------------------------------------------------------- convolutions
 
@@ -456,12 +440,7 @@ class _Scheduler:
         return True
 
     def _readers(self) -> list[list[int]]:
-        found: list[list[int]] = [[] for _ in self.program.values]
-        for number, value in enumerate(self.program.values):
-            for operand in () if isinstance(value, Input) else value.operands:
-                if operand >= 0:
-                    found[operand].append(number)
-        return found
+        return readers_of(self.program)
 
     # -------------------------------------------------------------------------------------------- contractions
 

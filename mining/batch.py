@@ -23,7 +23,7 @@ class Side:
         other: the node at the other end.
         kind: number of the edge's (output, slot).
         apart: whether the edge may not lie within an occurrence.
-        reach: for each word of 64 nodes and each node, bits of all nodes that a path leads to (from, for producers).
+        reach: for each node, in words of 64, bits of all nodes that a path leads to (from, for producers).
         forward: whether the others are consumers.
     """
 
@@ -88,7 +88,7 @@ class Batch:
         """Which nodes patterns may hold, or lead on that side (to producers: come from) to nodes that they may hold."""
         if side.forward not in self._beyond:
             held = self.eligible_bits[self.graph_of]
-            self._beyond[side.forward] = self.eligible | (side.reach.T & held).any(axis=1)
+            self._beyond[side.forward] = self.eligible | (side.reach & held).any(axis=1)
         return self._beyond[side.forward]
 
     def _add_gains(self, graphs: Sequence[MiningGraph]) -> None:
@@ -136,7 +136,7 @@ class Batch:
                     other=ordered[:, far].copy(),
                     kind=ordered[:, 2].copy(),
                     apart=ordered[:, 3].astype(np.bool_),
-                    reach=np.ascontiguousarray(reach.reshape(total, self.words).T.astype(np.uint64)),
+                    reach=reach.reshape(total, self.words).astype(np.uint64),
                     forward=near == 0,
                 )
             )

@@ -22,15 +22,13 @@ gives way to that of R + v(R), which has one node more.
 import numpy as np
 
 from graphopt.mining.batch import Batch
-from graphopt.mining.levels import Steps
+from graphopt.mining.compiled import compiled
+from graphopt.mining.levels import Numbers, Steps
 from graphopt.mining.patterns import Patterns
 from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
 
 MOST_ROWS = 16
 """Rows of a pattern in one graph, with different nodes that come along, that are compared."""
-
-BLOCK = 1 << 17
-"""Pairs of rows that are compared at once."""
 
 
 def not_always(batch: Batch, patterns: Patterns, steps: Steps, pair: Integers, reach: int) -> Integers:
@@ -56,31 +54,30 @@ def not_always(batch: Batch, patterns: Patterns, steps: Steps, pair: Integers, r
     start = np.ones(len(left), dtype=np.bool_)
     start[1:] = (pair[left[1:]] != pair[left[:-1]]) | (graph[1:] != graph[:-1])
     starts = np.flatnonzero(start)
+    if not len(starts):
+        return np.flatnonzero(wrong)
     lengths = np.diff(starts, append=len(left))
     node = steps.node[left]
-    differing = np.maximum.reduceat(node, starts) > np.minimum.reduceat(node, starts) if len(starts) else start
+    differing = np.maximum.reduceat(node, starts) > np.minimum.reduceat(node, starts)
     several = below.multiplicities(steps.parents[left]) != 1
-    beyond = lengths > MOST_ROWS
-    if len(starts):
-        beyond |= np.logical_or.reduceat(several.astype(np.bool_), starts)
+    beyond = (lengths > MOST_ROWS) | np.logical_or.reduceat(several.astype(np.bool_), starts)
     wrong[pair[left[starts[differing & beyond]]]] = True
     compared = np.flatnonzero(np.repeat(differing & ~beyond, lengths))
-    first, count = np.repeat(starts, lengths)[compared], np.repeat(lengths, lengths)[compared]
-    # Each row with the next one of its graph, then with the next two, four, …: mostly a few find one near.
-    low = 1
-    while len(compared):
-        reached = np.minimum(2 * low, count) - low
-        one = np.repeat(np.arange(len(compared)), reached)
-        offset = spread_out(np.full(len(compared), low), reached)
-        other = first[one] + (compared[one] - first[one] + offset) % count[one]
-        apart = np.flatnonzero(node[compared[one]] != node[other])
-        for begin in range(0, len(apart), BLOCK):
-            some = apart[begin : begin + BLOCK]
-            these, those = left[compared[one[some]]], left[other[some]]
-            wrong[pair[these[_near(batch, rows, steps.node, these, those, reach)]]] = True
-        low *= 2
-        still = np.flatnonzero((count > low) & ~wrong[pair[left[compared]]])
-        compared, first, count = compared[still], first[still], count[still]
+    compared = left[compared[~wrong[pair[left[compared]]]]]
+    ahead, behind = batch.sides
+    _find_near(
+        wrong,
+        pair[compared],
+        batch.graph_of[steps.node[compared]],
+        rows[compared],
+        steps.node[compared],
+        batch.words,
+        batch.local,
+        ahead.reach,
+        behind.reach,
+        batch.eligible_bits,
+        reach,
+    )
     return np.flatnonzero(wrong)
 
 
@@ -110,45 +107,91 @@ def _enclosed(batch: Batch, patterns: Patterns, rows: Integers, steps: Steps) ->
     return found
 
 
-def _near(batch: Batch, rows: Integers, added: Integers, one: Integers, other: Integers, reach: int) -> Flags:
-    """Whether a set of so many nodes may hold a row without its added node, and another's added node or all of it.
+@compiled
+def _find_near(
+    wrong: Flags,
+    pair: Integers,
+    graph: Numbers,
+    rows: Integers,
+    added: Integers,
+    words: int,
+    local: Numbers,
+    down: Hashes,
+    up: Hashes,
+    eligible: Hashes,
+    most: int,
+) -> None:
+    """Mark pairs where a set of so many nodes may hold a row without its added node, and another's, or all of that.
 
     Judged by the least convex set that holds them, which is part of any.
 
     Args:
-        batch: the graphs.
+        wrong: what is marked.
+        pair: for each row the number of its pair, rising.
+        graph: for each row its graph, rising within a pair; only rows of the same pair and graph are compared.
         rows: rows of nodes.
         added: a node for each of them.
-        one: rows.
-        other: for each of those another row of the same graph.
-        reach: the most nodes.
+        words: words of 64 nodes in a set.
+        local: number of each node in its graph.
+        down: for each node the bits of those that it leads to.
+        up: for each node the bits of those that lead to it.
+        eligible: for each graph the bits of the nodes that patterns may hold.
+        most: the most nodes.
     """
-    own, inverse = np.unique(np.concatenate([one, other]), return_inverse=True)
-    first, second = np.split(inverse.ravel(), 2)
-    sets = batch.bits(rows[own])
-    below, above = (
-        np.stack([np.bitwise_or.reduce(words[rows[own]], axis=1) for words in side.reach], axis=1)
-        for side in batch.sides
-    )
-    node = added[other]
-    never = ~batch.eligible_bits[batch.graph_of[node]] | batch.bits(added[one][:, None])
-    down, up = (side.reach[:, node].T for side in batch.sides)
-    found = np.zeros(len(one), dtype=np.bool_)
-    left = np.arange(len(one))
-    for more, onward, back in ((batch.bits(node[:, None]), down, up), (sets[second], below[second], above[second])):
-        ends = first[left]
-        held = sets[ends] | more[left]
-        hull = held | ((below[ends] | onward[left]) & (above[ends] | back[left]))
-        possible = np.flatnonzero(~(hull & never[left]).any(axis=1))
-        found[left[possible[_ones(hull[possible]) <= reach]]] = True
-        left = np.flatnonzero(~found)
-    return found
+    # Three sets for each row: its nodes, what they lead to, and what leads to them.
+    sets = np.zeros((len(rows), 3, words), dtype=np.uint64)
+    one = np.uint64(1)
+    start = 0
+    while start < len(rows):
+        end = start
+        while end < len(rows) and pair[end] == pair[start] and graph[end] == graph[start]:
+            if not wrong[pair[start]]:
+                for node in rows[end]:
+                    sets[end, 0, local[node] >> 6] |= one << np.uint64(local[node] & 63)
+                    for word in range(words):
+                        sets[end, 1, word] |= down[node, word]
+                        sets[end, 2, word] |= up[node, word]
+            end += 1
+        found = wrong[pair[start]]
+        first = start
+        while first < end and not found:
+            own = added[first]
+            second = start
+            while second < end and not found:
+                other = added[second]
+                if other != own:
+                    for whole in (False, True):
+                        count = np.int64(0)
+                        for word in range(words):
+                            held = sets[first, 0, word]
+                            if whole:
+                                held |= sets[second, 0, word]
+                                below = sets[first, 1, word] | sets[second, 1, word]
+                                above = sets[first, 2, word] | sets[second, 2, word]
+                            else:
+                                if local[other] >> 6 == word:
+                                    held |= one << np.uint64(local[other] & 63)
+                                below = sets[first, 1, word] | down[other, word]
+                                above = sets[first, 2, word] | up[other, word]
+                            held |= below & above
+                            never = ~eligible[graph[start], word]
+                            if local[own] >> 6 == word:
+                                never |= one << np.uint64(local[own] & 63)
+                            count += np.int64(most + 1) if held & never else _ones(held)
+                            if count > most:
+                                break
+                        found = found or count <= most
+                second += 1
+            first += 1
+        if found:
+            wrong[pair[start]] = True
+        start = end
 
 
-def _ones(words: Hashes) -> Integers:
-    """Number of bits that are set in each row of words."""
-    x = words - ((words >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    found: Integers = ((x * np.uint64(0x0101010101010101)) >> np.uint64(56)).sum(axis=1).astype(np.int64)
-    return found
+@compiled
+def _ones(word: np.uint64) -> np.int64:
+    """Number of bits that are set."""
+    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))

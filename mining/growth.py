@@ -196,7 +196,7 @@ def _one_way(batch: Batch, side: Side, rows: Integers, graph: Integers, bits: Ha
         start[1:] = row[1:] != row[:-1]
         starts = np.flatnonzero(start)
         for number in range(batch.words):
-            beyond[number, row[starts]] = np.bitwise_or.reduceat(side.reach[number, other], starts)
+            beyond[number, row[starts]] = np.bitwise_or.reduceat(side.reach[other, number], starts)
     fits = batch.eligible[other] & ((beyond.ravel()[word * count + row] & bit) == 0)
     at, row, edge, other = at[fits], row[fits], edge[fits], other[fits]
     # Edges of one step next to each other: one sort of packed numbers.

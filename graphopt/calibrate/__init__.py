@@ -309,9 +309,7 @@ def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: in
         cases[name] = _Work(case.key, True, case.work, unit, case.counts, moves, waited, case.apart)
 
 
-def _add_matrix_unit(
-    probes: dict[str, _Probe], left_out: list[str], threads: int, folder: Path, watch: Watch
-) -> None:
+def _add_matrix_unit(probes: dict[str, _Probe], left_out: list[str], threads: int, folder: Path, watch: Watch) -> None:
     node = helper.make_node(matrix_unit.NAME, ["x0"], ["y"], domain="graphopt.fused")
     blob = model_of([node], TINY.feeds, {}, ["y"])
     try:

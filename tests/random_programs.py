@@ -295,6 +295,15 @@ def reduced(builder: Builder, x: Known) -> None:
     builder.add(op_type, operands, exact=exact, keepdims=int(builder.chance(0.7)))
 
 
+def position(builder: Builder, x: Known) -> None:
+    shape = builder.shape(x)
+    if not shape or 0 in shape or not x.exact or x.dtype not in ("float32", "float64", "int32"):
+        return  # what is not exact may have other ties
+    attributes = {"keepdims": int(builder.chance(0.6)), "select_last_index": int(builder.chance(0.4))}
+    op_type = builder.pick(["ArgMax", "ArgMin"])
+    builder.add(op_type, [x.name], exact=True, axis=int(builder.random.integers(-len(shape), len(shape))), **attributes)
+
+
 def softmax(builder: Builder, x: Known) -> None:
     shape = builder.shape(x)
     if shape and 0 not in shape and x.dtype in ("float32", "float64"):
@@ -656,6 +665,7 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (power, 1),
     (cast, 1),
     (reduced, 3),
+    (position, 1),
     (softmax, 1),
     (normalized, 1),
     (product, 2),

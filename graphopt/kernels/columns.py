@@ -49,7 +49,7 @@ def stack_of(program: Program, value: int) -> Stack | None:
     what = program.values[value]
     assert isinstance(what, Reduce)
     view = program.values[what.operand]
-    if not isinstance(view, View) or not isinstance(view.index_map, Transpose):
+    if what.kind not in COMBINED or not isinstance(view, View) or not isinstance(view.index_map, Transpose):
         return None
     order = view.index_map.permutation
     moved, kept = order[len(order) - what.axes :], order[: len(order) - what.axes]

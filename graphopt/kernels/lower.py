@@ -241,7 +241,8 @@ class _Lowering:
             raise CannotLowerError(f"{node.operator}: axes beyond the rank")
         kept = [axis for axis in range(rank) if axis not in axes]
         if axes != list(range(rank - len(axes), rank)):
-            value = self.add(View(Transpose((*kept, *axes)), (value,), (), expression.dtype, node.op_type), rank)
+            dtype = self.values[value].dtype
+            value = self.add(View(Transpose((*kept, *axes)), (value,), (), dtype, node.op_type), rank)
         result = self.add(Reduce(expression.kind, value, len(axes), expression.dtype), rank)
         if axes == list(range(rank - len(axes), rank)):
             return result

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from graphopt.graph import Shape
 from graphopt.kernels.scalar import PRIMITIVES, STORAGE
 from graphopt.operators.lowering import (
+    POSITIONS,
     REDUCTIONS,
     Call,
     Concat,
@@ -69,7 +70,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """All elements along the last ``axes`` dimensions combined; they stay, with size one."""
+    """All elements along the last ``axes`` dimensions combined, or where a bound stands; they stay, with size one."""
 
     kind: str
     operand: int
@@ -252,8 +253,9 @@ def _check_reduce(value: Reduce, program: Program) -> list[str]:
         wrong.append(f"unknown reduction {value.kind}")
     if value.axes < 0 or value.axes > MAX_RANK:
         wrong.append(f"{value.axes} axes")
-    if program.values[value.operand].dtype != value.dtype or value.dtype == "bool":
-        wrong.append(f"reduces {program.values[value.operand].dtype} to {value.dtype}")
+    dtype = program.values[value.operand].dtype
+    if value.dtype != ("int64" if value.kind in POSITIONS else dtype) or dtype == "bool":
+        wrong.append(f"reduces {dtype} to {value.dtype}")
     return wrong
 
 

@@ -14,7 +14,7 @@ from graphopt.kernels.nests import Statements
 from graphopt.kernels.places import Place, has_choices, is_load, is_once
 from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Recurrence, Reduce, View
 from graphopt.kernels.scalar import FLOATS, HALVES, STORAGE, SUFFIX, held, loaded, stored
-from graphopt.operators.lowering import Call, Operand, Reshape
+from graphopt.operators.lowering import POSITIONS, Call, Operand, Reshape
 
 COSTLY_WORK = 8
 """Loads that a costly primitive (an exponential) is worth."""
@@ -681,8 +681,16 @@ class _Loop:
         operand, kind = what.operands[0], value.kind
         squared = self._squared(operand) if kind in ("sum", "mean") and held(value.dtype) == "float" else None
         array = self._array(operand if squared is None else squared)
-        suffix = SUFFIX[value.dtype]
         total = f"total{element}"
+        if kind in POSITIONS:
+            suffix = SUFFIX[self.program.values[value.operand].dtype]
+            apart = int(suffix == "f32" and not array.startswith("load"))
+            return (
+                [f"position_{suffix} {total} = {{0, -1}};"],
+                [f"{total} = {kind}_{suffix}({array}, n, c, {total}, {apart});"],
+                f"{total}.at < 0 ? 0 : {total}.at",
+            )
+        suffix = SUFFIX[value.dtype]
         whole = held(value.dtype)
         double = whole in ("float", "double") and kind in ("sum", "mean", "product")
         kept = "double" if double else whole

@@ -49,7 +49,7 @@ class Reduced:
         kind: one of ``REDUCTIONS``.
         argument: what is reduced.
         axes: negative, counted from the end; ascending.
-        dtype: of the argument and the result.
+        dtype: of the result: the argument's, or int64 for a position.
     """
 
     kind: str
@@ -69,8 +69,12 @@ class Moved:
 
 Expression = Operand | Literal | Call | Reduced | Moved
 
-REDUCTIONS = ("sum", "mean", "maximum", "minimum", "product")
-"""Kinds of reduction. Of no elements, sum and mean are 0, the product is 1, bounds are the least or greatest number."""
+POSITIONS = ("first_greatest", "last_greatest", "first_least", "last_least")
+"""Kinds of reduction to where a bound stands, counted from 0 along one axis; NaN is beyond every number."""
+
+REDUCTIONS = ("sum", "mean", "maximum", "minimum", "product", *POSITIONS)
+"""Kinds of reduction. Of no elements, sum, mean and positions are 0, the product is 1, bounds are the least or greatest
+number."""
 
 COMPARISONS = frozenset({"equal", "less", "less_equal", "is_nan", "is_inf", "is_positive_inf", "is_negative_inf"})
 

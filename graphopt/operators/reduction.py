@@ -3,7 +3,7 @@
 from graphopt.operators.base import CostFormula, FusionClass, Operator
 from graphopt.operators.formulas import per_input
 from graphopt.operators.lowering import Rowwise, call
-from graphopt.operators.rowwise import log_softmax, log_sum_exp, plain, reduce, softmax, square, total
+from graphopt.operators.rowwise import log_softmax, log_sum_exp, plain, position, reduce, softmax, square, total
 
 _SOFTMAX = per_input(5)  # maximum, subtract it, exp, sum, divide: ONNX operator Softmax
 _LOG_SOFTMAX = per_input(5)  # maximum, subtract it, exp, sum, subtract log(sum): ONNX operator LogSoftmax
@@ -66,8 +66,8 @@ OPERATORS: tuple[Operator, ...] = (
     _reduce("ReduceLogSum", 1, "reduce", lowering=reduce(total(lambda x: x, "log"))),
     _reduce("ReduceLogSumExp", 4, "exp", lowering=reduce(log_sum_exp, 16)),  # maximum, subtract it, exp, add
     _reduce("ReduceSumInteger", 1, "reduce", domain="com.microsoft"),
-    _row("ArgMax", per_input(1), "argmax", ("axis", "keepdims", "select_last_index")),
-    _row("ArgMin", per_input(1), "argmax", ("axis", "keepdims", "select_last_index")),
+    _row("ArgMax", per_input(1), "argmax", ("axis", "keepdims", "select_last_index"), lowering=position("greatest")),
+    _row("ArgMin", per_input(1), "argmax", ("axis", "keepdims", "select_last_index"), lowering=position("least")),
     # Before opset 13 the default axis was 1, and the axes from it on were one.
     _row("Softmax", _SOFTMAX, "softmax", ("axis",), changed=(13,), lowering=Rowwise(softmax, 16)),
     _row("LogSoftmax", _LOG_SOFTMAX, "softmax", ("axis",), changed=(13,), lowering=Rowwise(log_softmax, 16)),

@@ -143,6 +143,20 @@ def reduce(formula: Formula, cost: int = 1) -> Rowwise:
     return Rowwise(expressions, cost)
 
 
+def position(kind: str) -> Rowwise:
+    """Lowering of ArgMax and ArgMin: where the ``greatest`` or ``least`` element along an axis stands."""
+
+    def expressions(graph: OperatorGraph, node: Node, x: Operands) -> Results:
+        value, rank = required(x, 0), rank_of(graph, node)
+        axis = integer(node, "axis", 0)
+        axes = (axis - rank if axis >= 0 else axis,)
+        end = "last" if integer(node, "select_last_index", 0) else "first"
+        result = Reduced(f"{end}_{kind}", value, axes, "int64")
+        return (result if integer(node, "keepdims", 1) else without_axes(graph, node, result, axes),)
+
+    return Rowwise(expressions, 1)
+
+
 def global_pool(kind: str) -> Rowwise:
     """Lowering of pooling over all positions: every axis but batch and channels."""
 

@@ -232,6 +232,68 @@ DEFINE_INTEGER_REDUCTIONS(uint16_t, u16)
 DEFINE_INTEGER_REDUCTIONS(uint32_t, u32)
 DEFINE_INTEGER_REDUCTIONS(uint64_t, u64)
 
+/* Where a bound stands: the bound, and how many elements lie before it; -1 where there was none yet. NaN is beyond every number.
+ * Of n elements, which `before` others precede, the bound is found first, and then its place, a vector at a time. */
+#define DEFINE_POSITIONS(type, suffix, LEAST, GREATEST, ...)                                                           \
+    typedef struct {                                                                                                   \
+        type bound;                                                                                                    \
+        int64_t at;                                                                                                    \
+    } position_##suffix;                                                                                               \
+    ALWAYS int is_bound_##suffix(type x, type bound) { return x == bound || x != x; }                                  \
+    /* Whether one of LANES elements is the bound; where that is NaN, so is one of them. */                            \
+    ALWAYS int holds_bound_##suffix(const type *x, type bound)                                                         \
+    {                                                                                                                  \
+        int found = 0;                                                                                                 \
+        for (int i = 0; i < LANES; i++)                                                                                \
+            found |= is_bound_##suffix(x[i], bound);                                                                   \
+        return found;                                                                                                  \
+    }                                                                                                                  \
+    ALWAYS int64_t first_place_##suffix(const type *x, int64_t n, type bound, int apart)                               \
+    {                                                                                                                  \
+        int64_t i = 0, ahead = apart && n >= LANES ? last_vector(n, 1) - (n - LANES) : 0;                              \
+        for (; i + LANES <= n && !holds_bound_##suffix(x + i, bound); i += LANES) {                                    \
+        }                                                                                                              \
+        for (int64_t whole = n - n % LANES; !is_bound_##suffix(x[i < whole ? i : i + ahead], bound); i++) {            \
+        }                                                                                                              \
+        return i;                                                                                                      \
+    }                                                                                                                  \
+    ALWAYS int64_t last_place_##suffix(const type *x, int64_t n, type bound, int apart)                                \
+    {                                                                                                                  \
+        int64_t i = n - 1, whole = n - n % LANES, ahead = apart && n >= LANES ? last_vector(n, 1) - (n - LANES) : 0;   \
+        for (; i >= whole && !is_bound_##suffix(x[i + ahead], bound); i--) {                                           \
+        }                                                                                                              \
+        for (; i < whole && !holds_bound_##suffix(x + i - LANES + 1, bound); i -= LANES) {                             \
+        }                                                                                                              \
+        for (; i < whole && !is_bound_##suffix(x[i], bound); i--) {                                                    \
+        }                                                                                                              \
+        return i;                                                                                                      \
+    }                                                                                                                  \
+    DEFINE_POSITION(first_greatest, maximum_of, type, suffix, LEAST, >, first_place, __VA_ARGS__)                      \
+    DEFINE_POSITION(last_greatest, maximum_of, type, suffix, LEAST, >=, last_place, __VA_ARGS__)                       \
+    DEFINE_POSITION(first_least, minimum_of, type, suffix, GREATEST, <, first_place, __VA_ARGS__)                      \
+    DEFINE_POSITION(last_least, minimum_of, type, suffix, GREATEST, <=, last_place, __VA_ARGS__)
+/* 1 OR_MORE 1 says whether of equal elements the later one counts: of two that are NaN, too. */
+#define DEFINE_POSITION(name, bound_of, type, suffix, START, OR_MORE, place, ...)                                      \
+    ALWAYS position_##suffix name##_##suffix(const type *x, int64_t n, int64_t before, position_##suffix best, int apart) \
+    {                                                                                                                  \
+        type bound = bound_of##_##suffix(x, n, START __VA_ARGS__);                                                     \
+        int beyond = bound != bound ? best.bound == best.bound || 1 OR_MORE 1 : bound OR_MORE best.bound;              \
+        if (best.at >= 0 && !beyond)                                                                                   \
+            return best;                                                                                               \
+        return (position_##suffix){bound, before + place##_##suffix(x, n, bound, apart)};                              \
+    }
+#define AND_APART , apart
+DEFINE_POSITIONS(float, f32, -INFINITY, INFINITY, AND_APART)
+DEFINE_POSITIONS(double, f64, -(double)INFINITY, (double)INFINITY, )
+DEFINE_POSITIONS(int8_t, i8, INT8_MIN, INT8_MAX, )
+DEFINE_POSITIONS(int16_t, i16, INT16_MIN, INT16_MAX, )
+DEFINE_POSITIONS(int32_t, i32, INT32_MIN, INT32_MAX, )
+DEFINE_POSITIONS(int64_t, i64, INT64_MIN, INT64_MAX, )
+DEFINE_POSITIONS(uint8_t, u8, 0, UINT8_MAX, )
+DEFINE_POSITIONS(uint16_t, u16, 0, UINT16_MAX, )
+DEFINE_POSITIONS(uint32_t, u32, 0, UINT32_MAX, )
+DEFINE_POSITIONS(uint64_t, u64, 0, UINT64_MAX, )
+
 /* The shape that a reduction of the last axes leaves. */
 SHARED int shape_reduce(const shape *s, int axes, shape *result)
 {

@@ -54,10 +54,10 @@ def test_few_rows_keep_the_multipliers_waiting() -> None:
 
 
 def test_the_matrix_unit_computes_whole_tiles() -> None:
-    found = product(120, 300, 90, unit=True)
+    found = product(120, 300, 190, unit=True)
     assert found.regime == "unit"
-    assert found.operations == 2 * 8 * 6 * 10 * 16 * 16 * 32  # 8 x 6 tiles of sums, 10 of the depth
-    assert found.counts == {"": 4 * 3, "split": 36000}
+    assert found.operations == 2 * 8 * 12 * 10 * 16 * 16 * 32  # 8 x 12 tiles of sums, 10 of the depth
+    assert found.counts == {"": 4 * 6, "split": 36000}
     assert product(1, 4096, 4096, unit=True).regime == "row"
 
 
@@ -78,7 +78,7 @@ def test_a_window_that_leaves_out_positions_is_summed_directly(attributes: dict[
 def test_direct_sums_are_never_fewer_than_defined(blocks: int, out: int, height: int, width: int, window: int) -> None:
     image, weights = (1, 16 * blocks, height, width), (16 * out, 16 * blocks, window, window)
     found = convolution(image, weights, pads=(window // 2,) * 4, dilations=(2, 2))
-    assert found.operations >= 2 * prod(weights) * height * width
+    assert found.operations >= (1 - 1e-12) * 2 * prod(weights) * height * width  # a quotient may round down
 
 
 def test_a_recurrent_layer_reads_its_weights_in_each_step() -> None:

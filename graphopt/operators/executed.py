@@ -118,11 +118,11 @@ def padded_operations(rows: int, columns: int, depth: int) -> float:
 
 def unit_pays(rows: int, columns: int, depth: int) -> bool:
     """Whether kernels leave a product to the matrix unit: its time in cycles against that of vectors."""
-    row_tiles, column_tiles = ceil(rows / UNIT_TILE), ceil(columns / UNIT_TILE)
-    tiles = row_tiles * column_tiles * ceil(depth / UNIT_DEPTH)
-    blocks = ceil(row_tiles / 2) * ceil(column_tiles / 2)
-    cycles = tiles * 6 * 16 * 1.1 + blocks * 1000 + 0.7 * rows * depth + 400
-    return cycles * 1.1 < ceil(columns / LANES) * max(rows, 4) * depth / 2 / 0.8
+    left, results, weights = rows * depth, rows * columns, columns * depth
+    tiles = ceil(rows / UNIT_TILE) * ceil(columns / UNIT_TILE) * ceil(depth / UNIT_DEPTH)
+    unit = 180 * tiles + 1.1 * left + 0.5 * results + 0.6 * weights
+    vectors = 0.58 * ceil(columns / LANES) * max(rows, 4) * depth
+    return unit < vectors + 0.25 * left + 0.4 * results + 0.14 * weights
 
 
 def _by_unit(rows: int, columns: int, depth: int) -> tuple[float, dict[str, float]]:

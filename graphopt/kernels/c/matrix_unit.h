@@ -51,7 +51,8 @@ typedef struct {
     uint8_t rows[16];
 } unit_shapes;
 
-/* Whether the processor has the unit and the operating system lets this process use it. */
+/* Whether the processor has the unit and the operating system lets this process use it; 2 where it is wanted for all products
+ * that it can compute. */
 static int matrix_unit_found(void)
 {
     unsigned a, b, c, d;
@@ -65,7 +66,9 @@ static int matrix_unit_found(void)
     __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     if ((a & 0x600e6) != 0x600e6)
         return 0;
-    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+    if (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) != 0)
+        return 0;
+    return wish && strcmp(wish, "always") == 0 ? 2 : 1;
 }
 
 static int has_matrix_unit(void)
@@ -366,15 +369,18 @@ static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const un
     }
 }
 
-/* Whether the unit is clearly faster than `multiply`, by rough numbers of cycles: a product of tiles takes 16, a block of
- * 2 x 2 tiles about 1000 besides, splitting a left element 0.7; the vector unit sums 32 products a cycle, at best. */
+/* Whether the unit is faster than `multiply`, by cycles fitted to times of 400 products (benchmarks/matrix_unit.py): for
+ * what is summed, elements of the left operand (split, or read), results, and weights, which come from further away in
+ * large models. The unit's weights take half as many bytes again. */
 static int matrix_unit_pays(int64_t rows, int64_t columns, int64_t depth)
 {
-    int64_t row_tiles = tiles_of(rows, UNIT_ROWS), column_tiles = tiles_of(columns, UNIT_COLUMNS);
-    double unit = (double)(row_tiles * column_tiles) * (double)tiles_of(depth, UNIT_DEPTH) * 6 * 16 * 1.1
-                  + (double)(tiles_of(row_tiles, 2) * tiles_of(column_tiles, 2)) * 1000 + 0.7 * (double)(rows * depth) + 400;
-    double vectors = (double)tiles_of(columns, SUMS) * (double)(rows < 4 ? 4 : rows) * (double)depth / 2 / 0.8;
-    return has_matrix_unit() && unit * 1.1 < vectors;
+    double left = (double)(rows * depth), results = (double)(rows * columns), weights = (double)(columns * depth);
+    double tiles = (double)(tiles_of(rows, UNIT_ROWS) * tiles_of(columns, UNIT_COLUMNS) * tiles_of(depth, UNIT_DEPTH));
+    double vectors = (double)(tiles_of(columns, SUMS) * (rows < 4 ? 4 : rows) * depth);
+    double unit_cycles = 180 * tiles + 1.1 * left + 0.5 * results + 0.6 * weights;
+    double vector_cycles = 0.58 * vectors + 0.25 * left + 0.4 * results + 0.14 * weights;
+    int found = has_matrix_unit();
+    return found > 1 || (found && unit_cycles < vector_cycles);
 }
 #else
 static int matrix_unit_pays(int64_t rows, int64_t columns, int64_t depth)

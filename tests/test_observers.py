@@ -189,6 +189,39 @@ def test_what_fails_is_not_counted(tmp_path: Path) -> None:
     assert (counted(tmp_path), observed.recorder.dropped) == ({}, 0)
 
 
+def test_asynchronous_runs_hand_their_data_over_and_lose_no_count(tmp_path: Path) -> None:
+    """Of many threads at once, each fifth of whose runs fails, while counts are taken."""
+    parallel = SessionOptions()
+    parallel.intra_op_num_threads = 2
+    parallel.log_severity_level = 4
+    observed = graphopt.observe(InferenceSession(mlp().SerializeToString(), parallel), tmp_path, flush_seconds=0.05)
+    ended: list[tuple[Any, int, str]] = []
+    everything = threading.Semaphore(0)
+
+    def callback(outputs: Any, data: Any, error: str) -> None:
+        ended.append((data, 0 if error else len(outputs[0]), error))
+        everything.release()
+
+    def work(thread: int) -> None:
+        for turn in range(50):
+            size = 1 + turn % 5
+            feed = batch(size) if size < 5 else {"x": np.zeros((5, 31), np.float32)}
+            observed.run_async(["y"], feed, callback, (thread, turn))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _ in range(200):
+        assert everything.acquire(timeout=30)
+    assert sorted(data for data, _, _ in ended) == [(thread, turn) for thread in range(4) for turn in range(50)]
+    assert all((size or 5) == 1 + data[1] % 5 and bool(error) == (size == 0) for data, size, error in ended)
+    observed.recorder.flush()
+    assert counted(tmp_path) == {f"[[{size},32]]": 40 for size in range(1, 5)}
+    assert observed.recorder.dropped == 0
+
+
 def test_scalars_lists_text_and_inputs_that_are_left_out(tmp_path: Path) -> None:
     model = parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
@@ -287,14 +320,14 @@ def test_too_many_shapes_flush_early_and_are_bounded(tmp_path: Path, monkeypatch
     monkeypatch.setattr(counts, "MOST_SHAPES", 10)
     counters = [table.counter({"x": np.empty((size,))}) for size in range(15)]
     for counter in [*counters, table.counter({"x": np.empty((3,))})]:
-        counter()
+        next(counter)
     assert woken == list(range(1, 11))
     taken, dropped = table.take()
     assert taken == {((size,),): 1 + (size == 3) for size in range(10)}
     assert dropped == 5
     # A run that was under way is counted, though its shapes made room for others.
-    counters[0]()
-    table.counter({"x": np.empty((99,))})()
+    next(counters[0])
+    next(table.counter({"x": np.empty((99,))}))
     assert table.take() == ({((0,),): 1, ((99,),): 1}, 0)
     assert table.take() == ({}, 0)
 
@@ -364,16 +397,27 @@ def test_counts_are_those_of_the_runs_that_onnxruntime_took(
             session.run(None, named)
         except Exception:  # whatever onnxruntime does not take
             continue
-        counter()
+        next(counter)
         expected[tuple(shapes)] += 1
     assert table.take() == (dict(expected), 0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=8))
+def test_every_step_is_taken_once(steps: list[int]) -> None:
+    counter = counts._Counter()
+    for number in steps:
+        for _ in range(number):
+            next(counter.steps)
+        assert counter.take() == number
+    assert counter.take() == 0
 
 
 def test_a_batch_is_looked_up_by_one_length() -> None:
     """Inputs that share a symbol: their lengths are one, or, as onnxruntime does not check that, they are not."""
     table = counts.Counts({"a": ["N"], "b": ["N", 4]}, lambda new: None)
     for a, b in ((2, 2), (2, 3), (3, 2), (3, 3), (2, 2)):
-        table.counter({"b": np.empty((b, 4)), "a": np.empty(a)})()
+        next(table.counter({"b": np.empty((b, 4)), "a": np.empty(a)}))
     one, many = table._quick[2], table._quick[2, 3]
     assert table.counter({"a": np.empty(2), "b": np.empty((2, 4))}) is one
     assert table.counter({"a": np.empty(2), "b": np.empty((3, 4))}) is many
@@ -387,9 +431,9 @@ def test_fixed_sizes_are_not_looked_at() -> None:
             raise AssertionError
 
     table = counts.Counts({"a": [2, 3], "b": ["N", "M"]}, lambda new: None)
-    table.counter({"a": np.empty((9, 9)), "b": np.empty((5, 5))})()  # onnxruntime would reject it, and not count
-    table.counter({"a": np.empty((2, 3)), "b": np.empty((5, 5))})()
-    table.counter({"a": Unseen(), "b": np.empty((5, 5))})()
+    next(table.counter({"a": np.empty((9, 9)), "b": np.empty((5, 5))}))  # onnxruntime would reject it, and not count
+    next(table.counter({"a": np.empty((2, 3)), "b": np.empty((5, 5))}))
+    next(table.counter({"a": Unseen(), "b": np.empty((5, 5))}))
     assert table.take() == ({((9, 9), (5, 5)): 1, ((2, 3), (5, 5)): 2}, 0)
 
 

@@ -46,7 +46,7 @@ class RecordingBinding(IOBinding):  # type: ignore[misc]  # onnxruntime has no t
         self._counter = None
 
     def counter(self, counts: Counts) -> Steps:
-        """What to call when an execution with what is bound has ended well."""
+        """What to move on when an execution with what is bound has ended well."""
         if self._counter is None or self._generation != counts.generation:
             self._generation = counts.generation
             self._counter = counts.counter_of(tuple([self._shape_of.get(name) for name in counts.names]))

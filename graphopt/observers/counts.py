@@ -1,14 +1,15 @@
 """Counting executions by input shapes: all that happens in a service's own threads.
 
 Before a run its shapes are looked up, while the caller's arrays are in the cache for the run anyway; after it, a
-counter moves on. A counter is a step of an ``itertools.count``: to call it is one step of the interpreter, so that
-threads need no lock.
+counter moves on. A counter is an ``itertools.repeat``, which knows how often it will go on: ``next`` of it is one step
+of the interpreter, so that threads need no lock, and makes no number.
 """
 
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
-from operator import attrgetter, itemgetter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter, itemgetter, length_hint
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ Declared = Sequence[int | str | None] | None
 Inputs that share a symbol may differ in it: onnxruntime checks numbers only.
 """
 
-Steps = Callable[[], int]
-"""Moves a counter on."""
+Steps = Iterator[None]
+"""A counter, which ``next`` moves on."""
 
 MOST_SHAPES = 10_000
 """Different shapes that a session counts between two flushes; the half of them makes a flush come early."""
@@ -38,13 +39,13 @@ class _Counter:
     __slots__ = ("steps", "taken")
 
     def __init__(self) -> None:
-        self.steps: Steps = count().__next__
+        self.steps: Steps = repeat(None, sys.maxsize)
         self.taken = 0
 
     def take(self) -> int:
         """Steps since the last call."""
-        reached = self.steps()  # a step of our own
-        found, self.taken = reached - self.taken, reached + 1
+        reached = sys.maxsize - length_hint(self.steps)
+        found, self.taken = reached - self.taken, reached
         return found
 
 
@@ -53,7 +54,7 @@ class Counts:
 
     Attributes:
         names: of the session's inputs, in its order.
-        counter: takes a feed; returns what to call when an execution with it has ended well. Never
+        counter: takes a feed; returns what to move on when an execution with it has ended well. Never
             raises.
         generation: changes when counters that were given out must no longer be used.
     """
@@ -102,20 +103,23 @@ class Counts:
 
         def by_one_length(feed: Mapping[str, Any]) -> Steps:
             try:
-                (length,) = set(map(len, feed.values()))
+                length = len(feed[first])
+                for value in feed.values():  # quicker than a set of lengths
+                    if len(value) != length:
+                        return by_parts(feed)
                 return quick[length]
-            except Exception:  # the inputs share a symbol, which onnxruntime does not check
+            except Exception:
                 return by_parts(feed)
 
         def by_its_length(feed: Mapping[str, Any]) -> Steps:
             try:
-                return quick[len(feed[only])]
+                return quick[len(feed[first])]
             except Exception:
                 return by_parts(feed)
 
         if not self._by_one_length:
             return by_parts
-        only = self.names[self._looked_at[0]]
+        first = self.names[self._looked_at[0]]
         return by_its_length if len(self._looked_at) == 1 else by_one_length
 
     def _counter_at_leisure(self, feed: Mapping[str, Any]) -> Steps:

@@ -12,16 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from graphopt.mining.batch import Batch
+from graphopt.mining.compiled import compiled
 from graphopt.mining.forced import not_always
 from graphopt.mining.graphs import bits, members
-from graphopt.mining.levels import Level, Steps
+from graphopt.mining.levels import Level, Numbers, Steps
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
+from graphopt.mining.refinement import Flags, Hashes, Integers
 from graphopt.mining.symmetry import Nested, Occurrence, Symmetry, may_clash
-
-BLOCK = 1 << 21
-"""Pairs of occurrences that are compared at once."""
-
 
 class Pairs(NamedTuple):
     """Pairs of patterns: the smaller gives way to the larger, which has one node more, in some shard's graphs.
@@ -169,74 +166,109 @@ def _clashing(batch: Batch, parents: Integers, children: Integers, pair: Integer
         pair: for each, the number of the pair of patterns.
     """
     below, above = batch.levels[-2], batch.levels[-1]
-    _, group = np.unique(pair * batch.count + above.graphs(children), return_inverse=True)
-    group = group.ravel()
-    several = (np.bincount(group) > 1)[group] | (above.multiplicities(children) != 1).astype(np.bool_)
-    several = np.isin(group, group[several])
-    if not several.any():
-        return np.zeros(0, dtype=np.int64)
-    order = np.flatnonzero(several)
-    order = order[np.argsort(group[order], kind="stable")]
-    parents, children, group, pair = parents[order], children[order], group[order], pair[order]
-    inner, outer = below.nodes[parents].astype(np.int64), above.nodes[children].astype(np.int64)
-    # Where all smaller occurrences share a node that stays in place, none are disjoint.
+    group = pair * batch.count + above.graphs(children)
+    order = np.argsort(group, kind="stable")
+    group, pair, parents, children = group[order], pair[order], parents[order], children[order]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
+    several = above.multiplicities(children) != 1
+    inner, outer = below.nodes[parents].astype(np.int64), above.nodes[children].astype(np.int64)
     moved = batch.families.moved
-    common = np.bitwise_and.reduceat(batch.bits(inner, ~moved[inner]), starts, axis=0).any(axis=1)
-    lengths = np.diff(starts, append=len(group))
-    doubtful = np.repeat(~common, lengths)
-    group_moved = np.logical_or.reduceat(moved[outer].any(axis=1), starts)
-    by_one = doubtful & np.repeat(group_moved, lengths)
-    clashing = [_clashing_rows(batch, *(column[doubtful & ~by_one] for column in (inner, outer, group, pair)))]
-    for start, length in zip(
-        starts[~common & group_moved].tolist(), lengths[~common & group_moved].tolist(), strict=True
-    ):
-        position = int(batch.graph_of[inner[start, 0]])
+    clashing, symmetric = _clashing_groups(
+        np.append(starts, len(group)), pair, several.astype(np.bool_), inner, outer, moved, batch.word, batch.bit
+    )
+    found = np.zeros(int(pair.max(initial=-1)) + 1, dtype=np.bool_)
+    found[pair[starts[clashing]]] = True
+    bounds = np.append(starts, len(group))
+    for number in symmetric.tolist():
+        low, high = int(bounds[number]), int(bounds[number + 1])
+        if found[pair[low]]:
+            continue
+        position = int(batch.graph_of[inner[low, 0]])
         offset = int(batch.offsets[position])
-        rows = slice(start, start + length)
-        wholes = [tuple(row) for row in (outer[rows] - offset).tolist()]
+        wholes = [tuple(row) for row in (outer[low:high] - offset).tolist()]
         symmetry = batch.symmetries[position]
-        smaller = map(tuple, (inner[rows] - offset).tolist())
+        smaller = map(tuple, (inner[low:high] - offset).tolist())
         parts = [_part(symmetry, small, whole) for small, whole in zip(smaller, wholes, strict=True)]
-        if not _overlap_alike(symmetry, parts, wholes):
-            clashing.append(pair[start : start + 1])
-    return np.unique(np.concatenate(clashing))
+        found[pair[low]] = not _overlap_alike(symmetry, parts, wholes)
+    return np.flatnonzero(found)
 
 
-def _clashing_rows(batch: Batch, inner: Integers, outer: Integers, group: Integers, pair: Integers) -> Integers:
-    """As _clashing, for occurrences that stand for themselves only.
+@compiled
+def _clashing_groups(
+    bounds: Integers,
+    pair: Integers,
+    several: Flags,
+    inner: Integers,
+    outer: Integers,
+    moved: Flags,
+    word: Numbers,
+    bit: Hashes,
+) -> tuple[Integers, Integers]:
+    """Groups in which larger occurrences overlap where the smaller ones do not, and groups where symmetry decides.
 
     Args:
-        batch: the graphs.
+        bounds: where each group of rows begins, and where the last one ends: occurrences of one pattern in one graph.
+        pair: for each row the number of its pair of patterns; of a pair that clashes, one group is enough.
+        several: whether the row stands for several occurrences.
         inner: the smaller occurrences.
         outer: the larger ones.
-        group: equal for occurrences of one pattern in one graph.
-        pair: what is returned where they clash.
+        moved: which nodes have a family.
+        word: for each node the word of its bit.
+        bit: the bit in that.
     """
-    if not len(inner):
-        return np.zeros(0, dtype=np.int64)
-    total = len(batch.graph_of)
-    added = outer.sum(axis=1) - inner.sum(axis=1)
-    holds_node = (group[:, None] * total + outer).ravel()
-    order = np.argsort(holds_node, kind="stable")
-    holds_node = holds_node[order]
-    holder = order // outer.shape[1]
-    lows = np.searchsorted(holds_node, group * total + added)
-    highs = np.searchsorted(holds_node, group * total + added, side="right")
-    sets = batch.bits(inner)
-    found = []
-    ends = np.cumsum(highs - lows)
-    start = 0
-    while start < len(ends):
-        before = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
-        lengths = (highs - lows)[start:stop]
-        one = np.repeat(np.arange(start, stop), lengths)
-        other = holder[spread_out(lows[start:stop], lengths)]
-        apart = ~(sets[one] & sets[other]).any(axis=1)
-        found.append(pair[one[apart]])
-        start = stop
-    return np.unique(np.concatenate(found))
+    held = np.zeros(len(moved), dtype=np.int64)
+    last = np.full(len(moved), -1, dtype=np.int64)
+    before = np.empty(outer.shape, dtype=np.int64)
+    sets = np.zeros((len(outer), int(word.max()) + 1 if len(word) else 0), dtype=np.uint64)
+    clashing = np.zeros(len(bounds) - 1, dtype=np.bool_)
+    symmetric = np.zeros(len(bounds) - 1, dtype=np.bool_)
+    known = -1
+    for group in range(len(bounds) - 1):
+        low, high = bounds[group], bounds[group + 1]
+        if known == pair[low] or (high - low == 1 and not several[low]):
+            continue
+        # Where all smaller occurrences share a node that stays in place, none are disjoint.
+        common, symmetries = False, False
+        for row in range(low, high):
+            for node in inner[row]:
+                held[node] += not moved[node]
+                common |= held[node] == high - low
+            for node in outer[row]:
+                symmetries |= moved[node]
+        for row in range(low, high):
+            for node in inner[row]:
+                held[node] = 0
+        if common:
+            continue
+        if symmetries:
+            symmetric[group] = True
+            continue
+        # For each node the last row that holds it, for each row and place the one before that.
+        for row in range(low, high):
+            for at, node in enumerate(outer[row]):
+                before[row, at] = last[node]
+                last[node] = row
+            for node in inner[row]:
+                sets[row, word[node]] |= bit[node]
+        for row in range(low, high):
+            added = 0
+            for node in outer[row]:
+                if not sets[row, word[node]] & bit[node]:
+                    added = node
+            other = last[added]
+            while other >= 0 and not clashing[group]:
+                clashing[group] = not (sets[row] & sets[other]).any()
+                at = 0
+                while outer[other, at] != added:
+                    at += 1
+                other = before[other, at]
+            if clashing[group]:
+                known = pair[low]
+                break
+        for row in range(low, high):
+            for node in outer[row]:
+                last[node] = -1
+    return np.flatnonzero(clashing), np.flatnonzero(symmetric)
 
 
 def _part(symmetry: Symmetry, small: Occurrence, whole: Occurrence) -> Occurrence:
@@ -253,7 +285,7 @@ def _part(symmetry: Symmetry, small: Occurrence, whole: Occurrence) -> Occurrenc
 
 def _overlap_alike(symmetry: Symmetry, parts: list[Occurrence], wholes: list[Occurrence]) -> bool:
     """Whether wholes overlap only where their parts overlap, over all images of the given representatives."""
-    pairs = [Nested(bits(part), bits(whole)) for part, whole in zip(parts, wholes, strict=True)]
+    pairs = [Nested.of(symmetry, bits(part), bits(whole)) for part, whole in zip(parts, wholes, strict=True)]
     # Outside of the families all images of a representative are the same.
     common = ~symmetry.moved
     for pair in pairs:

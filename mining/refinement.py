@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.mining.compiled import compiled
+
 Integers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
@@ -45,6 +47,10 @@ class Edges(NamedTuple):
     source: Integers
     target: Integers
     kind: Integers
+
+    def by_graph(self, graphs: int) -> tuple[Integers, Integers, Integers, Integers]:
+        """Where each graph's edges begin, and where the last one's end; producers, consumers and kinds."""
+        return np.searchsorted(self.graph, np.arange(graphs + 1)), self.source, self.target, self.kind
 
     def of(self, graphs: Integers) -> "Edges":
         """The edges of some graphs, which are renumbered in the order given; a graph may be given several times."""
@@ -95,34 +101,21 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
     """
     size = colours.shape[1]
     owner = np.arange(len(colours))
-    done_graphs: list[Integers] = []
-    done_orders: list[Integers] = []
-    undecided: list[Integers] = []
-    cells = _cells(np.sort(colours, axis=1))
-    colours, cells = _refined(colours, cells, edges, into, out)
-    rigid = np.ones(colours.shape, dtype=np.bool_)
-    rigid[cells < size] = _alone(colours[cells < size])
-
-    def left_over() -> Integers:
-        """Write down the orders of graphs that are decided; the positions of the others."""
-        whole = cells == size
-        done_graphs.append(owner[whole])
-        done_orders.append(np.argsort(colours[whole], axis=1))
-        return np.flatnonzero(~whole)
-
+    colours, cells = colours.copy(), np.zeros(len(colours), dtype=np.int64)
+    done: list[tuple[Integers, Integers]] = [(owner[:0], np.zeros((0, size), dtype=np.int64))]
+    undecided = [owner[:0]]
+    rigid: Flags | None = None
     while len(owner):
-        left = left_over()
-        if not len(left):
-            break
-        # Equal branches can be put in any order.
-        owner, edges = owner[left], edges.of(left)
-        colours = _with_equal_parts_apart(colours[left], edges)
-        cells = _cells(np.sort(colours, axis=1))
-        left = left_over()
+        order, alone = _settled(colours, cells, *edges.by_graph(len(owner)), into, out)
+        if rigid is None:
+            rigid = alone
+        whole = cells == size
+        done.append((owner[whole], order[whole]))
+        left = np.flatnonzero(~whole)
         if not len(left):
             break
         # Of what is stable and not decided, take the smallest cell.
-        sorting = np.argsort(colours[left], axis=1, kind="stable")
+        sorting = order[left]
         ranked = np.take_along_axis(colours[left], sorting, axis=1)
         start = np.ones(ranked.shape, dtype=np.bool_)
         start[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
@@ -133,125 +126,160 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
         cell = np.argmin(sizes, axis=1)
         width = sizes[np.arange(len(left)), cell]
         # How many orders the graph will have at least; too many are left to the caller.
-        leaves = np.zeros(owner.max() + 1, dtype=np.int64)
-        for found in done_graphs:
-            leaves += np.bincount(found, minlength=len(leaves))[: len(leaves)]
+        leaves = np.bincount(np.concatenate([graphs for graphs, _ in done]), minlength=int(owner.max()) + 1)
         np.add.at(leaves, owner[left], width)
         hopeless = leaves[owner[left]] > MOST_LEAVES
-        undecided.append(np.unique(owner[left[hopeless]]))
+        undecided.append(owner[left[hopeless]])
         left, sorting, width = left[~hopeless], sorting[~hopeless], width[~hopeless]
         first = np.argmax(cell_of[~hopeless] == cell[~hopeless, None], axis=1)
         copies = np.repeat(np.arange(len(left)), width)
         node = sorting[copies, spread_out(first, width)]
-        cells = cells[left[copies]]
         edges = edges.of(left[copies])
-        owner = owner[left[copies]]
-        colours = colours[left[copies]]
+        owner, cells, colours = owner[left[copies]], cells[left[copies]], colours[left[copies]]
         colours[np.arange(len(node)), node] = mixed(colours[np.arange(len(node)), node] + _TOLD_APART)
-        colours, cells = _refined(colours, cells, edges, into, out)
-    graphs = np.concatenate([*done_graphs, np.zeros(0, dtype=np.int64)])
-    rows = np.concatenate([*done_orders, np.zeros((0, size), dtype=np.int64)])
-    rejected = np.unique(np.concatenate([*undecided, np.zeros(0, dtype=np.int64)]))
-    kept = ~np.isin(graphs, rejected)
-    sorting = np.argsort(graphs[kept], kind="stable")
-    return Orders(graphs[kept][sorting], rows[kept][sorting], rejected, rigid)
+    graphs, rows = (np.concatenate(columns) for columns in zip(*done, strict=True))
+    rejected = np.unique(np.concatenate(undecided))
+    kept = np.flatnonzero(~np.isin(graphs, rejected))
+    kept = kept[np.argsort(graphs[kept], kind="stable")]
+    return Orders(graphs[kept], rows[kept], rejected, np.ones(colours.shape, np.bool_) if rigid is None else rigid)
 
 
-def _alone(colours: Hashes) -> Flags:
-    """For each node of each graph whether no other one has its colour."""
-    order = np.argsort(colours, axis=1)
-    ranked = np.take_along_axis(colours, order, axis=1)
-    change = np.ones((len(colours), colours.shape[1] + 1), dtype=np.bool_)
-    change[:, 1:-1] = ranked[:, 1:] != ranked[:, :-1]
-    found = np.empty(colours.shape, dtype=np.bool_)
-    np.put_along_axis(found, order, change[:, 1:] & change[:, :-1], axis=1)
-    return found
+@compiled
+def hashed(value: np.uint64) -> np.uint64:
+    """One number, as ``mixed`` mixes many."""
+    value ^= value >> np.uint64(33)
+    value *= _FIRST
+    value ^= value >> np.uint64(33)
+    value *= _SECOND
+    return value ^ value >> np.uint64(33)
 
 
-def _with_equal_parts_apart(colours: Hashes, edges: Edges) -> Hashes:
-    """Colours that tell equal branches apart, in any order of the branches.
+@compiled
+def in_order(keys: Hashes, order: Integers) -> int:
+    """Sort the positions of keys by key, equal ones by position, and return how many keys differ."""
+    for at in range(len(keys)):
+        key = keys[at]
+        place = at
+        while place > 0 and keys[order[place - 1]] > key:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = at
+    differing = min(len(keys), 1)
+    for at in range(1, len(keys)):
+        differing += keys[order[at]] != keys[order[at - 1]]
+    return differing
+
+
+@compiled
+def _settled(
+    colours: Hashes,
+    cells: Integers,
+    starts: Integers,
+    source: Integers,
+    target: Integers,
+    kind: Integers,
+    into: Hashes,
+    out: Hashes,
+) -> tuple[Integers, Flags]:
+    """Refine each row of colours, in place, while a round tells more nodes apart, and then tell equal branches apart.
+
+    In a round, a node's colour becomes a hash of itself and of the colours along the node's edges.
+
+    Args:
+        colours: a row per graph.
+        cells: how many of each row's colours are known to differ, 0 where that is not known; takes how many do.
+        starts: for each graph where its edges begin, and where the last one's end.
+        source: each edge's producer.
+        target: its consumer.
+        kind: number of its (output, slot).
+        into: see orders.
+        out: see orders.
+
+    Returns:
+        for each row the nodes in order of their colours; for each node whether refinement tells it from all others.
+    """
+    count, size = colours.shape
+    orders = np.empty((count, size), dtype=np.int64)
+    alone = np.ones((count, size), dtype=np.bool_)
+    seen = np.empty(size, dtype=np.uint64)
+    for graph in range(count):
+        own, order = colours[graph], orders[graph]
+        low, high = starts[graph], starts[graph + 1]
+        if cells[graph] == 0:
+            cells[graph] = in_order(own, order)
+        while cells[graph] < size:
+            for node in range(size):
+                seen[node] = hashed(own[node])
+            for edge in range(low, high):
+                seen[target[edge]] += hashed(own[source[edge]] ^ into[kind[edge]])
+                seen[source[edge]] += hashed(own[target[edge]] ^ out[kind[edge]])
+            for node in range(size):
+                own[node] = hashed(seen[node])
+            before, cells[graph] = cells[graph], in_order(own, order)
+            if cells[graph] <= before:
+                break
+        if cells[graph] < size:
+            for at in range(1, size):
+                if own[order[at]] == own[order[at - 1]]:
+                    alone[graph, order[at]] = alone[graph, order[at - 1]] = False
+            _tell_equal_parts_apart(own, order, alone[graph], source[low:high], target[low:high])
+            cells[graph] = in_order(own, order)
+    return orders, alone
+
+
+@compiled
+def _tell_equal_parts_apart(colour: Hashes, order: Integers, alone: Flags, source: Integers, target: Integers) -> None:
+    """Change the colours of a graph so that they tell equal branches apart, in any order of the branches.
 
     Colours are stable. Take out the nodes that are alone with their colour, and look at the connected parts of the
     rest. Where no two nodes of a part are alike, parts with a colour in common are isomorphic, by their colours, and
     exchanging them leaves the graph as it is: a node's colour says which edges it has to each colour, so to the only
     node of that colour in its part. So any order of such parts leads to the same form. A part takes no part in this
     if a node elsewhere that looks like one of its own is in a part with nodes that are alike.
+
+    Args:
+        colour: of each node.
+        order: the nodes in order of their colours.
+        alone: for each node whether no other one has its colour.
+        source: each edge's producer.
+        target: its consumer.
     """
-    count, size = colours.shape
-    order = np.argsort(colours, axis=1, kind="stable")
-    ranked = np.take_along_axis(colours, order, axis=1)
-    start = np.ones(ranked.shape, dtype=np.bool_)
-    start[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
-    cells = np.empty((count, size), dtype=np.int64)
-    np.put_along_axis(cells, order, np.cumsum(start, axis=1) - 1 + np.arange(count)[:, None] * size, axis=1)
-    cell: Integers = cells.ravel()
-    alone = np.bincount(cell, minlength=count * size)[cell] == 1
-    source, target = edges.graph * size + edges.source, edges.graph * size + edges.target
-    inner = ~(alone[source] | alone[target])
-    part = _connected_parts(count * size, source[inner], target[inner])
+    size = len(colour)
+    # The lowest node of each connected part.
+    part = np.arange(size)
+    changed = True
+    while changed:
+        changed = False
+        for edge in range(len(source)):
+            one, other = source[edge], target[edge]
+            if not (alone[one] or alone[other]) and part[one] != part[other]:
+                part[one] = part[other] = min(part[one], part[other])
+                changed = True
+    cell = np.zeros(size, dtype=np.int64)
+    for at in range(1, size):
+        cell[order[at]] = cell[order[at - 1]] + (colour[order[at]] != colour[order[at - 1]])
     # Parts with two nodes of one colour, and the parts that share a colour with those.
-    by_cell = np.lexsort((part, cell))
-    again = np.zeros(count * size, dtype=np.bool_)
-    again[1:] = (part[by_cell[1:]] == part[by_cell[:-1]]) & (cell[by_cell[1:]] == cell[by_cell[:-1]])
-    doubtful = np.zeros(count * size, dtype=np.bool_)
-    doubtful[part[by_cell[again]]] = True
-    doubtful_cell = np.zeros(count * size, dtype=np.bool_)
-    doubtful_cell[cell[doubtful[part]]] = True
-    doubtful[part[doubtful_cell[cell]]] = True
-    firsts = np.flatnonzero(np.diff(cell[by_cell], prepend=-1))
-    rank = np.empty(count * size, dtype=np.int64)
-    rank[by_cell] = np.arange(count * size) - np.repeat(firsts, np.diff(firsts, append=count * size))
-    rank[doubtful[part]] = 0
-    flat = colours.ravel() + rank.astype(np.uint64) * _TOLD_APART
-    return np.where(rank > 0, mixed(flat), colours.ravel()).reshape(count, size)
-
-
-def _connected_parts(nodes: int, source: Integers, target: Integers) -> Integers:
-    """For each node the lowest node of its connected part."""
-    lowest: Integers = np.arange(nodes)
-    while True:
-        before = lowest.copy()
-        np.minimum.at(lowest, source, before[target])
-        np.minimum.at(lowest, target, before[source])
-        lowest = lowest[lowest]
-        if np.array_equal(lowest, before):
-            return lowest
-
-
-def _cells(ranked: Hashes) -> Integers:
-    """Number of different colours in each row of sorted colours."""
-    found: Integers = 1 + np.count_nonzero(ranked[:, 1:] != ranked[:, :-1], axis=1)
-    return found
-
-
-def _refined(colours: Hashes, cells: Integers, edges: Edges, into: Hashes, out: Hashes) -> tuple[Hashes, Integers]:
-    """Colours of each row after as many rounds as still tell nodes apart, and how many there are."""
-    size = colours.shape[1]
-    result, counts = colours.copy(), cells.copy()
-    active = np.flatnonzero(cells < size)
-    current = colours[active]
-    known = cells[active]
-    if len(active) < len(colours):
-        edges = edges.of(active)
-    while len(active):
-        current = refined_once(current, edges, into, out)
-        now = _cells(np.sort(current, axis=1))
-        result[active] = current
-        counts[active] = now
-        going = np.flatnonzero((now < size) & (now > known))
-        if len(going) < len(active):
-            edges = edges.of(going)
-            current, now, active = current[going], now[going], active[going]
-        known = now
-    return result, counts
-
-
-def refined_once(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Hashes:
-    """Colours after one round: hashes of each node's colour and of the colours along its edges; see orders."""
-    flat = colours.ravel()
-    base = edges.graph * colours.shape[1]
-    source, target = base + edges.source, base + edges.target
-    seen = mixed(flat)
-    np.add.at(seen, target, mixed(flat[source] ^ into[edges.kind]))
-    np.add.at(seen, source, mixed(flat[target] ^ out[edges.kind]))
-    return mixed(seen).reshape(colours.shape)
+    doubtful = np.zeros(size, dtype=np.bool_)
+    doubtful_cell = np.zeros(size, dtype=np.bool_)
+    for at in range(size):
+        other = at - 1
+        while other >= 0 and cell[order[other]] == cell[order[at]]:
+            if part[order[other]] == part[order[at]]:
+                doubtful[part[order[at]]] = True
+            other -= 1
+    for node in range(size):
+        if doubtful[part[node]]:
+            doubtful_cell[cell[node]] = True
+    for node in range(size):
+        if doubtful_cell[cell[node]]:
+            doubtful[part[node]] = True
+    rank = np.zeros(size, dtype=np.uint64)
+    for at in range(size):
+        other = at - 1
+        while other >= 0 and cell[order[other]] == cell[order[at]]:
+            later = order[at] if part[order[at]] > part[order[other]] else order[other]
+            rank[later] += np.uint64(1)
+            other -= 1
+    for node in range(size):
+        if rank[node] and not doubtful[part[node]]:
+            colour[node] = hashed(colour[node] + rank[node] * _TOLD_APART)

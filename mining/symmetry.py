@@ -171,16 +171,32 @@ class Symmetry:
             yield from self._images(left[1:], moved, nodes, blocked)
 
 
+Branches = tuple[tuple[int, int], ...]
+"""What two sets, one within the other, hold of each branch of a family that they touch: bits of places."""
+
+
 class Nested(NamedTuple):
     """An occurrence and a smaller one within it.
 
     Attributes:
         part: bits of the smaller one.
         whole: bits of the larger one.
+        held: for each family that they touch what they hold of its branches.
     """
 
     part: int
     whole: int
+    held: dict[int, Branches]
+
+    @classmethod
+    def of(cls, symmetry: Symmetry, part: int, whole: int) -> "Nested":
+        """Both, with what they hold."""
+        inner = symmetry.states(part)
+        held = {
+            family: tuple((inner.get(family, {}).get(branch, 0), state) for branch, state in branches.items())
+            for family, branches in symmetry.states(whole).items()
+        }
+        return cls(part, whole, held)
 
 
 def may_clash(symmetry: Symmetry, one: Nested, other: Nested) -> bool:
@@ -193,25 +209,35 @@ def may_clash(symmetry: Symmetry, one: Nested, other: Nested) -> bool:
     if one.part & other.part & ~symmetry.moved:
         return False
     meets = bool(one.whole & other.whole & ~symmetry.moved)
-    mine, others = symmetry.states(one.whole), symmetry.states(other.whole)
-    inner, other_inner = symmetry.states(one.part), symmetry.states(other.part)
-    for family in mine.keys() & others.keys():
-        held = [(inner.get(family, {}).get(branch, 0), state) for branch, state in mine[family].items()]
-        placed = [(other_inner.get(family, {}).get(branch, 0), state) for branch, state in others[family].items()]
-        empty = len(symmetry.families[family]) - len(held)
-        if not _placeable(held, placed, empty):
+    for family in one.held.keys() & other.held.keys():
+        apart, together = _placements_apart(one.held[family], other.held[family], len(symmetry.families[family]))
+        if not apart:
             return False
-        if not meets:
-            meets = any(
-                not part & own_part
-                and whole & own_whole
-                and _placeable(held[:at] + held[at + 1 :], placed[:number] + placed[number + 1 :], empty)
-                for number, (part, whole) in enumerate(placed)
-                if (part, whole) not in placed[:number]
-                for at, (own_part, own_whole) in enumerate(held)
-                if (own_part, own_whole) not in held[:at]
-            )
+        meets |= together
     return meets
+
+
+@lru_cache(maxsize=1 << 16)
+def _placements_apart(held: Branches, placed: Branches, branches: int) -> tuple[bool, bool]:
+    """Whether one's branches can be placed so that no parts meet, and whether wholes can meet then.
+
+    Args:
+        held: what one holds of a family.
+        placed: what the other holds of it.
+        branches: how many branches the family has.
+    """
+    empty = branches - len(held)
+    apart = _placeable(held, placed, empty)
+    together = apart and any(
+        not part & own_part
+        and bool(whole & own_whole)
+        and _placeable(held[:at] + held[at + 1 :], placed[:number] + placed[number + 1 :], empty)
+        for number, (part, whole) in enumerate(placed)
+        if (part, whole) not in placed[:number]
+        for at, (own_part, own_whole) in enumerate(held)
+        if (own_part, own_whole) not in held[:at]
+    )
+    return apart, together
 
 
 def _placeable(held: Sequence[tuple[int, int]], placed: Sequence[tuple[int, int]], empty: int) -> bool:

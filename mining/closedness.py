@@ -20,6 +20,7 @@ from graphopt.mining.patterns import Patterns
 from graphopt.mining.refinement import Flags, Hashes, Integers
 from graphopt.mining.symmetry import Nested, Occurrence, Symmetry, may_clash
 
+
 class Pairs(NamedTuple):
     """Pairs of patterns: the smaller gives way to the larger, which has one node more, in some shard's graphs.
 

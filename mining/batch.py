@@ -1,7 +1,7 @@
 """Graphs of similar size as flat tables, which all steps of growth work on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,7 @@ from graphopt.mining.refinement import Flags, Hashes, Integers, mixed
 from graphopt.mining.symmetry import Symmetry
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """Edges of all nodes towards their consumers, or towards their producers.
 
     Attributes:

@@ -8,9 +8,35 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.mining.levels import Numbers
-from graphopt.mining.refinement import Flags, Integers
+from graphopt.mining.refinement import Integers
 from graphopt.mining.symmetry import Symmetry
 from graphopt.mining.tallies import SMALL, Counts
+
+
+class Branches(NamedTuple):
+    """Equal branches as flat tables.
+
+    Attributes:
+        family: for each node its family, -1 for none.
+        branch: for each node its branch in the family.
+        place: for each node its place in the branch.
+        slot: for each node the number of its branch among those of all families, one family after the other.
+        starts: for each family where its nodes begin, branch by branch.
+        lengths: for each family the nodes of a branch.
+        counts: for each family the number of its branches.
+        members: the nodes.
+        total: number of branches of all families.
+    """
+
+    family: Numbers
+    branch: Numbers
+    place: Numbers
+    slot: Numbers
+    starts: Integers
+    lengths: Integers
+    counts: Integers
+    members: Integers
+    total: int
 
 
 class Families:
@@ -38,9 +64,21 @@ class Families:
                 lengths.append(nodes.shape[1])
                 members.append(nodes.ravel())
                 starts.append(starts[-1] + nodes.size)
-        self._starts, self._lengths, self.counts = np.array(starts), np.array(lengths), np.array(counts)
+        self._starts, self._lengths, self.counts = (np.array(row, dtype=np.int64) for row in (starts, lengths, counts))
         self._members = np.concatenate([np.zeros(0, dtype=np.int64), *members])
         self.moved = self.family >= 0
+        slots = np.concatenate([[0], np.cumsum(self.counts)])
+        self.branches = Branches(
+            self.family,
+            self.branch,
+            self.place,
+            (slots[self.family] + self.branch).astype(np.int32),
+            self._starts,
+            self._lengths,
+            self.counts,
+            self._members,
+            int(slots[-1]),
+        )
         most = max(counts, default=0)
         self._binomials = np.array([[comb(n, k) for k in range(most + 1)] for n in range(most + 1)], dtype=object)
 
@@ -77,16 +115,6 @@ class Families:
             found[nodes] = values[nodes].max(axis=0)
         return found
 
-    def open_branches(self, sets: Integers) -> "OpenBranches":
-        """For representatives: which nodes lead to the same larger sets, but for exchanges of branches."""
-        touched = np.flatnonzero(self.moved[sets].any(axis=1))
-        number = state = np.zeros(0, dtype=np.int64)
-        if len(touched):
-            _, _, _, part = self._held(sets[touched])
-            number = (touched[part.row] * len(self.counts) + part.family) * int(self.counts.max()) + part.branch
-            state = part.state
-        return OpenBranches(self, number, state)
-
     def multiples(self, sets: Integers) -> tuple[Integers, Counts]:
         """Sets whose orbits have several members, by position, and how many."""
         touched = np.flatnonzero(self.moved[sets].any(axis=1))
@@ -122,60 +150,6 @@ class Families:
         state = np.zeros(len(first), dtype=np.int64)
         np.add.at(state, held, np.int64(1) << self.place[nodes])
         return row, column, held, _Held(row[first], family[first], branch[first], state)
-
-
-class OpenBranches:
-    """Which nodes extend representatives: of branches of which a set holds the same, only the first.
-
-    Args:
-        families: the families.
-        number: sorted numbers of (set, family, branch) that sets touch.
-        state: for each, the bits of the places held there.
-    """
-
-    def __init__(self, families: Families, number: Integers, state: Integers) -> None:
-        self._families = families
-        self._number = number
-        self._state = state
-
-    def first_of_equals(self, row: Integers, node: Integers) -> tuple[Integers, Flags, Flags]:
-        """Which of some extensions are enough.
-
-        Args:
-            row: the set of each extension.
-            node: its new node.
-
-        Returns:
-            positions of extensions; for each, whether it stands for several, and whether it leads to a set that may
-            not be a representative.
-        """
-        families = self._families
-        moved = families.moved[node]
-        if not moved.any():
-            none = np.zeros(len(row), dtype=np.bool_)
-            return np.arange(len(row)), none, none
-        at = np.flatnonzero(moved)
-        family, branch = families.family[node[at]], families.branch[node[at]]
-        most = families.counts[family]
-        number = (row[at] * len(families.counts) + family) * int(families.counts.max()) + branch
-        own = self._held(number)
-        before = np.where(branch == 0, np.iinfo(np.int64).max, self._held(number - 1))
-        first = before != own
-        again = (branch + 1 < most) & (self._held(number + 1) == own)
-        kept = np.ones(len(row), dtype=np.bool_)
-        kept[at] = first
-        several = np.zeros(len(row), dtype=np.bool_)
-        several[at] = again
-        astray = np.zeros(len(row), dtype=np.bool_)
-        astray[at] = (own | np.int64(1) << families.place[node[at]]) > before
-        return np.flatnonzero(kept), several[kept], astray[kept]
-
-    def _held(self, number: Integers) -> Integers:
-        """What sets hold of branches: 0 for nothing."""
-        if not len(self._number):
-            return np.zeros(len(number), dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._number, number), len(self._number) - 1)
-        return np.where(self._number[at] == number, self._state[at], 0)
 
 
 class _Held(NamedTuple):

@@ -1,4 +1,4 @@
-"""Growing occurrences level by level, as arrays: the flat tables of a batch of graphs.
+"""Growing occurrences level by level, in the flat tables of a batch of graphs.
 
 An occurrence is a set of nodes that is connected (ignoring direction) and convex (no path leaves it and comes back).
 Every such set of two or more nodes has a source or a sink without which it is still connected and convex, so adding
@@ -12,80 +12,62 @@ of S and from where v is attached, and is computed once for each such pair, not 
 Of equal branches only one representative grows (see symmetry.py); counts are those of the whole orbit.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from graphopt.mining.batch import Batch, Side
 from graphopt.mining.canonical import Forms, canonical_forms
-from graphopt.mining.families import OpenBranches
-from graphopt.mining.levels import Level, Steps, narrow
+from graphopt.mining.compiled import compiled
+from graphopt.mining.families import Branches
+from graphopt.mining.levels import Level, Numbers, Steps, narrow
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, spread_out
+from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, spread_out
 
-CHUNK_ROWS = 20000
-"""Occurrences that are made distinct at once, unless one graph has more."""
+CHUNK_ROWS = 100_000
+"""Occurrences that are grown at once, unless one graph has more."""
 
-PIECE_EDGES = 200_000
-"""Edges of nodes of occurrences that are extended at once, unless one occurrence has more."""
+CHUNK_FORMS = 10_000
+"""Patterns that are put into canonical form at once."""
 
-BITS = 63
-"""Bits of a packed number."""
+FIRST_SLOTS = 1024
+"""Slots of a hash table to begin with, a power of two."""
 
 
-@dataclass(frozen=True)
-class _Ways:
-    """Ways to add a node to an occurrence.
+class _Nodes(NamedTuple):
+    """What growth asks of nodes, for each node of a batch.
 
     Attributes:
-        row: the occurrence.
-        node: the new node.
-        starts: where the step's edges begin.
-        lengths: how many edges it has.
-        place: for each edge the place in the occurrence.
-        kind: for each edge the number of its (output, slot).
-        forward: for each edge whether it leads to the new node.
-        several: whether equal branches give more such steps, which are not listed.
-        astray: whether the larger occurrence may not be the representative of its orbit.
+        local: its number in its graph.
+        label: number of its label.
+        random: a random number.
+        eligible: whether patterns may hold it.
     """
 
-    row: Integers
-    node: Integers
-    starts: Integers
-    lengths: Integers
-    place: Integers
-    kind: Integers
-    forward: Flags
-    several: Flags
-    astray: Flags
+    local: Numbers
+    label: Numbers
+    random: Hashes
+    eligible: Flags
 
-    def of(self, steps: Integers) -> "_Ways":
-        """Some of the steps."""
-        return replace(
-            self,
-            row=self.row[steps],
-            node=self.node[steps],
-            starts=self.starts[steps],
-            lengths=self.lengths[steps],
-            several=self.several[steps],
-            astray=self.astray[steps],
-        )
 
-    def of_rows(self, rows: Integers) -> "_Ways":
-        """The same steps, of occurrences with other numbers."""
-        return replace(self, row=rows[self.row])
+class _Larger(NamedTuple):
+    """Occurrences that others grow to.
 
-    @classmethod
-    def joined(cls, parts: Sequence["_Ways"]) -> "_Ways":
-        """The steps of several, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        edges = np.cumsum([0, *(len(part.place) for part in parts)]).tolist()
-        moved = [replace(part, starts=part.starts + low) for part, low in zip(parts, edges, strict=False)]
-        return cls(
-            *(np.concatenate([getattr(part, column.name) for part in moved]) for column in fields(cls)),
-        )
+    Attributes:
+        nodes: a row for each: the nodes of the occurrence that was grown, or their images, and the new one.
+        row: the occurrence that it was first grown from.
+        label: label of the new node.
+        starts: where the edges of the new node begin, and where the last one's end.
+        edges: for each edge twice its place in the occurrence that was grown, and one more where it leads to the new
+            node; times the number of kinds, and its kind. In order.
+    """
+
+    nodes: Numbers
+    row: Numbers
+    label: Numbers
+    starts: Numbers
+    edges: Integers
 
 
 def start(batch: Batch, patterns: Patterns) -> None:
@@ -99,7 +81,7 @@ def start(batch: Batch, patterns: Patterns) -> None:
     batch.levels = [_level(batch, nodes, numbers[inverse.ravel()])]
 
 
-def _level(batch: Batch, nodes: Integers, pattern: Integers) -> Level:
+def _level(batch: Batch, nodes: Numbers, pattern: Integers) -> Level:
     """Occurrences as they are kept: a row of nodes each, and the numbers of their patterns."""
     multiples, counts = batch.families.multiples(nodes)
     return Level(narrow(nodes), narrow(pattern), multiples.astype(np.int32), counts, batch.graph_of)
@@ -130,156 +112,340 @@ def _grown(
     budget: int,
 ) -> tuple[Level, Steps]:
     """What the rows of some graphs, from one to before another, grow to."""
-    rows = level.nodes[low:high].astype(np.int64)
+    rows = level.nodes[low:high].astype(np.int32)
     graph = batch.graph_of[rows[:, 0]]
-    # A larger occurrence is reached in as many ways as it has nodes at most.
-    most_ways = budget * larger.size
-    ways = np.zeros(batch.count, dtype=np.int64)
-    pieces = []
-    ahead, behind = (np.diff(side.starts)[rows].sum(axis=1) for side in batch.sides)
-    part = np.cumsum(ahead + behind) // PIECE_EDGES
-    for piece in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(part)) + 1):
-        piece = piece[ways[graph[piece]] <= most_ways]
-        pieces.append(_ways(batch, rows[piece], graph[piece]).of_rows(piece))
-        ways += np.bincount(graph[pieces[-1].row], minlength=batch.count)
-    steps = _Ways.joined(pieces)
-    if ways.max() > most_ways:
-        for position in np.flatnonzero(ways > most_ways).tolist():
-            batch.truncated[int(batch.indices[position])] = larger.size
-        steps = steps.of(np.flatnonzero(ways[graph[steps.row]] <= most_ways))
-    sets = np.concatenate([rows[steps.row], steps.node[:, None]], axis=1)
-    astray = np.flatnonzero(steps.astray)
-    sets[astray] = batch.families.representatives(sets[astray])
-    first, which = _distinct(batch, sets)
-    owners = graph[steps.row[first]]
-    sizes = np.bincount(owners, minlength=batch.count)
-    alive = np.arange(len(steps.row))
-    if sizes.max(initial=0) > budget:
-        for position in np.flatnonzero(sizes > budget).tolist():
-            batch.truncated[int(batch.indices[position])] = larger.size
-        fits = sizes[owners] <= budget
-        alive = np.flatnonzero(fits[which])
-        place = np.cumsum(fits) - 1
-        which, first = place[which[alive]], first[fits]
-    numbers, orders = _recognised(batch, level.pattern[low:high].astype(np.int64), steps, first, patterns, larger)
-    nodes = np.take_along_axis(sets[first], orders, axis=1)
-    forward = steps.forward[steps.starts[alive]]
-    found = Steps(steps.row[alive] + low, which, steps.node[alive], steps.several[alive], forward)
-    return _level(batch, nodes, numbers), found
+    kinds = max(len(batch.vocabulary.kinds), 1)
+    nodes = _Nodes(batch.local, batch.label, batch.random, batch.eligible)
+    steps, found, cut = _expanded(rows, graph, nodes, *batch.sides, batch.families.branches, batch.words, kinds, budget)
+    for position in graph[cut].tolist():
+        batch.truncated[int(batch.indices[position])] = larger.size
+    own = level.pattern[low:high].astype(np.int64)[found.row]
+    which, first = _alike(own, found.label, found.starts, found.edges)
+    numbers, orders = _recognised(batch, own, found, first, patterns, larger)
+    steps = Steps(*steps)._replace(parents=steps[0] + np.int32(low))
+    return _level(batch, _in_order(found.nodes, orders, which), numbers[which]), steps
 
 
-def _ways(batch: Batch, rows: Integers, graph: Integers) -> _Ways:
-    """All ways to add a node to occurrences."""
-    bits = batch.bits(rows)
-    branches = batch.families.open_branches(rows)
-    ahead, behind = (_one_way(batch, side, rows, graph, bits, branches) for side in batch.sides)
-    return _Ways.joined([ahead, behind])
+@compiled
+def _expanded(
+    rows: Numbers,
+    graphs: Numbers,
+    nodes: _Nodes,
+    ahead: Side,
+    behind: Side,
+    branches: Branches,
+    words: int,
+    kinds: int,
+    budget: int,
+) -> tuple[tuple[Numbers, Numbers, Numbers, Flags, Flags], _Larger, Integers]:
+    """All steps of growth from some occurrences, and what they lead to.
 
-
-def _one_way(batch: Batch, side: Side, rows: Integers, graph: Integers, bits: Hashes, branches: OpenBranches) -> _Ways:
-    count, size = rows.shape
-    flat = rows.ravel()
-    lows = side.starts[flat]
-    degrees = side.starts[flat + 1] - lows
-    edge = spread_out(lows, degrees)
-    other = side.other[edge]
-    at = np.repeat(np.arange(count * size), degrees)
-    row = at // size
-    word, bit = batch.word[other], batch.bit[other]
-    outside = (bits.ravel()[row * batch.words + word] & bit) == 0
-    at, row, edge, other = at[outside], row[outside], edge[outside], other[outside]
-    word, bit = word[outside], bit[outside]
-    # What a path leads to from any neighbour outside: a path from the occurrence to a node there leaves it.
-    beyond = np.zeros((batch.words, count), dtype=np.uint64)
-    if len(row):
-        start = np.ones(len(row), dtype=np.bool_)
-        start[1:] = row[1:] != row[:-1]
-        starts = np.flatnonzero(start)
-        for number in range(batch.words):
-            beyond[number, row[starts]] = np.bitwise_or.reduceat(side.reach[other, number], starts)
-    fits = batch.eligible[other] & ((beyond.ravel()[word * count + row] & bit) == 0)
-    at, row, edge, other = at[fits], row[fits], edge[fits], other[fits]
-    # Edges of one step next to each other: one sort of packed numbers.
-    local_bits = (batch.words * 64 - 1).bit_length()
-    place_bits = size.bit_length()
-    kind_bits = len(batch.vocabulary.kinds).bit_length()
-    if count.bit_length() + local_bits + place_bits + kind_bits + 1 > BITS:
-        raise RuntimeError("too many kinds of edges to be packed")
-    packed = row << local_bits | batch.local[other]
-    packed = packed << place_bits | (at - row * size)
-    packed = packed << kind_bits | side.kind[edge]
-    packed = packed << 1 | side.apart[edge]
-    packed.sort()
-    apart = (packed & 1).astype(np.bool_)
-    kind = packed >> 1 & ((1 << kind_bits) - 1)
-    place = packed >> (1 + kind_bits) & ((1 << place_bits) - 1)
-    pair = packed >> (1 + kind_bits + place_bits)
-    start = np.ones(len(pair), dtype=np.bool_)
-    start[1:] = pair[1:] != pair[:-1]
-    starts = np.flatnonzero(start)
-    lengths = np.diff(starts, append=len(pair))
-    row = pair[starts] >> local_bits
-    node = (pair[starts] & ((1 << local_bits) - 1)) + batch.offsets[graph[row]]
-    if apart.any():
-        allowed = ~np.logical_or.reduceat(apart, starts)
-        row, node, starts, lengths = row[allowed], node[allowed], starts[allowed], lengths[allowed]
-    first, several, astray = branches.first_of_equals(row, node)
-    row, node, starts, lengths = row[first], node[first], starts[first], lengths[first]
-    return _Ways(row, node, starts, lengths, place, kind, np.full(len(place), side.forward), several, astray)
-
-
-def _distinct(batch: Batch, sets: Integers) -> tuple[Integers, Integers]:
-    """Sets of nodes without repetition, graph by graph.
+    Args:
+        rows: the occurrences: rows of nodes.
+        graphs: the graph of each, rising.
+        nodes: all nodes.
+        ahead: the edges to consumers.
+        behind: the edges to producers.
+        branches: equal branches; occurrences are representatives.
+        words: words of 64 nodes in a set.
+        kinds: number of kinds of edges.
+        budget: see grow. A graph that is over it has no steps.
 
     Returns:
-        the row of one of each; for each row, the position of its set among those.
+        the steps: for each the occurrence, the larger one, the new node, whether equal branches give more such steps,
+        whether the node is a consumer; the larger occurrences; the first row of each graph that is over the budget.
     """
-    if not len(sets):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    hashes = batch.random[sets].sum(axis=1, dtype=np.uint64)
-    graph = batch.graph_of[sets[:, 0]]
-    _, first, which = np.unique(hashes ^ mixed(graph.astype(np.uint64)), return_index=True, return_inverse=True)
-    bits = batch.bits(sets)
-    if not (np.array_equal(bits[first][which], bits) and np.array_equal(graph[first][which], graph)):
-        exact = np.concatenate([graph[:, None].astype(np.uint64), bits], axis=1)
-        _, first, which = np.unique(exact, axis=0, return_index=True, return_inverse=True)
-    order = np.lexsort((hashes[first], graph[first]))
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return first[order], place[which.ravel()]
+    count, size = rows.shape
+    one = np.uint64(1)
+    total = len(nodes.local)
+    # Where a node of the occurrence stands; which row it, or a neighbour (for either side), was last seen at.
+    place_of, inside, seen = np.empty(total, np.int64), np.full(total, -1, np.int64), np.full(total, -1, np.int64)
+    neighbours = np.empty(total, np.int64)
+    states = np.zeros(branches.total + 1, np.int64)
+    own_bits, beyond, new_bits = (np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.uint64))
+    image = np.empty(size + 1, np.int64)
+    attached = np.empty(64, np.int64)
+    parents, children, added = np.empty(1024, np.int32), np.empty(1024, np.int32), np.empty(1024, np.int32)
+    several, forward = np.empty(1024, np.bool_), np.empty(1024, np.bool_)
+    held, first, label = np.empty((256, size + 1), np.int32), np.empty(256, np.int32), np.empty(256, np.int32)
+    starts, edges = np.zeros(257, np.int32), np.empty(1024, np.int64)
+    hashes, bits = np.empty(256, np.uint64), np.empty((256, words), np.uint64)
+    slots = np.empty(FIRST_SLOTS, np.int32)
+    cut = np.empty(0, np.int64)
+    made = reached = row = 0
+    while row < count:
+        begin, made_before, reached_before = row, made, reached
+        # A larger occurrence is reached in as many ways as it has nodes at most.
+        most = made + budget * (size + 1)
+        room = FIRST_SLOTS
+        slots[:room] = -1
+        while row < count and graphs[row] == graphs[begin] and made <= most and reached - reached_before <= budget:
+            own_hash = np.uint64(0)
+            own_bits[:] = 0
+            for place in range(size):
+                node = rows[row, place]
+                place_of[node], inside[node] = place, row
+                own_hash += nodes.random[node]
+                own_bits[nodes.local[node] >> 6] |= one << np.uint64(nodes.local[node] & 63)
+                if branches.family[node] >= 0:
+                    states[branches.slot[node]] |= np.int64(1) << np.int64(branches.place[node])
+            for onward in (True, False):
+                side, other_side = (ahead, behind) if onward else (behind, ahead)
+                near = 0
+                beyond[:] = 0
+                for place in range(size):
+                    node = rows[row, place]
+                    for edge in range(side.starts[node], side.starts[node + 1]):
+                        other = side.other[edge]
+                        if inside[other] == row or seen[other] == 2 * row + onward:
+                            continue
+                        seen[other] = 2 * row + onward
+                        neighbours[near] = other
+                        near += 1
+                        # What a path leads to from any neighbour outside: one to a node there leaves the occurrence.
+                        for word in range(words):
+                            beyond[word] |= side.reach[other, word]
+                for at in range(near):
+                    node = neighbours[at]
+                    local = nodes.local[node]
+                    if not nodes.eligible[node] or (beyond[local >> 6] >> np.uint64(local & 63)) & one:
+                        continue
+                    degree = 0
+                    apart = False
+                    low, high = other_side.starts[node], other_side.starts[node + 1]
+                    if high - low > len(attached):
+                        attached = np.empty(high - low, np.int64)
+                    for edge in range(low, high):
+                        other = other_side.other[edge]
+                        if inside[other] == row:
+                            apart = apart or other_side.apart[edge]
+                            way = (2 * place_of[other] + onward) * kinds + other_side.kind[edge]
+                            spot = degree
+                            while spot > 0 and attached[spot - 1] > way:
+                                attached[spot] = attached[spot - 1]
+                                spot -= 1
+                            attached[spot] = way
+                            degree += 1
+                    if apart:
+                        continue
+                    # Of equal branches the first is extended; one that then holds more than others changes places.
+                    family = branches.family[node]
+                    again = False
+                    target = np.int64(-1)
+                    if family >= 0:
+                        slot = branches.slot[node]
+                        base = slot - branches.branch[node]
+                        if slot > base and states[slot - 1] == states[slot]:
+                            continue
+                        again = branches.branch[node] + 1 < branches.counts[family] and states[slot + 1] == states[slot]
+                        state = states[slot] | np.int64(1) << np.int64(branches.place[node])
+                        target = slot
+                        while target > base and states[target - 1] < state:
+                            target -= 1
+                        target = target - base if target < slot else np.int64(-1)
+                    for place in range(size):
+                        image[place] = rows[row, place]
+                    image[size] = node
+                    if target < 0:
+                        new_hash = own_hash + nodes.random[node]
+                        new_bits[:] = own_bits
+                        new_bits[local >> 6] |= one << np.uint64(local & 63)
+                    else:
+                        new_hash = np.uint64(0)
+                        new_bits[:] = 0
+                        for place in range(size + 1):
+                            moved = image[place]
+                            if branches.family[moved] == family:
+                                to = np.int64(branches.branch[moved])
+                                if to == branches.branch[node]:
+                                    to = target
+                                elif target <= to < branches.branch[node]:
+                                    to += 1
+                                moved = branches.members[
+                                    branches.starts[family] + to * branches.lengths[family] + branches.place[moved]
+                                ]
+                                image[place] = moved
+                            new_hash += nodes.random[moved]
+                            new_bits[nodes.local[moved] >> 6] |= one << np.uint64(nodes.local[moved] & 63)
+                    # Is it known?
+                    slot = np.int64(new_hash & np.uint64(room - 1))
+                    while slots[slot] >= 0:
+                        known = slots[slot]
+                        if hashes[known] == new_hash:
+                            same = True
+                            for word in range(words):
+                                same = same and bits[known, word] == new_bits[word]
+                            if same:
+                                break
+                        slot = (slot + 1) & (room - 1)
+                    child = slots[slot]
+                    if child < 0:
+                        child = reached
+                        slots[slot] = child
+                        reached += 1
+                        if reached > len(first):
+                            held, bits = _twice_rows(held), _twice_rows(bits)
+                            first, label, hashes = _twice(first), _twice(label), _twice(hashes)
+                            starts = _twice(starts)
+                        while starts[child] + degree > len(edges):
+                            edges = _twice(edges)
+                        held[child] = image
+                        first[child], label[child], hashes[child] = row, nodes.label[node], new_hash
+                        bits[child] = new_bits
+                        edges[starts[child] : starts[child] + degree] = attached[:degree]
+                        starts[reached] = starts[child] + degree
+                        if 2 * (reached - reached_before) > room:
+                            room *= 2
+                            if room > len(slots):
+                                slots = np.empty(room, np.int32)
+                            slots[:room] = -1
+                            for known in range(reached_before, reached):
+                                slot = np.int64(hashes[known] & np.uint64(room - 1))
+                                while slots[slot] >= 0:
+                                    slot = (slot + 1) & (room - 1)
+                                slots[slot] = known
+                    if made == len(parents):
+                        parents, children, added = _twice(parents), _twice(children), _twice(added)
+                        several, forward = _twice(several), _twice(forward)
+                    parents[made], children[made], added[made] = row, child, node
+                    several[made], forward[made] = again, onward
+                    made += 1
+            for place in range(size):
+                node = rows[row, place]
+                if branches.family[node] >= 0:
+                    states[branches.slot[node]] = 0
+            row += 1
+        if made > most or reached - reached_before > budget:
+            made, reached = made_before, reached_before
+            cut = np.append(cut, begin)
+            while row < count and graphs[row] == graphs[begin]:
+                row += 1
+    steps = (
+        parents[:made].copy(),
+        children[:made].copy(),
+        added[:made].copy(),
+        several[:made].copy(),
+        forward[:made].copy(),
+    )
+    larger = _Larger(
+        held[:reached].copy(),
+        first[:reached].copy(),
+        label[:reached].copy(),
+        starts[: reached + 1].copy(),
+        edges[: starts[reached]].copy(),
+    )
+    return steps, larger, cut
+
+
+@compiled
+def _twice(values: Numbers) -> Numbers:
+    """The same with as much room again."""
+    found = np.zeros(2 * len(values), values.dtype)
+    found[: len(values)] = values
+    return found
+
+
+@compiled
+def _twice_rows(values: Numbers) -> Numbers:
+    """The same rows with room for as many again."""
+    found = np.zeros((2 * len(values), values.shape[1]), values.dtype)
+    found[: len(values)] = values
+    return found
+
+
+@compiled
+def _stirred(value: np.uint64, other: np.uint64) -> np.uint64:
+    """A hash of two numbers."""
+    value = (value ^ other) * np.uint64(0x9E3779B97F4A7C15)
+    return value ^ value >> np.uint64(32)
+
+
+@compiled
+def _alike(pattern: Integers, label: Numbers, starts: Numbers, edges: Integers) -> tuple[Numbers, Numbers]:
+    """Which larger occurrences are of one pattern by what was grown: equal patterns, labels, and edges.
+
+    Args:
+        pattern: for each the pattern that was grown.
+        label: see _Larger.
+        starts: see _Larger.
+        edges: see _Larger.
+
+    Returns:
+        for each a number; the first with each number.
+    """
+    count = len(pattern)
+    room = FIRST_SLOTS
+    while room < 2 * count:
+        room *= 2
+    slots = np.full(room, -1, np.int32)
+    which, first = np.empty(count, np.int32), np.empty(count, np.int32)
+    numbers = 0
+    for row in range(count):
+        low, high = starts[row], starts[row + 1]
+        value = _stirred(np.uint64(pattern[row]), np.uint64(label[row]))
+        for edge in range(low, high):
+            value = _stirred(value, np.uint64(edges[edge]))
+        slot = np.int64(value & np.uint64(room - 1))
+        while slots[slot] >= 0:
+            other = first[slots[slot]]
+            begin = starts[other]
+            same = pattern[other] == pattern[row] and label[other] == label[row]
+            same = same and starts[other + 1] - begin == high - low
+            for edge in range(low, high):
+                same = same and edges[edge] == edges[begin + edge - low]
+            if same:
+                break
+            slot = (slot + 1) & (room - 1)
+        if slots[slot] < 0:
+            slots[slot] = numbers
+            first[numbers] = row
+            numbers += 1
+        which[row] = slots[slot]
+    return which, first[:numbers].copy()
 
 
 def _recognised(
-    batch: Batch, pattern: Integers, steps: _Ways, chosen: Integers, patterns: Patterns, larger: Patterns
+    batch: Batch, own: Integers, found: _Larger, first: Numbers, patterns: Patterns, larger: Patterns
 ) -> tuple[Integers, Integers]:
-    """Patterns that steps lead to, and what puts (old nodes, new node) in their canonical order."""
+    """Patterns of some larger occurrences, and what puts (old nodes, new node) in their canonical order.
+
+    Args:
+        batch: the graphs.
+        own: for each larger occurrence the pattern that was grown.
+        found: the larger occurrences.
+        first: the ones that are asked for.
+        patterns: the patterns that were grown.
+        larger: takes the new patterns.
+    """
     vocabulary = batch.vocabulary
     kinds = max(len(vocabulary.kinds), 1)
-    lows, lengths = steps.starts[chosen], steps.lengths[chosen]
-    label = batch.label[steps.node[chosen]]
-    own = pattern[steps.row[chosen]]
-    # Equal numbers for equal (pattern, label, edges): one edge more is looked at in each round.
-    alike = _numbered(own * len(vocabulary.labels) + label)
-    ways = (steps.place * 2 + steps.forward) * kinds + steps.kind
-    for turn in range(int(lengths.max(initial=0))):
-        longer = np.flatnonzero(lengths > turn)
-        seen = alike[longer] * (2 * larger.size * kinds) + ways[lows[longer] + turn]
-        alike[longer] = len(chosen) * (turn + 1) + _numbered(seen)
-    _, first, which = np.unique(alike, return_index=True, return_inverse=True)
-    lows, lengths = lows[first], lengths[first]
-    rows = spread_out(lows, lengths)
-    place, forward = steps.place[rows], steps.forward[rows]
-    new = np.full(len(place), patterns.size)
-    labels = np.concatenate([patterns.labels[own[first]], label[first][:, None]], axis=1)
-    added = Edges(
-        np.repeat(np.arange(len(first)), lengths),
-        np.where(forward, place, new),
-        np.where(forward, new, place),
-        steps.kind[rows],
-    )
-    forms = canonical_forms(labels, patterns.extended(own[first], added, vocabulary), vocabulary)
-    numbers = larger.numbered(forms, vocabulary)
-    return numbers[which], forms.order[which]
+    numbers, orders = [np.zeros(0, np.int64)], [np.zeros((0, larger.size), np.int64)]
+    for low in range(0, len(first), CHUNK_FORMS):
+        some = first[low : low + CHUNK_FORMS]
+        lengths = np.diff(found.starts)[some]
+        places, kind = np.divmod(found.edges[spread_out(found.starts[some], lengths)], kinds)
+        place, forward = places >> 1, (places & 1).astype(np.bool_)
+        labels = np.concatenate([patterns.labels[own[some]], found.label[some][:, None]], axis=1)
+        added = Edges(
+            np.repeat(np.arange(len(some)), lengths),
+            np.where(forward, place, patterns.size),
+            np.where(forward, patterns.size, place),
+            kind,
+        )
+        forms = canonical_forms(labels, patterns.extended(own[some], added, vocabulary), vocabulary)
+        numbers.append(larger.numbered(forms, vocabulary))
+        orders.append(forms.order)
+    return np.concatenate(numbers), np.concatenate(orders)
+
+
+@compiled
+def _in_order(nodes: Numbers, orders: Integers, which: Numbers) -> Numbers:
+    """Rows of nodes, each in the order with the number given for it."""
+    found = np.empty_like(nodes)
+    for row in range(len(nodes)):
+        for place in range(nodes.shape[1]):
+            found[row, place] = nodes[row, orders[which[row], place]]
+    return found
 
 
 def _chunks(graph: Integers) -> Iterator[tuple[int, int]]:
@@ -291,9 +457,3 @@ def _chunks(graph: Integers) -> Iterator[tuple[int, int]]:
         if following is None or following - low > CHUNK_ROWS:
             yield low, end
             low = end
-
-
-def _numbered(values: Integers) -> Integers:
-    """Numbers from 0, equal for equal values."""
-    _, found = np.unique(values, return_inverse=True)
-    return found.ravel().astype(np.int64)

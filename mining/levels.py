@@ -109,9 +109,9 @@ class Steps(NamedTuple):
         forward: whether the node is a consumer.
     """
 
-    parents: Integers
-    children: Integers
-    node: Integers
+    parents: Numbers
+    children: Numbers
+    node: Numbers
     several: Flags
     forward: Flags
 
@@ -128,7 +128,7 @@ class Steps(NamedTuple):
             rows: how many rows each of them leads to.
         """
         lows = np.cumsum([0, *rows]).tolist()
-        moved = [part._replace(children=part.children + low) for part, low in zip(parts, lows, strict=False)]
-        none, no = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
+        moved = [part._replace(children=part.children + np.int32(low)) for part, low in zip(parts, lows, strict=False)]
+        none, no = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.bool_)
         empty = cls(none, none, none, no, no)
         return cls._make(np.concatenate(columns) for columns in zip(empty, *moved, strict=True))

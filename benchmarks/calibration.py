@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from graphopt import machine
-from graphopt.calibrate import BUSY, calibrate
+from graphopt.calibrate import BUSY, DISTURBED_SHARE, calibrate
 from graphopt.machine import Machine, Quantity
 
 
@@ -32,7 +32,8 @@ def main() -> None:
         before = known.get(name)
         cells = "| |" if before is None else f"| {before.value:.3g} | {quantity.value / before.value:.2f} |"
         print(f"| {name} | {quantity.unit} | {quantity.value:.3g} {cells}")
-    print(f"\n{seconds:.0f} s; middle spread of the passes {found.spread:.1%} (busy above {BUSY:.0%})", end="")
+    print(f"\n{seconds:.0f} s; middle spread of the passes {found.spread:.1%} (busy above {BUSY:.0%}); ", end="")
+    print(f"{found.disturbed:.0%} of the cases always disturbed (busy above {DISTURBED_SHARE:.0%})", end="")
     print("".join(f"\nnot measured: {line}" for line in found.left_out))
 
 

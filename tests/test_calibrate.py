@@ -1,7 +1,9 @@
 """Calibration: fits that are right by construction, files that say what was measured, a busy machine noticed."""
 
 import re
+import time
 import tomllib
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from graphopt.calibrate import kernel_cases, matrix_unit
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, arithmetic, fit
 from graphopt.calibrate.machine_text import machine_text
-from graphopt.calibrate.timing import Timed, Watch, bound, case_model, fastest, model_of, session
+from graphopt.calibrate.timing import LATELY, Timed, Watch, bound, case_model, fastest, model_of, session
 from graphopt.cli.environment import Exit
 from graphopt.errors import GraphoptError
 from graphopt.kernels.emit import support
@@ -145,17 +147,57 @@ def test_the_watch_tells_disturbed_passes() -> None:
     assert Timed(watch, [(1.0, slow, slow)]).best == 1.0
 
 
-def _described(spread: float) -> calibrate.Calibration:
+def test_a_look_leaves_no_thread_behind_and_holds_for_a_moment() -> None:
+    """Threads that spin would disturb what is measured next."""
+    threads = Path("/proc/self/task")
+    before = len(list(threads.iterdir())) if threads.is_dir() else 0
+    watch = Watch(3)
+    look = watch.look()
+    assert watch.lately() is look
+    assert (len(list(threads.iterdir())) if threads.is_dir() else 0) == before
+    time.sleep(2 * LATELY)
+    assert watch.lately() is not look
+
+
+def test_what_is_measured_is_closed_before_the_watch_looks() -> None:
+    class Opened:
+        def __call__(self) -> None:
+            pass
+
+    class Looking(Watch):
+        def look(self) -> tuple[float, ...]:
+            alive.append([one() is not None for one in opened])
+            return (1.0, 1.0)
+
+    def open_one() -> Opened:
+        one = Opened()
+        opened.append(weakref.ref(one))
+        return one
+
+    opened: list[weakref.ref[Opened]] = []
+    alive: list[list[bool]] = []
+    probe = calibrate._Probe("case", open_one, Timed(Looking(1)), seconds=0.0)
+    probe.time()
+    probe.time()
+    assert alive == [[], [False], [False], [False, False]]
+    assert len(probe.timed.passes) == 2
+
+
+def _described(spread: float, disturbed: float = 0.0) -> calibrate.Calibration:
     described: Machine = machine.load()
-    return calibrate.Calibration(described, spread)
+    return calibrate.Calibration(described, spread, disturbed)
 
 
-def test_a_busy_machine_writes_nothing(graphopt: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("busy", [(calibrate.BUSY * 2, 0.0), (0.01, calibrate.DISTURBED_SHARE + 0.05)])
+def test_a_busy_machine_writes_nothing(
+    graphopt: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: tuple[float, float]
+) -> None:
     target = tmp_path / "mine.toml"
-    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: _described(calibrate.BUSY * 2))
-    busy = graphopt("calibrate", "-o", target, "--threads", "1")
-    assert busy.code == Exit.NEGATIVE
-    assert "busy" in busy.err
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: _described(*busy))
+    refused = graphopt("calibrate", "-o", target, "--threads", "1")
+    assert refused.code == Exit.NEGATIVE
+    assert f"busy: with --threads 1, repeated measurements differ by {busy[0]:.0%}" in refused.err
+    assert f"{busy[1]:.0%} of the cases" in refused.err
     assert not target.exists()
     monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: _described(0.001))
     quiet = graphopt("calibrate", "-o", target, "--threads", "1", "--threads", "2")

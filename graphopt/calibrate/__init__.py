@@ -45,7 +45,7 @@ __all__ = ["BUSY", "Calibration", "calibrate", "from_log", "write"]
 Progress = Callable[[int, int, str], None]
 """Called with (cases timed, all of them, the case)."""
 
-SECONDS = 0.012
+SECONDS = 0.01
 """Time that a case gets in a pass."""
 
 LONGEST = 20.0
@@ -100,8 +100,7 @@ class _Probe:
     cold: bool = False
 
     def time(self) -> None:
-        run = self.open()
-        self.timed.time(lambda: (fastest_cold if self.cold else fastest)(run, self.seconds))
+        self.timed.time(lambda: (fastest_cold if self.cold else fastest)(self.open(), self.seconds))
 
     @property
     def best(self) -> float:

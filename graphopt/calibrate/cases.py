@@ -57,7 +57,7 @@ class Case:
 
 def f32(*shape: int) -> Array:
     """Values in (0.5, 1.5): valid for every operator that is timed."""
-    return (0.5 + _RNG.random(shape)).astype(np.float32)
+    return _RNG.random(shape, np.float32) + np.float32(0.5)
 
 
 def _indices(high: int, *shape: int) -> Array:

@@ -81,13 +81,29 @@ def session(blob: bytes, threads: int, library: Path | None = None) -> onnxrunti
 
 def bound(runner: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> Run:
     """A call without copies: inputs and outputs lie in memory that is bound in advance."""
+    return _bind(runner, *_memory(runner, feeds))
+
+
+Values = Mapping[str, onnxruntime.OrtValue]
+
+
+def _memory(runner: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> tuple[Values, Values]:
+    """Inputs and outputs of a session, by name."""
     results = runner.run(None, dict(feeds))
+    made = {output.name: result for output, result in zip(runner.get_outputs(), results, strict=True)}
+    inputs, outputs = (
+        {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")) for name, value in group.items()}
+        for group in (feeds, made)
+    )
+    return inputs, outputs
+
+
+def _bind(runner: onnxruntime.InferenceSession, inputs: Values, outputs: Values) -> Run:
     binding = runner.io_binding()
-    for name, value in feeds.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
-    for output, result in zip(runner.get_outputs(), results, strict=True):
-        memory = onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(result, order="C"))
-        binding.bind_ortvalue_output(output.name, memory)
+    for name, value in inputs.items():
+        binding.bind_ortvalue_input(name, value)
+    for name, value in outputs.items():
+        binding.bind_ortvalue_output(name, value)
     return lambda: runner.run_with_iobinding(binding)
 
 
@@ -95,7 +111,10 @@ DISTURBED = 1.25
 """How much longer than ever before the watch's own work may take when nobody else is at work."""
 ENOUGH = 2
 """Undisturbed passes after which a thing has been timed well."""
-LOOKS = 4
+LOOKS = 8
+"""Runs of the watch's own work at a look, of which the fastest counts."""
+LATELY = 0.002
+"""Seconds for which a look says how things are."""
 
 
 class Watch:
@@ -104,19 +123,38 @@ class Watch:
     A program on the other hyperthread of a core takes half of its arithmetic and of its caches, and an operating system
     inside of a virtual machine does not see it. So a small matrix product and an addition that fills the second-level
     cache are timed before and after whatever is measured: where they take longer than they ever did, so did the rest.
+
+    A look opens its sessions and closes them: onnxruntime's threads spin for tens of milliseconds after their last
+    run, and two sessions whose threads spin disturb each other. For the same reason, what is measured must have closed
+    its session when it returns. The memory stays: how well it fits into a cache depends on where it lies.
     """
 
     def __init__(self, threads: int) -> None:
-        product = Case("watch", "MatMul", [f32(128, 128), f32(128, 128)], (1,))
-        addition = Case("watch", "Add", [f32(320, 320), f32(320, 320)])
-        self._runs = [bound(session(case_model(case), threads), case.feeds) for case in (product, addition)]
-        self._least = [float("inf")] * len(self._runs)
+        rows = 128 * threads, 320 * threads  # the same for each thread
+        product = Case("watch", "MatMul", [f32(rows[0], 128), f32(128, 128)], (1,))
+        addition = Case("watch", "Add", [f32(rows[1], 320), f32(rows[1], 320)])
+        self._threads = threads
+        self._work = []
+        for case in (product, addition):
+            blob = case_model(case)
+            self._work.append((blob, *_memory(session(blob, threads), case.feeds)))
+        self._least = [float("inf")] * len(self._work)
+        self._last: tuple[float, ...] = ()
+        self._until = 0.0
 
     def look(self) -> tuple[float, ...]:
         """Seconds of the watch's own work now."""
-        found = tuple(fastest(run, 0.0, LOOKS) for run in self._runs)
-        self.seen(found)
-        return found
+        self._last = tuple(
+            fastest(_bind(session(blob, self._threads), inputs, outputs), 0.0, LOOKS)
+            for blob, inputs, outputs in self._work
+        )
+        self._until = time.perf_counter() + LATELY
+        self.seen(self._last)
+        return self._last
+
+    def lately(self) -> tuple[float, ...]:
+        """The last look, if hardly any time has passed since, or a new one."""
+        return self._last if time.perf_counter() < self._until else self.look()
 
     def seen(self, look: tuple[float, ...]) -> None:
         """Take a look into account, one of a time before for instance."""
@@ -140,8 +178,8 @@ class Timed:
     passes: list[tuple[float, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
 
     def time(self, measure: Callable[[], float]) -> None:
-        """One more pass."""
-        before = self.watch.look()
+        """One more pass; ``measure`` leaves no session behind that has threads of its own."""
+        before = self.watch.lately()
         seconds = measure()
         self.passes.append((seconds, before, self.watch.look()))
 

@@ -43,7 +43,7 @@ def command(
 
     Writes a machine file. Measured through onnxruntime itself: peaks by dtype, bandwidths by working set, the price of
     a node, of a kernel and of a call, and a rate for each class of operators, in less than half a minute for each
-    number of threads. Where repeated measurements disagree, something else keeps the machine busy: nothing is
+    number of threads. Where repeated measurements disagree, or other programs ran beside them, nothing is
     written, and the exit code is 1.
     """
     from graphopt import calibrate
@@ -68,12 +68,14 @@ def command(
     for count in counts:
         with progress(environment, "calibrate", timing=True) as report:
             found[count] = calibrate.calibrate(_name(output_file, count, counts), threads=count, progress=report)
-    busy = {count: result.spread for count, result in found.items() if result.busy}
+    busy = [
+        f"with --threads {count}, repeated measurements differ by {result.spread:.0%}, and something else ran during "
+        f"all those of {result.disturbed:.0%} of the cases"
+        for count, result in found.items()
+        if result.busy
+    ]
     if busy:
-        spreads = ", ".join(f"{spread:.0%} with {count} threads" for count, spread in busy.items())
-        click.echo(
-            f"graphopt: this machine is busy: repeated measurements differ by {spreads}; nothing written", err=True
-        )
+        click.echo(f"graphopt: this machine is busy: {'; '.join(busy)}; nothing written", err=True)
         return Exit.NEGATIVE
     for count, result in found.items():
         name = f"{_name(output_file, count, counts)}.toml"

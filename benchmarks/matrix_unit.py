@@ -77,7 +77,9 @@ def main() -> int:
         for size, times in best.items():
             print(*size, *(f"{1e6 * seconds:.2f}" for seconds in times), int(unit_pays(*size)), sep=",")
     mean = statistics.geometric_mean(cost for cost, _ in costs)
-    print(f"{len(costs)} products; the choice costs {mean - 1:.1%} over the better unit in the geometric mean; at worst:")
+    print(
+        f"{len(costs)} products; the choice costs {mean - 1:.1%} over the better unit in the geometric mean; at worst:"
+    )
     for cost, size in costs[:5]:
         vectors, unit, _ = best[size]
         rows, columns, depth = size

@@ -42,7 +42,7 @@ BOOLEAN_RESULT = {
 }
 BOOLEAN = {"And", "Or", "Xor", "Not"}
 BITS = {"BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"}
-SCALAR = {"Pow", "Mod", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"}
+SCALAR = {"Pow", "Mod", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"}
 """Operators that call a function of libm for each element."""
 
 

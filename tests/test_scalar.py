@@ -36,6 +36,8 @@ REFERENCES: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
+    "sin": np.sin,
+    "cos": np.cos,
 }
 
 DRIVER = """
@@ -48,6 +50,8 @@ DEFINE_ALL(erf, float, float, erf_f32)
 DEFINE_ALL(tanh, float, float, tanh_f32)
 DEFINE_ALL(sigmoid, float, float, sigmoid_f32)
 DEFINE_ALL(softplus, float, float, softplus_f32)
+DEFINE_ALL(sin, float, float, sin_f32)
+DEFINE_ALL(cos, float, float, cos_f32)
 DEFINE_ALL(from_half, uint16_t, float, half_to_float)
 DEFINE_ALL(to_half, float, uint16_t, float_to_half)
 DEFINE_ALL(from_bfloat, uint16_t, float, bfloat_to_float)
@@ -133,6 +137,8 @@ def test_error_of_the_scaled_exponential(functions: ctypes.CDLL) -> None:
         ("tanh", [(0.0, 0), (-0.0, -0.0), (np.inf, 1), (-np.inf, -1)]),
         ("sigmoid", [(0.0, 0.5), (np.inf, 1), (-np.inf, 0)]),
         ("softplus", [(np.inf, np.inf), (-np.inf, 0)]),
+        ("sin", [(0.0, 0), (-0.0, -0.0), (1e-45, 1e-45), (np.inf, np.nan), (-np.inf, np.nan)]),
+        ("cos", [(0.0, 1), (-0.0, 1), (1e-45, 1), (np.inf, np.nan), (-np.inf, np.nan)]),
     ],
 )
 def test_special_values(functions: ctypes.CDLL, name: str, pairs: list[tuple[float, float]]) -> None:

@@ -54,7 +54,7 @@ from graphopt.operators.lowering import (
     cast,
 )
 
-COSTLY = frozenset({"exp", "exp_down", "exp_scaled", "log", "erf", "tanh", "sigmoid", "power"})
+COSTLY = frozenset({"exp", "exp_down", "exp_scaled", "log", "erf", "tanh", "sigmoid", "sin", "cos", "power"})
 """Primitives that take most of a row-wise operator's work."""
 
 

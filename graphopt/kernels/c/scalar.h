@@ -233,6 +233,91 @@ ALWAYS float erf_f32(float x)
     return copysignf(exp_minus_one_f32(q * magnitude), x);
 }
 
+/* 2^k * 2/pi less a multiple of four, for k from 0 to 104 (and an end for what is no number): the leading 29 bits, and the
+ * next 53. An integer of 24 bits times them is x / (pi/2) of a float x, less whole turns: the first product is exact. */
+static const double QUARTERS_HIGH[106] = {
+    0x1.45f306dp-1, 0x1.45f306dp+0, 0x1.45f306dp+1, 0x1.17cc1b7p+0, 0x1.17cc1b7p+1, 0x1.7cc1b72p-2, 0x1.7cc1b72p-1,
+    0x1.7cc1b72p+0, 0x1.7cc1b72p+1, 0x1.f306dc9p+0, 0x1.f306dc9p+1, 0x1.e60db93p+1, 0x1.cc1b727p+1, 0x1.9836e4ep+1,
+    0x1.306dc9cp+1, 0x1.836e4e4p-1, 0x1.836e4e4p+0, 0x1.836e4e4p+1, 0x1.06dc9c8p+1, 0x1.b72722p-4, 0x1.b72722p-3, 0x1.b72722p-2,
+    0x1.b72722p-1, 0x1.b72722p+0, 0x1.b72722p+1, 0x1.6e4e441p+1, 0x1.b939105p+0, 0x1.b939105p+1, 0x1.727220ap+1, 0x1.c9c882ap+0,
+    0x1.c9c882ap+1, 0x1.9391054p+1, 0x1.27220a9p+1, 0x1.391054ap-1, 0x1.391054ap+0, 0x1.391054ap+1, 0x1.c882a53p-1,
+    0x1.c882a53p+0, 0x1.c882a53p+1, 0x1.91054a7p+1, 0x1.220a94fp+1, 0x1.1054a7fp-1, 0x1.1054a7fp+0, 0x1.1054a7fp+1,
+    0x1.054a7fp-2, 0x1.054a7fp-1, 0x1.054a7fp+0, 0x1.054a7fp+1, 0x1.529fc27p-4, 0x1.529fc27p-3, 0x1.529fc27p-2, 0x1.529fc27p-1,
+    0x1.529fc27p+0, 0x1.529fc27p+1, 0x1.4a7f09dp+0, 0x1.4a7f09dp+1, 0x1.29fc275p+0, 0x1.29fc275p+1, 0x1.4fe13abp-1,
+    0x1.4fe13abp+0, 0x1.4fe13abp+1, 0x1.3f84eafp+0, 0x1.3f84eafp+1, 0x1.fc2757dp-1, 0x1.fc2757dp+0, 0x1.fc2757dp+1,
+    0x1.f84eafap+1, 0x1.f09d5f4p+1, 0x1.e13abe8p+1, 0x1.c2757d1p+1, 0x1.84eafa3p+1, 0x1.09d5f47p+1, 0x1.3abe8fap-3,
+    0x1.3abe8fap-2, 0x1.3abe8fap-1, 0x1.3abe8fap+0, 0x1.3abe8fap+1, 0x1.d5f47d4p-1, 0x1.d5f47d4p+0, 0x1.d5f47d4p+1,
+    0x1.abe8fa9p+1, 0x1.57d1f53p+1, 0x1.5f47d4dp+0, 0x1.5f47d4dp+1, 0x1.7d1f534p+0, 0x1.7d1f534p+1, 0x1.f47d4d3p+0,
+    0x1.f47d4d3p+1, 0x1.e8fa9a6p+1, 0x1.d1f534dp+1, 0x1.a3ea69bp+1, 0x1.47d4d37p+1, 0x1.1f534ddp+0, 0x1.1f534ddp+1,
+    0x1.f534ddcp-2, 0x1.f534ddcp-1, 0x1.f534ddcp+0, 0x1.f534ddcp+1, 0x1.ea69bb8p+1, 0x1.d4d377p+1, 0x1.a9a6eep+1, 0x1.534ddcp+1,
+    0x1.4d37703p+0, 0x1.4d37703p+1, 0x1.34ddc0dp+0, 0x0p+0};
+static const double QUARTERS_LOW[106] = {
+    0x1.9391054a7f09dp-30, 0x1.9391054a7f09dp-29, 0x1.9391054a7f09dp-28, 0x1.391054a7f09d6p-31, 0x1.391054a7f09d6p-30,
+    0x1.c882a53f84ebp-32, 0x1.c882a53f84ebp-31, 0x1.c882a53f84ebp-30, 0x1.c882a53f84ebp-29, 0x1.91054a7f09d5fp-29,
+    0x1.91054a7f09d5fp-28, 0x1.220a94fe13abfp-28, 0x1.1054a7f09d5f4p-30, 0x1.1054a7f09d5f4p-29, 0x1.1054a7f09d5f4p-28,
+    0x1.054a7f09d5f48p-31, 0x1.054a7f09d5f48p-30, 0x1.054a7f09d5f48p-29, 0x1.054a7f09d5f48p-28, 0x1.529fc2757d1f5p-33,
+    0x1.529fc2757d1f5p-32, 0x1.529fc2757d1f5p-31, 0x1.529fc2757d1f5p-30, 0x1.529fc2757d1f5p-29, 0x1.529fc2757d1f5p-28,
+    0x1.4a7f09d5f47d5p-29, 0x1.29fc2757d1f53p-30, 0x1.29fc2757d1f53p-29, 0x1.29fc2757d1f53p-28, 0x1.4fe13abe8fa9ap-30,
+    0x1.4fe13abe8fa9ap-29, 0x1.4fe13abe8fa9ap-28, 0x1.3f84eafa3ea6ap-29, 0x1.fc2757d1f534ep-31, 0x1.fc2757d1f534ep-30,
+    0x1.fc2757d1f534ep-29, 0x1.f09d5f47d4d37p-30, 0x1.f09d5f47d4d37p-29, 0x1.f09d5f47d4d37p-28, 0x1.e13abe8fa9a6fp-28,
+    0x1.c2757d1f534dep-28, 0x1.3abe8fa9a6eep-34, 0x1.3abe8fa9a6eep-33, 0x1.3abe8fa9a6eep-32, 0x1.3abe8fa9a6eep-31,
+    0x1.3abe8fa9a6eep-30, 0x1.3abe8fa9a6eep-29, 0x1.3abe8fa9a6eep-28, 0x1.5f47d4d377037p-34, 0x1.5f47d4d377037p-33,
+    0x1.5f47d4d377037p-32, 0x1.5f47d4d377037p-31, 0x1.5f47d4d377037p-30, 0x1.5f47d4d377037p-29, 0x1.7d1f534ddc0dbp-30,
+    0x1.7d1f534ddc0dbp-29, 0x1.f47d4d377036ep-30, 0x1.f47d4d377036ep-29, 0x1.d1f534ddc0db6p-30, 0x1.d1f534ddc0db6p-29,
+    0x1.d1f534ddc0db6p-28, 0x1.47d4d377036d9p-29, 0x1.47d4d377036d9p-28, 0x1.f534ddc0db629p-33, 0x1.f534ddc0db629p-32,
+    0x1.f534ddc0db629p-31, 0x1.f534ddc0db629p-30, 0x1.f534ddc0db629p-29, 0x1.f534ddc0db629p-28, 0x1.ea69bb81b6c53p-28,
+    0x1.d4d377036d8a5p-28, 0x1.a9a6ee06db14bp-28, 0x1.34ddc0db6295ap-32, 0x1.34ddc0db6295ap-31, 0x1.34ddc0db6295ap-30,
+    0x1.34ddc0db6295ap-29, 0x1.34ddc0db6295ap-28, 0x1.a6ee06db14acdp-30, 0x1.a6ee06db14acdp-29, 0x1.a6ee06db14acdp-28,
+    0x1.4ddc0db629599p-28, 0x1.377036d8a5665p-29, 0x1.bb81b6c52b328p-31, 0x1.bb81b6c52b328p-30, 0x1.bb81b6c52b328p-29,
+    0x1.bb81b6c52b328p-28, 0x1.dc0db6295993cp-30, 0x1.dc0db6295993cp-29, 0x1.dc0db6295993cp-28, 0x1.b81b6c52b3279p-28,
+    0x1.7036d8a5664f1p-28, 0x1.c0db6295993c4p-29, 0x1.81b6c52b32788p-29, 0x1.81b6c52b32788p-28, 0x1.b6c52b3278872p-35,
+    0x1.b6c52b3278872p-34, 0x1.b6c52b3278872p-33, 0x1.b6c52b3278872p-32, 0x1.b6c52b3278872p-31, 0x1.b6c52b3278872p-30,
+    0x1.b6c52b3278872p-29, 0x1.b6c52b3278872p-28, 0x1.b6295993c439p-30, 0x1.b6295993c439p-29, 0x1.6c52b32788721p-29, 0x0p+0};
+
+/* x = quarter * pi/2 + r with |r| <= pi/4, for every finite x; quarter counts modulo 4. */
+ALWAYS float within_a_quarter_f32(float x, int32_t *quarter)
+{
+    int32_t above = (int32_t)(float_to_bits(x) >> 23 & 0xff) - 150; /* beyond 2^23 floats are integers times 2^above */
+    int64_t k = above > 0 ? above : 0;
+    double m = (double)bits_to_float(float_to_bits(x) - ((uint32_t)k << 23));
+    double high = m * QUARTERS_HIGH[k], low = m * QUARTERS_LOW[k];
+    double whole = (high + low + 6755399441055744.0) - 6755399441055744.0; /* 1.5 * 2^52: rounds to an integer */
+    *quarter = (int32_t)whole;
+    return (float)(((high - whole) + low) * 1.5707963267948966);
+}
+
+/* Sine of quarter * pi/2 + r. */
+ALWAYS float sine_from_f32(float r, int32_t quarter)
+{
+    float z = r * r;
+    float s = MULTIPLY_ADD(-1.9515282e-4f, z, 8.3321603e-3f);
+    s = MULTIPLY_ADD(s, z, -1.6666655e-1f);
+    s = r * MULTIPLY_ADD(s, z, 1.0f);
+    float c = MULTIPLY_ADD(2.4433157e-5f, z, -1.3887316e-3f);
+    c = MULTIPLY_ADD(c, z, 4.1666646e-2f);
+    c = MULTIPLY_ADD(c * z, z, MULTIPLY_ADD(z, -0.5f, 1.0f));
+    float y = quarter & 1 ? c : s;
+    return quarter & 2 ? -y : y;
+}
+
+/* Sine. Error below 2.5 ULP. */
+ALWAYS float sin_f32(float x)
+{
+    int32_t quarter;
+    float r = within_a_quarter_f32(x, &quarter);
+    float y = sine_from_f32(r, quarter);
+    return fabsf(x) <= FLT_MAX ? y : NAN;
+}
+
+/* Cosine. Error below 2.5 ULP. */
+ALWAYS float cos_f32(float x)
+{
+    int32_t quarter;
+    float r = within_a_quarter_f32(x, &quarter);
+    float y = sine_from_f32(r, quarter + 1);
+    return fabsf(x) <= FLT_MAX ? y : NAN;
+}
+
 /* Integer division, remainder and power without undefined cases: by zero gives 0, the smallest by -1 wraps. */
 #define DEFINE_SIGNED_DIVISION(type, name)                                                                             \
     ALWAYS type divide_##name(type a, type b)                                                                          \

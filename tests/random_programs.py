@@ -19,6 +19,7 @@ from graphopt.operators.blocked import block_size
 from tests.kernel_checks import Array, Case, compute, random_values
 
 OPSET = 21
+NEWEST = 24
 DTYPES = ("float32",) * 7 + ("float16", "float64", "int32", "int64", "uint8", "int8")
 SIZES = (1, 2, 3, 4, 5, 7, 8, 16, 17, 33, 0)
 Shape = tuple[int, ...]
@@ -39,6 +40,7 @@ class Builder:
     def __init__(self, name: str, seed: int) -> None:
         self.random = np.random.default_rng([seed, 7])
         self.name = name
+        self.opset = NEWEST if self.chance(0.15) else OPSET
         self.nodes: list[NodeProto] = []
         self.feeds: dict[str, Array] = {}
         self.values: dict[str, Array] = {}
@@ -88,7 +90,7 @@ class Builder:
         node = helper.make_node(op_type, list(operands), outputs, domain=domain, **attributes)
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            computed = compute(node, [self.values[x] if x else None for x in operands], OPSET)
+            computed = compute(node, [self.values[x] if x else None for x in operands], self.opset)
         if any(value.size > 40_000 for value in computed):
             return []
         self.nodes.append(node)
@@ -121,7 +123,7 @@ class Builder:
             return None
         constants = {name: value for name, value in self.constants.items() if name in read}
         constant_inputs = frozenset(self.constant_inputs) & set(feeds)
-        return Case(self.name, tuple(self.nodes), feeds, outputs, constants, constant_inputs, OPSET, shaped)
+        return Case(self.name, tuple(self.nodes), feeds, outputs, constants, constant_inputs, self.opset, shaped)
 
 
 # ------------------------------------------------------------------ steps: one operator each
@@ -153,7 +155,7 @@ SMOOTH = (
     ),
 )
 EXACT = {"Identity", "Neg", "Relu", "Abs", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Sign"}
-STEPWISE = ("Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf", "Not", "BitwiseNot", "Shrink", "ThresholdedRelu")
+STEPWISE = ("Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf", "Shrink", "ThresholdedRelu")
 
 
 def _attributes(builder: Builder, op_type: str) -> dict[str, Any]:
@@ -178,8 +180,7 @@ def unary(builder: Builder, x: Known) -> None:
         if key.startswith("com.") and (x.dtype != "float32" or not builder.shape(x)):
             return
         attributes = _attributes(builder, key.rpartition(".")[2]) if key != "com.microsoft.Gelu" else {}
-        versions = {"Gelu": 20, "Swish": 24}
-        if versions.get(key, 0) > OPSET:
+        if key == "Swish" and builder.opset < NEWEST:
             return
         builder.add(key, [x.name], exact=x.exact and key in EXACT, **attributes)
     elif x.dtype != "bool":
@@ -190,15 +191,14 @@ def stepwise(builder: Builder, x: Known) -> None:
     """Operators that jump: on exact values only."""
     if not x.exact:
         return
-    op_type = builder.pick(STEPWISE)
-    if op_type == "Not" and x.dtype == "bool":
+    if x.dtype == "bool":
         builder.add("Not", [x.name], exact=True)
-    elif op_type == "BitwiseNot" and x.dtype in INTEGERS:
+    elif x.dtype in INTEGERS:
         builder.add("BitwiseNot", [x.name], exact=True)
-    elif op_type not in ("Not", "BitwiseNot") and _is_float(x):
-        if op_type == "IsInf" and x.dtype == "float16":
-            return  # not in this opset
-        builder.add(op_type, [x.name], exact=True, **_attributes(builder, op_type))
+    else:
+        op_type = builder.pick(STEPWISE)
+        if op_type != "IsInf" or x.dtype != "float16":  # not in this opset
+            builder.add(op_type, [x.name], exact=True, **_attributes(builder, op_type))
 
 
 BITWISE = ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
@@ -261,6 +261,31 @@ def power(builder: Builder, x: Known) -> None:
         builder.add("Pow", [x.name, exponent])
 
 
+def quantized(builder: Builder, x: Known) -> None:
+    """To integers of few bits or back, with one scale or one for each index along an axis."""
+    shape = builder.shape(x)
+    real = x.dtype == "float32"
+    if not x.exact or not (real or x.dtype in QUANTIZED) or (real and np.isnan(builder.values[x.name]).any()):
+        return
+    to = builder.pick(QUANTIZED) if real else x.dtype
+    axis = int(builder.random.integers(-len(shape), len(shape))) if shape and builder.chance(0.5) else None
+    many = () if axis is None else (shape[axis],)
+    scale = builder.fresh("x")
+    builder.feed(scale, builder.random.uniform(0.01, 1, many).astype(np.float32))
+    operands = [x.name, scale]
+    if builder.chance(0.7) or (real and to != "uint8"):
+        zero = builder.fresh("x")
+        builder.feed(zero, random_values(many, to, int(builder.random.integers(1 << 30))))
+        operands.append(zero)
+    builder.constant_inputs |= set(operands[1:]) if builder.chance(0.7) else set()
+    domain = "com.microsoft." if builder.chance(0.1) and len(operands) == 3 and x.dtype != "int32" else ""
+    more = {} if axis is None else {"axis": axis}
+    builder.add(f"{domain}{'QuantizeLinear' if real else 'DequantizeLinear'}", operands, exact=True, **more)
+
+
+QUANTIZED = ("uint8", "int8", "uint16", "int16")
+
+
 def cast(builder: Builder, x: Known) -> None:
     if x.exact:
         to = builder.pick(["float32", "float64", "float16", "int32", "int64", "bool"])
@@ -285,13 +310,13 @@ def _axes(builder: Builder, x: Known) -> list[int]:
 
 def reduced(builder: Builder, x: Known) -> None:
     shape = builder.shape(x)
-    if not shape or 0 in shape or x.dtype not in ("float32", "float64"):
+    if not shape or 0 in shape or x.dtype not in ("float32", "float64", "int32", "int64"):
         return
-    kinds = "Sum Mean Max Min L1 L2 SumSquare LogSumExp Prod LogSum"
+    kinds = "Sum Mean Max Min L1 L2 SumSquare LogSumExp Prod LogSum" if _is_float(x) else "Sum Max Min Prod"
     op_type = f"Reduce{builder.pick(kinds.split())}"
     axes = _axes(builder, x)
     operands = [x.name, builder.inner(np.array(axes, np.int64))] if builder.chance(0.9) else [x.name]
-    exact = x.exact and op_type in ("ReduceMax", "ReduceMin")
+    exact = x.exact and (op_type in ("ReduceMax", "ReduceMin") or not _is_float(x))
     builder.add(op_type, operands, exact=exact, keepdims=int(builder.chance(0.7)))
 
 
@@ -316,11 +341,13 @@ def normalized(builder: Builder, x: Known) -> None:
     if len(shape) < 2 or 0 in shape or x.dtype != "float32" or shape[-1] < 2:
         return
     scale, bias = (builder.input(shape[-1:], x.dtype, constant=True) for _ in range(2))
-    kind = builder.pick(["Layer", "Layer", "RMS", "Skip", "SkipSimplified", "Simplified", "Lp", "BiasGelu", "channels"])
+    kind = builder.pick(["Layer", "Layer", "RMS", "Skip", "SkipSimplified", "Simplified", "Lp", "BiasGelu"])
     if kind == "Layer":
         builder.add("LayerNormalization", [x.name, scale, *([bias] if builder.chance(0.7) else [])], axis=-1)
     elif kind == "RMS":
-        builder.add("SimplifiedLayerNormalization", [x.name, scale], axis=-1, epsilon=1e-5)
+        newer = builder.opset >= 23
+        op_type = "RMSNormalization" if newer else "SimplifiedLayerNormalization"
+        builder.add(op_type, [x.name, scale], axis=-1, epsilon=1e-5)
     elif kind.startswith("Skip") and len(shape) == 3:
         other = [builder.input(shape, x.dtype), scale, *([bias] if builder.chance(0.7) else [])]
         if kind == "SkipSimplified":
@@ -332,13 +359,13 @@ def normalized(builder: Builder, x: Known) -> None:
         builder.add("LpNormalization", [x.name], axis=int(builder.random.integers(len(shape))), p=builder.pick([1, 2]))
     elif kind == "BiasGelu":
         builder.add("com.microsoft.BiasGelu", [x.name, bias])
-    elif kind == "channels" and len(shape) > 2:
-        of_channels(builder, x)
 
 
 def of_channels(builder: Builder, x: Known) -> None:
     """What works on the channels of an image."""
     shape = builder.shape(x)
+    if len(shape) < 3 or 0 in shape or x.dtype != "float32":
+        return
     first, second, mean = (builder.input(shape[1:2], x.dtype, constant=True) for _ in range(3))
     kind = builder.pick(["Instance", "Group", "Batch", "LRN", "average", "maximum", "MeanVariance"])
     if kind == "Instance":
@@ -381,7 +408,8 @@ def product(builder: Builder, x: Known) -> None:
         builder.add("Gemm", operands, transB=turned)
     else:
         other = builder.input((*shape[:-2], columns, shape[-1]), x.dtype)
-        builder.add("com.microsoft.FusedMatMul", [x.name, other], transB=1, alpha=builder.number(0.1, 1))
+        op_type = builder.pick(["FusedMatMul", "FusedMatMul", "TransposeMatMul"])
+        builder.add(f"com.microsoft.{op_type}", [x.name, other], transB=1, alpha=builder.number(0.1, 1))
 
 
 DEPTHS = (1, 2, 7, 16, 31, 32, 33, 64, 65, 100, 129, 256, 257, 300)
@@ -621,7 +649,7 @@ def moved(builder: Builder, x: Known) -> None:
         return
     rank = len(shape)
     kinds = "Transpose Transpose Flatten Unsqueeze Concat Split Slice Expand Reshape Pad Tile Squeeze"
-    kind = builder.pick([*kinds.split(), "DepthToSpace", "SpaceToDepth"])
+    kind = builder.pick([*kinds.split(), *(2 * ["DepthToSpace", "SpaceToDepth"] if rank == 4 else [])])
     axis = int(builder.random.integers(rank))
     if kind == "Transpose":
         builder.add(kind, [x.name], exact=x.exact, perm=[int(p) for p in builder.random.permutation(rank)])
@@ -667,7 +695,9 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (reduced, 3),
     (position, 1),
     (softmax, 1),
-    (normalized, 1),
+    (normalized, 2),
+    (of_channels, 2),
+    (quantized, 2),
     (product, 2),
     (weighted, 2),
     (bags, 1),
@@ -685,6 +715,8 @@ def program(seed: int) -> Case | None:
     dtype = str(builder.pick(DTYPES))
     rank = int(builder.random.integers(1, 5))
     shape = [int(builder.pick(SIZES[: 4 if rank == 4 else 10 if builder.chance(0.95) else 11])) for _ in range(rank)]
+    if builder.chance(0.06):  # an image
+        dtype, shape = "float32", [int(builder.pick((1, 2))), *(int(builder.pick((2, 3, 4, 6))) for _ in range(3))]
     if builder.chance(0.08):  # for what works on blocks of 16 x 16
         shape = [int(builder.pick((16, 17, 33, 40, 64))) for _ in range(2)] + ([2] if builder.chance(0.3) else [])
     name = builder.input(shape, dtype)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import NodeProto, helper
 
-from graphopt.kernels.compile import processor_flags
+from graphopt.kernels.compile import uses_matrix_unit
 from graphopt.operators.blocked import block_size
 from tests.kernel_checks import BLOCKED, Array, Case, KernelLibrary
 
@@ -375,7 +375,7 @@ def unit_examples() -> list[Example]:
     ]
 
 
-@pytest.mark.skipif("amx_bf16" not in processor_flags() or not block_size(), reason="no matrix unit")
+@pytest.mark.skipif(not uses_matrix_unit() or not block_size(), reason="no matrix unit, or left alone in all tests")
 def test_the_matrix_unit_is_used_and_can_be_left_alone(tmp_path: Path) -> None:
     """With the unit sums are made in another order, so they differ in their last bits."""
     example = unit_examples()[1]

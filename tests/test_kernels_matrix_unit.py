@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import NodeProto, helper, numpy_helper
 
-from graphopt.kernels.compile import processor_flags
+from graphopt.kernels.compile import processor_flags, uses_matrix_unit
 from tests.kernel_checks import FUSED, IR_VERSION, OPSET, Array, Case, KernelLibrary
 
 pytestmark = pytest.mark.skipif(
@@ -195,6 +195,7 @@ def test_tiny_values_count_as_zero_only_below_the_smallest_product(library: Kern
     assert np.max(np.abs(_run(library, "plain", feeds) - expected)) < 256 * 2.0**-95
 
 
+@pytest.mark.skipif(not uses_matrix_unit(), reason="left alone in all tests")
 def test_the_unit_is_used_and_can_be_left_alone(library: KernelLibrary) -> None:
     """With the unit sums are made in another order, so they differ in their last bits."""
     script = Path(__file__)

@@ -6,7 +6,9 @@ integer multiply-adds count like floating-point ones.
 
 from math import prod
 
-from graphopt.graph import Node
+import numpy as np
+
+from graphopt.graph import Node, OperatorGraph
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator
 from graphopt.operators.formulas import (
     contracted,
@@ -18,6 +20,9 @@ from graphopt.operators.formulas import (
     traffic,
     window_size,
 )
+from graphopt.operators.lowering import CannotLowerError, Dim, Expression, Moved, Reshape, Rowwise, call, cast, literal
+from graphopt.operators.rowwise import Operands as Expressions
+from graphopt.operators.rowwise import Results, operand, rank_of, required
 
 QUANTIZE = 4
 DEQUANTIZE = 2
@@ -67,20 +72,72 @@ def pool_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
     return traffic(inputs, outputs, (window_size(node) + QUANTIZE) * elements(outputs, 0))
 
 
+def _along(graph: OperatorGraph, node: Node, x: Expression | None, slot: int) -> Expression | None:
+    """A scale or zero point: one for all elements, or one for each index along an axis."""
+    if x is None or graph.tensors[node.inputs[slot]].rank == 0:
+        return x
+    rank = rank_of(graph, node)
+    axis = integer(node, "axis", 1)
+    behind = -1 - axis if axis < 0 else rank - 1 - axis  # below zero: a single scale in a list
+    sizes = (Dim((0,)), *(Dim() for _ in range(behind))) if rank and behind >= 0 else ()
+    return Moved(x, (Reshape(sizes=sizes),), x.dtype)
+
+
+def _scale_and_zero_point(graph: OperatorGraph, node: Node, x: Expressions) -> tuple[Expression, Expression | None]:
+    if integer(node, "block_size", 0) or integer(node, "precision", 0):
+        raise CannotLowerError(f"{node.op_type} in blocks, or in a precision of its own")
+    scale = _along(graph, node, required(x, 1), 1)
+    assert scale is not None
+    return scale, _along(graph, node, operand(x, 2), 2)
+
+
+def dequantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX DequantizeLinear: (x - zero point) * scale, the difference in int32."""
+    scale, zero = _scale_and_zero_point(graph, node, x)
+    value = required(x, 0)
+    if value.dtype not in (*_QUANTIZED, "int32") or graph.tensors[node.outputs[0]].dtype != scale.dtype:
+        raise CannotLowerError(f"DequantizeLinear from {value.dtype} with scales of {scale.dtype}")
+    whole = cast(value, "int32")
+    if zero is not None:
+        whole = call("subtract", whole, cast(zero, "int32"))
+    return (call("multiply", cast(whole, scale.dtype), scale),)
+
+
+def quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX QuantizeLinear: x / scale, rounded half to even, plus the zero point, within the type; NaN is its least."""
+    scale, zero = _scale_and_zero_point(graph, node, x)
+    value, to = required(x, 0), graph.tensors[node.outputs[0]].dtype or ""
+    if to not in _QUANTIZED or value.dtype != scale.dtype or value.dtype not in ("float32", "float16"):
+        raise CannotLowerError(f"QuantizeLinear from {value.dtype} by {scale.dtype} to {to}")
+    real = cast(call("round", call("divide", value, scale)), "float32")
+    if zero is not None:
+        real = call("add", real, cast(zero, "float32"))
+    bounds = np.iinfo(to)
+    low, high = literal(int(bounds.min), real), literal(int(bounds.max), real)
+    bounded = call("minimum", call("select", call("less", low, real), real, low), high)
+    return (cast(cast(bounded, "int32"), to),)
+
+
+_QUANTIZED = ("int8", "uint8", "int16", "uint16")
 _MS = "com.microsoft"
 _ELEMENTWISE = FusionClass.ELEMENTWISE
 _MATRIX = FusionClass.CONTRACTION
 _WINDOW = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _QUANTIZE = ("axis", "block_size", "output_dtype", "precision", "saturate")
 _DEQUANTIZE = ("axis", "block_size", "output_dtype")
+_QUANTIZING, _DEQUANTIZING = Rowwise(quantize, 6), Rowwise(dequantize, 2)
 _BINARY = 2 * DEQUANTIZE + 1 + QUANTIZE
 _UNARY = DEQUANTIZE + 1 + QUANTIZE
 
 OPERATORS: tuple[Operator, ...] = (
-    Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), "", "quantize", _QUANTIZE),
-    Operator("DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), "", "dequantize", _DEQUANTIZE),
-    Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), _MS, "quantize", ("axis",)),
-    Operator("DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), _MS, "dequantize", ("axis",)),
+    Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), "", "quantize", _QUANTIZE, lowering=_QUANTIZING),
+    Operator(
+        "DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), "", "dequantize", _DEQUANTIZE, lowering=_DEQUANTIZING
+    ),
+    Operator("QuantizeLinear", _ELEMENTWISE, per_input(QUANTIZE), _MS, "quantize", ("axis",), lowering=_QUANTIZING),
+    Operator(
+        "DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), _MS, "dequantize", ("axis",), lowering=_DEQUANTIZING
+    ),
     # Minimum and maximum of the whole tensor, then quantizing.
     Operator("DynamicQuantizeLinear", FusionClass.REDUCTION, per_input(2 + QUANTIZE), "", "quantize"),
     Operator("MatMulInteger", _MATRIX, matmul_cost(0), "", "gemm_int8"),

@@ -255,8 +255,9 @@ def processor_flags() -> frozenset[str]:
 
 def uses_matrix_unit() -> bool:
     """Whether kernels use a matrix unit here (see ``c/matrix_unit.h``)."""
-    wished = os.environ.get("GRAPHOPT_MATRIX_UNIT", "") != "off" and os.environ.get(LEVEL_VARIABLE, "") in ("", "avx512")
-    return wished and {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f"} <= processor_flags()
+    wished = os.environ.get("GRAPHOPT_MATRIX_UNIT", "") != "off"
+    compiled = os.environ.get(LEVEL_VARIABLE, "") in ("", "avx512")
+    return wished and compiled and {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f"} <= processor_flags()
 
 
 @cache

@@ -3,11 +3,11 @@
 
     python benchmarks/matrix_unit.py [--rows N …] [--columns N …] [--depths N …] [--far] [--csv]
 
-Three sessions compute the same products by the same kernel on one thread: by vectors alone, by the unit wherever it can,
-and as the kernel chooses. They take turns, and the fastest turn of each counts. A session holds a few copies of the
-product with weights of their own, as many as fill the first-level cache several times over; with ``--far``, as many as
-the second-level cache does not hold, as in a large model. The last lines say what the choice costs over the better one of both:
-in the geometric mean, and at worst.
+Three sessions compute the same products by the same kernel on one thread: by vectors alone, by the unit wherever it
+can, and as the kernel chooses. They take turns, and the fastest turn of each counts. A session holds a few copies of
+the product with weights of their own, as many as fill the first-level cache several times over; with ``--far``, as many
+as the second-level cache does not hold, as in a large model. The last lines say what the choice costs over the better
+one of both: in the geometric mean, and at worst.
 """
 
 import argparse
@@ -37,7 +37,7 @@ FUSED = "graphopt.fused"
 SETTINGS = ("off", "always", "")
 """By vectors; by the unit; as kernels choose."""
 PASSES, TURNS = 3, 5
-"""How often all products are timed one after the other, so that not all turns of one are disturbed; turns in each pass."""
+"""How often all products are timed in order, so that not all turns of one are disturbed; turns in each pass."""
 TURN_SECONDS = 1e-3
 NEAR_BYTES, FAR_BYTES = 1 << 18, 6 << 20
 MOST_PRODUCTS = 2e8
@@ -50,6 +50,7 @@ Size = tuple[int, int, int]
 
 
 def main() -> int:
+    """Time the products, print a line for each where asked, and what the choice costs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS)
     parser.add_argument("--columns", type=int, nargs="*", default=COLUMNS)

@@ -25,11 +25,13 @@ from graphopt.kernels import FusedOperator, build_library
 from graphopt.operators.blocked import block_size
 
 SIZES = (4 << 10, 64 << 10, 1 << 20, 16 << 20)
-OPSET = 21
+OPSET = 17
 FUSED = "graphopt.fused"
 NODES_BYTES = 1 << 20
 """Bytes of input that the nodes of one session read together, at least: a run's own overhead must not show."""
 TURNS = 15
+EXAMPLE = 1 << 16
+"""Elements of the example that kernels are made for: several rows of each length."""
 TURN_SECONDS = 4e-3
 
 
@@ -39,7 +41,8 @@ class Lone:
 
     Attributes:
         steps: (operator type, domain, attributes, number of operands), each applied to the result of the one before.
-        layout: ``flat`` for any shape; ``blocked`` and ``image`` for four dimensions.
+        layout: ``flat`` for any shape; ``blocked`` and ``image`` for four dimensions; ``rows`` and a number of columns for
+            what works along rows.
     """
 
     steps: tuple[tuple[str, str, dict[str, Any], int], ...]
@@ -51,6 +54,8 @@ def _one(op_type: str, domain: str = "", operands: int = 1, layout: str = "flat"
     return Lone(((op_type, domain, attributes, operands),), layout)
 
 
+WHOLE_ROWS = ("Softmax", "LayerNormalization")
+"""Operators along rows that give whole rows; others give one number for each."""
 MICROSOFT, BLOCKED = "com.microsoft", "com.microsoft.nchwc"
 CHANNELS = 64
 OPERATORS: dict[str, Lone] = {
@@ -82,6 +87,17 @@ OPERATORS: dict[str, Lone] = {
     "ReorderOutput": _one("ReorderOutput", BLOCKED, layout="image", channels=CHANNELS),
     "Add, Relu": Lone((("Add", "", {}, 2), ("Relu", "", {}, 1))),
     "Sigmoid, Mul": Lone((("Sigmoid", "", {}, 1), ("Mul", "", {}, 2))),
+    **{
+        f"{op_type} {columns}": Lone(((op_type, "", attributes, operands),), f"rows {columns}")
+        for columns in (64, 512, 4096)
+        for op_type, attributes, operands in (
+            ("Softmax", {"axis": -1}, 1),
+            ("LayerNormalization", {"axis": -1}, 2),
+            ("ReduceMax", {"axes": [-1]}, 1),
+            ("ReduceMean", {"axes": [-1]}, 1),
+            ("ArgMax", {"axis": -1}, 1),
+        )
+    },
     "Mul, Tanh, Mul": Lone((("Mul", "", {}, 2), ("Tanh", "", {}, 1), ("Mul", "", {}, 2))),
 }
 
@@ -96,6 +112,9 @@ def shape_of(layout: str, elements: int) -> tuple[int, ...]:
     if layout == "matrix":
         side = max(1, round(elements**0.5))
         return (1, side, side)
+    if layout.startswith("rows"):
+        columns = int(layout.split()[1])
+        return (max(1, elements // columns), columns)
     return (1, elements)
 
 
@@ -118,9 +137,16 @@ def fused_operator(name: str, lone: Lone, shape: Sequence[int]) -> FusedOperator
         for i, n in enumerate(protos)
     )
     names = [name for n in protos for name in (*n.input, *n.output)]
-    tensors = {name: Tensor(name, "float32", len(shape), False, None, None) for name in names}
+    shapes = {name: tuple(shape) for name in names}
+    along_rows = lone.layout.startswith("rows")
+    if along_rows:
+        shapes["z"] = shapes["z"][-1:] if "z" in shapes else ()
+        if nodes[0].op_type not in WHOLE_ROWS:
+            shapes[result] = (*shape[:-1], 1)
+    dtypes = {result: "int64"} if nodes[0].op_type == "ArgMax" else {}
+    tensors = {name: Tensor(name, dtypes.get(name, "float32"), len(shapes[name]), False, None, None) for name in names}
     inputs = tuple(dict.fromkeys(name for name in names if name in "xz"))
-    return FusedOperator(name, OperatorGraph(name, nodes, tensors, inputs, (result,)), ())
+    return FusedOperator(name, OperatorGraph(name, nodes, tensors, inputs, (result,)), (shapes,) if along_rows else ())
 
 
 def _attributes(node: NodeProto) -> dict[str, AttributeValue]:
@@ -140,7 +166,7 @@ class Bound:
         library: Path | None,
     ) -> None:
         inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in feeds.items()]
-        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results]
+        outputs = [helper.make_empty_tensor_value_info(name) for name in results]
         graph = helper.make_graph(list(protos), "lone", inputs, outputs)
         domains = [("", OPSET), (MICROSOFT, 1), (BLOCKED, 1), (FUSED, 1)]
         imports = [helper.make_opsetid(domain, version) for domain, version in domains]
@@ -175,7 +201,8 @@ def measure(name: str, lone: Lone, size: int, threads: int, library: Path, kerne
     positive = name in ("Log", "Sqrt", "Pow")
     x = random.uniform(0.1 if positive else -4, 4, shape).astype(np.float32)
     operands = [count for _, _, _, count in lone.steps]
-    feeds = {"x": x, **({"z": random.uniform(0.5, 2, shape).astype(np.float32)} if max(operands) > 1 else {})}
+    other = shape[-1:] if lone.layout.startswith("rows") else shape
+    feeds = {"x": x, **({"z": random.uniform(0.5, 2, other).astype(np.float32)} if max(operands) > 1 else {})}
     copies = max(1, min(64, NODES_BYTES // x.nbytes))
     stock_nodes, fused_nodes, stock_results, fused_results = [], [], [], []
     for copy in range(copies):
@@ -208,7 +235,7 @@ def main() -> int:
         chosen = {name: lone for name, lone in chosen.items() if not name.startswith("Reorder")}
     kernels = {name: f"lone{number}" for number, name in enumerate(chosen)}
     with tempfile.TemporaryDirectory() as folder:
-        fused = [fused_operator(kernels[n], lone, shape_of(lone.layout, 1024)) for n, lone in chosen.items()]
+        fused = [fused_operator(kernels[n], lone, shape_of(lone.layout, EXAMPLE)) for n, lone in chosen.items()]
         library = build_library(fused, Path(folder), "lone")
         print("| operator | " + " | ".join(f"{size >> 10} KiB: stock µs, kernel µs, ratio" for size in arguments.bytes))
         print("|---" * (1 + len(arguments.bytes)) + "|")

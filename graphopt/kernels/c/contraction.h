@@ -182,7 +182,7 @@ typedef struct {
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, FAR_SPLIT_BYTES = 1 << 21, PRODUCT_BYTES = 1 << 18, FEW_COLUMNS = 4, LONG_ROW = 32,
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, PRODUCT_BYTES = 1 << 18, FEW_COLUMNS = 4, LONG_ROW = 32,
        FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
 static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
@@ -513,18 +513,18 @@ static int split_before(const contraction *x, int64_t row, int64_t rows, void *c
 }
 
 /* A block of products of rows that a step before split. */
-static void multiply_split(const contraction *x, const unsigned char *split, int64_t rows, int64_t column, int64_t columns, int far,
+static void multiply_split(const contraction *x, const unsigned char *split, int64_t rows, int64_t column, int64_t columns,
                            const float *bias, float *to, int64_t to_row)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
     sum_result f = {x->code->scale, 0, bias};
-    multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, x->parts + split_bytes(x->depth, column), blocks, far, &f,
-                 to, to_row);
+    multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, x->parts + split_bytes(x->depth, column), blocks, &f, to,
+                 to_row);
 }
 
 /* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
 static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
-                          int64_t left_row, int far, contraction_state *state, const float *bias, float *to, int64_t to_row)
+                          int64_t left_row, contraction_state *state, const float *bias, float *to, int64_t to_row)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
     const unsigned char *right = x->parts + split_bytes(x->depth, column);
@@ -538,7 +538,7 @@ static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64
         }
         sum_result f = {x->code->scale, k > 0, k > 0 ? NULL : bias};
         multiply_run(rows, columns, tiles_of(run, UNIT_DEPTH), state->scratch, tiles_of(run, UNIT_DEPTH) * PARTS_BYTES,
-                     right + k / UNIT_DEPTH * PARTS_BYTES, blocks, far, &f, to, to_row);
+                     right + k / UNIT_DEPTH * PARTS_BYTES, blocks, &f, to, to_row);
     }
     return 1;
 }
@@ -592,7 +592,7 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
                                   : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
     int64_t to_row = x->code->epilogue ? columns : x->columns;
-    int far = rows >= FETCHED_ROWS && p->constant_bytes > (x->parts ? FAR_SPLIT_BYTES : FAR_BYTES);
+    int far = rows >= FETCHED_ROWS && p->constant_bytes > FAR_BYTES;
     if (x->packing == IN_COLUMNS || x->packing == AS_COLUMNS) {
         int64_t right_column = x->depth;
         const float *right = x->panels;
@@ -608,10 +608,10 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     }
 #if defined(MATRIX_UNIT)
     if (is_split) {
-        multiply_split(x, split, rows, column, columns, far, bias, to, to_row);
+        multiply_split(x, split, rows, column, columns, bias, to, to_row);
     } else if (x->parts
                && (x->split >= 0
-                   || !multiply_parts(x, row, rows, column, columns, left, left_row, far, state, bias, to, to_row))) {
+                   || !multiply_parts(x, row, rows, column, columns, left, left_row, state, bias, to, to_row))) {
         const char *error = multiply_large(x, rows, column, columns, left, left_row, bias, to, to_row, tensors);
         if (error)
             return error;

@@ -333,39 +333,68 @@ DEFINE_SUM_TILES(1, 2)
 DEFINE_SUM_TILES(2, 1)
 DEFINE_SUM_TILES(2, 2)
 
-/* Tiles of the depth that are summed before sums are stored. A store behind more of them holds up the tiles that follow: it
- * cost 700 cycles on a Sapphire Rapids, and a few more stores and loads of sums cost less where weights are near. */
-enum { DEPTH_TILES = 4 };
+/* DEPTH_TILES tiles of the depth are summed for up to WIDE_COLUMNS columns, then the next ones: so the parts of 64 rows stay in
+ * the first-level cache for all these columns, and the sums, which are stored each time, beside them. A store behind more
+ * tiles holds up those that follow. */
+enum { DEPTH_TILES = 2, WIDE_COLUMNS = 8 * UNIT_COLUMNS };
+
+/* A product of parts, or one run of its depth: as the arguments of multiply_run. */
+typedef struct {
+    int64_t rows, columns;
+    const unsigned char *left, *right;
+    int64_t left_tile, right_tile;
+    const sum_result *f;
+    float *to;
+    int64_t to_row;
+} unit_product;
+
+/* Adds tiles [k, end) of the depth to two tiles of columns of all rows. What is stored by way of memory is stored once: with the
+ * first tiles, over the whole depth of `blocks`. next: tiles of the right operand that are fetched meanwhile; NULL for none. */
+static void sum_columns(const unit_product *x, int64_t column, int64_t blocks, int64_t k, int64_t end, const unsigned char *next)
+{
+    int64_t width = x->columns - column < 2 * UNIT_COLUMNS ? x->columns - column : 2 * UNIT_COLUMNS;
+    int64_t groups = tiles_of(x->rows, 2 * UNIT_ROWS);
+    for (int64_t row = 0; row < x->rows; row += 2 * UNIT_ROWS) {
+        int64_t height = x->rows - row < 2 * UNIT_ROWS ? x->rows - row : 2 * UNIT_ROWS, group = row / (2 * UNIT_ROWS);
+        int at_once = (width < 2 * UNIT_COLUMNS || height < 2 * UNIT_ROWS) && end - k < blocks;
+        if (at_once && k > 0)
+            continue;
+        fetch_ahead ahead = {at_once ? NULL : next, x->right_tile, (int)(UNIT_LINES * group / groups),
+                             (int)(UNIT_LINES * (group + 1) / groups)};
+        sum_result here = {x->f->scale, x->f->add || k > 0, x->f->bias && k == 0 ? x->f->bias + column : NULL};
+        (height > UNIT_ROWS ? (width > UNIT_COLUMNS ? sum_tiles_2_2 : sum_tiles_2_1)
+                            : (width > UNIT_COLUMNS ? sum_tiles_1_2 : sum_tiles_1_1))(
+            at_once ? blocks : end - k, x->left + row / UNIT_ROWS * x->left_tile + k * PARTS_BYTES, x->left_tile,
+            x->right + column / UNIT_COLUMNS * x->right_tile + k * PARTS_BYTES, x->right_tile, &ahead,
+            x->to + row * x->to_row + column, x->to_row, height, width, &here);
+    }
+}
 
 /* One run of the depth: to = left * right, or to += where f says so; f->bias: of the first column. left: parts of this
  * run, left_tile bytes from one tile of rows to the next. right: parts of the whole depth, which is `depth_blocks` tiles
- * deep, from the run's first tile on. far: they come from beyond the second-level cache, so the next columns are fetched
- * while these are used. */
+ * deep, from the run's first tile on. The next ones are fetched into the second-level cache while tiles are used. */
 static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const unsigned char *left, int64_t left_tile,
-                         const unsigned char *right, int64_t depth_blocks, int far, const sum_result *f, float *to, int64_t to_row)
+                         const unsigned char *right, int64_t depth_blocks, const sum_result *f, float *to, int64_t to_row)
 {
-    int64_t right_tile = depth_blocks * PARTS_BYTES, groups = tiles_of(rows, 2 * UNIT_ROWS);
-    for (int64_t column = 0; column < columns; column += 2 * UNIT_COLUMNS) {
-        int64_t width = columns - column < 2 * UNIT_COLUMNS ? columns - column : 2 * UNIT_COLUMNS;
-        int64_t cuts = width == 2 * UNIT_COLUMNS && f->scale == 1.0f && !far ? tiles_of(blocks, DEPTH_TILES) : 1;
-        for (int64_t cut = 0; cut < cuts; cut++)
-            for (int64_t row = 0; row < rows; row += 2 * UNIT_ROWS) {
-                int64_t height = rows - row < 2 * UNIT_ROWS ? rows - row : 2 * UNIT_ROWS, group = row / (2 * UNIT_ROWS);
-                int64_t k = blocks * cut / cuts, end = blocks * (cut + 1) / cuts;
-                if (height < 2 * UNIT_ROWS) { /* sums that are stored by way of memory are stored once */
-                    if (cut > 0)
-                        continue;
-                    end = blocks;
+    unit_product x = {rows, columns, left, right, left_tile, depth_blocks * PARTS_BYTES, f, to, to_row};
+    int in_cuts = f->scale == 1.0f && rows >= 2 * UNIT_ROWS && columns >= 2 * UNIT_COLUMNS;
+    int64_t cuts = in_cuts ? tiles_of(blocks, DEPTH_TILES) : 1; /* none has fewer tiles than the one before */
+    for (int64_t first = 0, last; first < columns; first = last) {
+        last = columns - first < WIDE_COLUMNS ? columns : first + WIDE_COLUMNS;
+        for (int64_t cut = 0; cut < cuts; cut++) {
+            int64_t k = blocks * cut / cuts, end = blocks * (cut + 1) / cuts;
+            for (int64_t column = first; column < last; column += 2 * UNIT_COLUMNS) {
+                int64_t next = column + 2 * UNIT_COLUMNS, next_k = k;
+                if (next >= last && cut + 1 < cuts) {
+                    next = first;
+                    next_k = end;
+                } else if (next >= last) {
+                    next_k = 0;
                 }
-                const unsigned char *from = right + column / UNIT_COLUMNS * right_tile + k * PARTS_BYTES;
-                fetch_ahead ahead = {far && column + 3 * UNIT_COLUMNS < columns ? from + 2 * right_tile : NULL, right_tile,
-                                     (int)(UNIT_LINES * group / groups), (int)(UNIT_LINES * (group + 1) / groups)};
-                sum_result here = {f->scale, f->add || k > 0, f->bias && k == 0 ? f->bias + column : NULL};
-                (height > UNIT_ROWS ? (width > UNIT_COLUMNS ? sum_tiles_2_2 : sum_tiles_2_1)
-                                    : (width > UNIT_COLUMNS ? sum_tiles_1_2 : sum_tiles_1_1))(
-                    end - k, left + row / UNIT_ROWS * left_tile + k * PARTS_BYTES, left_tile, from, right_tile, &ahead,
-                    to + row * to_row + column, to_row, height, width, &here);
+                const unsigned char *fetched = right + next / UNIT_COLUMNS * x.right_tile + next_k * PARTS_BYTES;
+                sum_columns(&x, column, blocks, k, end, next + UNIT_COLUMNS < columns ? fetched : NULL);
             }
+        }
     }
 }
 

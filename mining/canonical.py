@@ -13,6 +13,7 @@ And nodes of a cell with the very same neighbours can change places, so one of t
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,6 +30,31 @@ Form = tuple[tuple[int, ...], tuple[Edge, ...]]
 
 SHORT_DIGEST = 12
 """Characters of a digest that people see."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalForm:
+    """What identifies a pattern.
+
+    Attributes:
+        digest: SHA-256 of its canonical form, 64 hexadecimal digits; see digest.
+        labels: its nodes' labels, in canonical order.
+        edges: (producer, output, consumer, slot) between places in that order.
+    """
+
+    digest: str
+    labels: tuple[str, ...]
+    edges: tuple[Edge, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return len(self.labels)
+
+    @property
+    def short(self) -> str:
+        """The first digits of the digest, for people."""
+        return self.digest[:SHORT_DIGEST]
 
 
 def topological_order(size: int, edges: Iterable[Edge]) -> list[int]:

@@ -41,27 +41,48 @@ class Pairs(NamedTuple):
         return small, self.large[always[first]]
 
 
-def agreed(shards: Sequence[Pairs], holding: Integers, low: int) -> Pairs:
-    """Pairs, in order, on which all shards agree that hold the smaller pattern.
+class Judged(NamedTuple):
+    """What is known of the patterns of one size.
+
+    Attributes:
+        pairs: which give way to which, by the graphs that have been grown.
+        cut: rising ids of patterns that also occur in graphs which went over the work budget: of those that give way,
+            nobody knows whether they would there.
+        only: of these, those that occur in no other graph.
+    """
+
+    pairs: Pairs
+    cut: Integers
+    only: Integers
+
+
+def agreed(shards: Sequence[Judged], holding: Integers, low: int) -> Judged:
+    """What all shards together know: pairs, in order, on which all agree that hold the smaller pattern.
 
     Args:
         shards: what each shard says.
         holding: for each smaller pattern, from the id ``low``, how many shards hold it.
         low: the first id.
     """
-    small, large, always = (np.concatenate(columns) for columns in zip(*shards, strict=True))
+    cut = np.unique(np.concatenate([judged.cut for judged in shards]))
+    asked = holding - np.bincount(np.concatenate([judged.only for judged in shards]) - low, minlength=len(holding))
+    only = cut[asked[cut - low] == 0]
+    small, large, always = (
+        np.concatenate(columns) for columns in zip(*(judged.pairs for judged in shards), strict=True)
+    )
     order = np.lexsort((large[:, 1], large[:, 0], small))
     small, large, always = small[order], large[order], always[order]
     start = np.ones(len(small), dtype=np.bool_)
     start[1:] = (small[1:] != small[:-1]) | (large[1:] != large[:-1]).any(axis=1)
     starts = np.flatnonzero(start)
     if not len(starts):
-        return Pairs(small, large, always)
-    fits = np.diff(starts, append=len(small)) == holding[small[starts] - low]
-    return Pairs(small[starts][fits], large[starts][fits], np.logical_and.reduceat(always, starts)[fits])
+        return Judged(Pairs(small, large, always), cut, only)
+    fits = np.diff(starts, append=len(small)) == asked[small[starts] - low]
+    small, large, always = small[starts][fits], large[starts][fits], np.logical_and.reduceat(always, starts)[fits]
+    return Judged(Pairs(small, large, always & ~np.isin(small, cut)), cut, only)
 
 
-def pairs_that_agree(batches: Sequence[Batch], inner: Patterns, outer: Patterns, reach: int) -> Pairs:
+def judged(batches: Sequence[Batch], inner: Patterns, outer: Patterns, reach: int) -> Judged:
     """All pairs of patterns of the last two levels of which the smaller gives way to the larger in these graphs.
 
     Args:
@@ -71,6 +92,20 @@ def pairs_that_agree(batches: Sequence[Batch], inner: Patterns, outer: Patterns,
         reach: for ``always``, the most nodes of what is considered; 0 where it is not asked.
     """
     rows_of_inner = row_counts([batch.levels[-2] for batch in batches], len(inner))
+    rows_of_cut = np.zeros(len(inner), dtype=np.int64)
+    for batch in batches:
+        cut = np.isin(batch.indices, [graph for graph, size in batch.truncated.items() if size == outer.size])
+        if cut.any():
+            level = batch.levels[-2]
+            rows_of_cut += np.bincount(level.pattern[cut[level.graph]], minlength=len(inner))
+    held = np.flatnonzero(rows_of_cut)
+    only = held[rows_of_cut[held] == rows_of_inner[held]]
+    pairs = _pairs(batches, inner, outer, rows_of_inner - rows_of_cut, reach)
+    return Judged(pairs, inner.ids[held], inner.ids[only])
+
+
+def _pairs(batches: Sequence[Batch], inner: Patterns, outer: Patterns, rows_of_inner: Integers, reach: int) -> Pairs:
+    """As judged, from the number of rows of each smaller pattern in the graphs that have been grown."""
     rows_of_outer = row_counts([batch.levels[-1] for batch in batches], len(outer))
     linked = []
     for batch in batches:

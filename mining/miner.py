@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from graphopt.errors import GraphoptError
-from graphopt.mining.closedness import Pairs, agreed
+from graphopt.mining.closedness import Judged, agreed
 from graphopt.mining.engine import Engine
 from graphopt.mining.engines import open_engine
 from graphopt.mining.graphs import MiningGraph, Weighted, from_any, merged
@@ -50,7 +50,9 @@ class MiningResult:
         visited: number of frequent patterns that were grown or could have been, closed or not; where graphs were mined
             several times for the best k, of all times.
         truncated: graphs (by position among those given) that exceeded the work budget, with the size from which on
-            patterns or occurrences of theirs are missing.
+            occurrences of theirs are missing.
+        unjudged: number of patterns that may give way to larger ones or not, because these would occur in graphs that
+            exceeded the work budget: left out, or, with ``clipped``, listed without being called closed.
     """
 
     patterns: tuple[Pattern, ...]
@@ -62,6 +64,7 @@ class MiningResult:
     larger: int = 0
     visited: int = 0
     truncated: tuple[tuple[int, int], ...] = ()
+    unjudged: int = 0
 
     @property
     def incomplete(self) -> bool:
@@ -126,7 +129,8 @@ def mine(
         min_size: fewest nodes of a pattern that is returned.
         closed: whether only closed patterns are returned.
         clipped: whether patterns of ``max_size`` nodes are returned where they are not closed, too: all that there is
-            of what is larger. Always so for ``k`` and ``group``.
+            of what is larger; and, for the same reason, patterns of which the work budget leaves open whether they are.
+            Always so for ``k`` and ``group``.
         k: return only the k patterns that save most, in marginal order: the best, then the best of what its occurrences
             leave over, and so on; of equals, the first by digest. A pattern saves ``saving`` for each execution of each
             of its disjoint occurrences (see Pattern.disjoint_in) that holds no node of a better pattern's. Those that
@@ -228,7 +232,7 @@ def _mined(
 ) -> MiningResult:
     """What an engine finds in its graphs, those of the corpus; see mine."""
     levels: list[Tallies] = []
-    giving_way: list[Pairs] = []
+    verdicts: list[Judged] = []
     known = 0
     at_once = asked.closed and not asked.clipped and asked.max_size >= LEAST_DEPTH
     reach = asked.max_size + 1 if at_once else 0
@@ -244,24 +248,28 @@ def _mined(
             running.call("keep", frequent.keys)
             break
         answers = running.call("grow", frequent.keys, asked.closed)
-        pairs = agreed(answers, frequent.shards, known) if asked.closed else None
+        judged = agreed(answers, frequent.shards, known) if asked.closed else None
         known += len(frequent.keys)
-        if pairs is not None:
-            giving_way.append(pairs)
+        if judged is not None:
+            verdicts.append(judged)
         if last:
             break
-        level = combined(running.call("tally", *(pairs.forced() if pairs is not None else ())))
+        level = combined(running.call("tally", *(judged.pairs.forced() if judged is not None else ())))
     running.call("end", len(levels))
     tallies = joined_up(levels)
     sizes = np.repeat(np.arange(1, len(levels) + 1), [len(frequent.keys) for frequent in levels])
     wanted = sizes >= asked.min_size
+    closed = giving_way = unjudged = np.zeros(len(wanted), dtype=np.bool_)
     codes: list[Code] = []
     if group is not None:
         every = np.arange(len(tallies.keys))
         codes = sorted(itertools.chain(*running.call("describe", every, tallies.first)), key=lambda code: code.id)
     if asked.closed:
         groups = None if group is None else group(codes)
-        wanted &= _closed(levels, giving_way, None if groups is None else [groups[code.digest] for code in codes])
+        named = None if groups is None else [groups[code.digest] for code in codes]
+        giving_way, unjudged = _standing(levels, verdicts, named)
+        closed = ~(giving_way | unjudged)
+        wanted &= ~giving_way if asked.clipped else closed
     ids = np.flatnonzero(wanted)
     if group is None:
         codes = list(itertools.chain(*running.call("describe", ids, tallies.first[ids])))
@@ -282,7 +290,7 @@ def _mined(
             edges=code.edges,
             support=support[code.id],
             occurrences=occurrences[code.id],
-            closed=True if asked.closed else None,
+            closed=True if closed[code.id] else None,
             _corpus=corpus,
             _found=found[len(code.labels)],
             _id=code.id,
@@ -297,7 +305,8 @@ def _mined(
         min_support=asked.threshold,
         index=corpus.index,
         visited=len(tallies.keys),
-        larger=len(np.unique(giving_way[asked.max_size - 1].small)) if len(giving_way) == asked.max_size else 0,
+        larger=int((giving_way & (sizes == asked.max_size)).sum()),
+        unjudged=int((unjudged & (sizes >= asked.min_size) & (sizes <= len(verdicts))).sum()),
         truncated=tuple((position, cut[graph]) for position, graph in enumerate(corpus.index) if graph in cut),
     )
 
@@ -319,22 +328,29 @@ def absolute_support(min_support: int | float | Fraction, weight: int) -> int:
     return max(ceil(fraction * weight), 1)
 
 
-def _closed(levels: Sequence[Tallies], giving_way: Sequence[Pairs], groups: Sequence[Hashable] | None) -> Flags:
-    """Which patterns, by id, give way to none, or to none of their group.
+def _standing(
+    levels: Sequence[Tallies], verdicts: Sequence[Judged], groups: Sequence[Hashable] | None
+) -> tuple[Flags, Flags]:
+    """Which patterns, by id, give way to one, or one of their group; and of which nobody knows whether they do.
 
     Args:
         levels: the patterns of each size.
-        giving_way: for each size, which of them give way to which of one node more.
+        verdicts: for each size, which of them give way to which of one node more; none where that was not asked.
         groups: for each id the pattern's group; None where all are of one.
     """
     starts = np.cumsum([0, *(len(level.keys) for level in levels)])
-    closed = np.ones(int(starts[-1]), dtype=np.bool_)
+    giving_way = np.zeros(int(starts[-1]), dtype=np.bool_)
+    unjudged = np.zeros(len(giving_way), dtype=np.bool_)
     numbers: dict[Hashable, int] = {}
     group = None if groups is None else np.array([numbers.setdefault(one, len(numbers)) for one in groups])
-    for size, pairs in enumerate(giving_way, start=1):
+    for size, (pairs, cut, only) in enumerate(verdicts, start=1):
         small = pairs.small
         if group is not None:
             at = located(pairs.large, levels[size].keys)
             small = small[(at >= 0) & (group[small] == group[starts[size] + at])]
-        closed[small] = False
-    return closed
+        giving_way[small] = True
+        unjudged[cut] = giving_way[cut]
+        unjudged[only] = True
+        giving_way[cut] = False
+    unjudged[starts[len(verdicts)] :] = True
+    return giving_way, unjudged

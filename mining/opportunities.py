@@ -60,7 +60,8 @@ class Report:
         max_size: most operators of a pattern.
         min_support: least support that was asked, as executions.
         patterns: frequent closed patterns that were ranked.
-        incomplete: models whose occurrences exceeded the work budget: supports and savings are lower bounds.
+        incomplete: models whose occurrences exceeded the work budget: supports and savings are lower bounds, and
+            patterns larger than the last ones that fitted are missing.
         classes: what operators take by fusion class, greatest first.
         stopped: operators that rules keep out of all patterns, by rule.
         opportunities: fusible ones, in order of marginal saving.
@@ -82,12 +83,6 @@ class Report:
     stopped: tuple[Stopped, ...]
     opportunities: tuple[Opportunity, ...]
     ruled_out: tuple[Opportunity, ...] = ()
-
-    @property
-    def matched_share(self) -> float:
-        """Share of the predicted time that the operators of all fusible opportunities take today."""
-        covered = sum(opportunity.seconds_before for opportunity in self.opportunities)
-        return covered / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON knows it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from graphopt.mining.canonical import SHORT_DIGEST, Edge
+from graphopt.mining.canonical import CanonicalForm, Edge
 
 FUSIBLE = "fusible"
 RULED_OUT = "ruled out"
@@ -85,16 +85,13 @@ class ModelPlaces:
 
 
 @dataclass(frozen=True, slots=True)
-class Opportunity:
+class Opportunity(CanonicalForm):
     """A pattern that is worth a kernel, or would be if no rule stopped it.
 
-    Occurrences whose nodes a better opportunity takes already do not count: the savings of a list add up.
+    Occurrences whose nodes a better opportunity takes already do not count: the savings of a list add up. Slots and
+    outputs of edges are folded as the miner does.
 
     Attributes:
-        digest: SHA-256 of the pattern's canonical form.
-        labels: labels of its operators, in canonical order.
-        edges: (producer, output, consumer, slot) between places in that order; slots and outputs folded as the miner
-            does.
         operators: operator types, in topological order.
         support: executions of the captures that hold the pattern.
         captures: number of captures that hold it.
@@ -115,9 +112,6 @@ class Opportunity:
         shapes: the shapes at which they were executed, greatest saving first (at most MOST_SHAPES).
     """
 
-    digest: str
-    labels: tuple[str, ...]
-    edges: tuple[Edge, ...]
     operators: tuple[str, ...]
     support: int
     captures: int
@@ -135,16 +129,6 @@ class Opportunity:
     reason: str = ""
     models: tuple[ModelPlaces, ...] = ()
     shapes: tuple[ShapeExample, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Number of operators."""
-        return len(self.labels)
-
-    @property
-    def short(self) -> str:
-        """The first digits of the digest, for people."""
-        return self.digest[:SHORT_DIGEST]
 
     def to_dict(self) -> dict[str, Any]:
         """The opportunity as JSON knows it; ``size`` is added for readers."""

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from graphopt.mining.canonical import SHORT_DIGEST, Edge
+from graphopt.mining.canonical import CanonicalForm
 from graphopt.mining.found import Found, Places
 from graphopt.mining.graphs import MiningGraph, bits
 from graphopt.mining.symmetry import Arrangement, Occurrence
@@ -28,37 +28,22 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Pattern:
+class Pattern(CanonicalForm):
     """A connected labelled DAG that occurs.
 
     Attributes:
-        digest: SHA-256 of its canonical form, 64 hexadecimal digits.
-        labels: its nodes' labels, in canonical order.
-        edges: (producer, output, consumer, slot) between places in that order.
         support: sum of the weights of the graphs that contain it.
         occurrences: number of occurrences, each counted with the weight of its graph.
-        closed: whether no larger pattern has the same occurrences; None when that was not asked.
+        closed: True where no larger pattern has the same occurrences; None where that is not known: it was not asked,
+            or nothing larger was looked at (see ``clipped`` of mine).
     """
 
-    digest: str
-    labels: tuple[str, ...]
-    edges: tuple[Edge, ...]
     support: int
     occurrences: int
     closed: bool | None = None
     _corpus: Corpus | None = field(default=None, repr=False, compare=False)
     _found: tuple[Found, ...] = field(default=(), repr=False, compare=False)
     _id: int = field(default=-1, repr=False, compare=False)
-
-    @property
-    def size(self) -> int:
-        """Number of nodes."""
-        return len(self.labels)
-
-    @property
-    def short(self) -> str:
-        """The first digits of the digest, for people."""
-        return self.digest[:SHORT_DIGEST]
 
     @property
     def places(self) -> tuple[Places, ...]:

@@ -8,8 +8,8 @@ import numpy as np
 from graphopt.mining import closedness, growth
 from graphopt.mining.batch import Batch
 from graphopt.mining.bounds import bounds
-from graphopt.mining.canonical import Edge, Vocabulary, digest
-from graphopt.mining.closedness import Pairs
+from graphopt.mining.canonical import CanonicalForm, Vocabulary, digest
+from graphopt.mining.closedness import Judged
 from graphopt.mining.found import Found
 from graphopt.mining.graphs import MiningGraph
 from graphopt.mining.levels import Level, Numbers, narrow
@@ -23,22 +23,16 @@ BATCH_NODES = 40_000
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class Code(CanonicalForm):
     """A pattern's canonical form.
 
     Attributes:
         id: its number among all frequent patterns: by size, then by key.
-        digest: SHA-256 of the form.
-        labels: labels in canonical order.
-        edges: sorted edges between places in that order.
         graph: index of the first graph that contains it.
         nodes: an occurrence there, in canonical order.
     """
 
     id: int
-    digest: str
-    labels: tuple[str, ...]
-    edges: tuple[Edge, ...]
     graph: int
     nodes: Occurrence
 
@@ -83,7 +77,7 @@ class Shard:
         self.patterns = [patterns]
         return self._tallies()
 
-    def grow(self, frequent: Hashes, paired: bool = False) -> Pairs | None:
+    def grow(self, frequent: Hashes, paired: bool = False) -> Judged | None:
         """Find the next level, from the frequent patterns of the last one; see keep.
 
         Args:
@@ -97,7 +91,7 @@ class Shard:
         self.patterns.append(larger)
         if not paired:
             return None
-        return closedness.pairs_that_agree(self.batches, self.patterns[-2], self.patterns[-1], self._reach)
+        return closedness.judged(self.batches, self.patterns[-2], self.patterns[-1], self._reach)
 
     def tally(self, small: Integers | None = None, large: Hashes | None = None) -> Tallies:
         """Support and counts of every pattern of the level that was found last.
@@ -210,10 +204,10 @@ class Shard:
                     high = low + length
                     codes.append(
                         Code(
-                            ids[place],
                             digest([names[label] for label in labels[place]], content[32 * low : 32 * high]),
                             tuple([vocabulary.labels[label] for label in labels[place]]),
                             tuple(edges[low:high]),
+                            ids[place],
                             indices[place],
                             tuple(nodes[place]),
                         )

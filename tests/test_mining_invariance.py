@@ -23,7 +23,8 @@ Weighted = list[tuple[nx.MultiDiGraph, int]]
 def written(result: MiningResult) -> bytes:
     """All that a result says of the fleet, in bytes."""
     rows = [(p.digest, p.labels, p.edges, p.support, p.occurrences, p.disjoint_occurrences, p.closed) for p in result]
-    return json.dumps([rows, result.weight, result.min_support, result.incomplete, result.larger]).encode()
+    counts = [result.weight, result.min_support, result.incomplete, result.larger, result.unjudged]
+    return json.dumps([rows, counts]).encode()
 
 
 def renamed(graph: nx.MultiDiGraph, chance: random.Random) -> nx.MultiDiGraph:
@@ -98,8 +99,8 @@ def test_weights_of_any_size(corpus: list[Entry], factor: int, closed: bool) -> 
 class InShards:
     """An engine with so many shards, in this process."""
 
-    def __init__(self, graphs: Numbered, shards: int) -> None:
-        self._shards = [Shard(hand, 10_000) for hand in dealt(graphs, shards)]
+    def __init__(self, graphs: Numbered, shards: int, budget: int) -> None:
+        self._shards = [Shard(hand, budget) for hand in dealt(graphs, shards)]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         return [answer(shard, method, arguments) for shard in self._shards]
@@ -111,14 +112,16 @@ class InShards:
 
 
 @settings(max_examples=120, deadline=None)
-@given(corpora(7, 5), st.integers(2, 6), st.integers(1, 4), st.booleans())
-def test_shards(corpus: list[Entry], shards: int, min_support: int, closed: bool) -> None:
+@given(corpora(7, 5), st.integers(2, 6), st.integers(1, 4), st.booleans(), st.sampled_from([5, 10_000]))
+def test_shards(corpus: list[Entry], shards: int, min_support: int, closed: bool, budget: int) -> None:
     graphs = given_graphs(corpus)
-    asked = {"min_support": min_support, "max_size": 5, "closed": closed}
+    asked = {"min_support": min_support, "max_size": 5, "closed": closed, "budget": budget}
     whole = mine(graphs, engine="serial", **asked)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            miner, "open_engine", lambda name, graphs, **_: InShards(list(enumerate(graphs)), min(shards, len(graphs)))
+            miner,
+            "open_engine",
+            lambda name, graphs, **_: InShards(list(enumerate(graphs)), min(shards, len(graphs)), budget),
         )
         split = mine(graphs, **asked)
     assert written(split) == written(whole)

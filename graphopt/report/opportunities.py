@@ -65,7 +65,10 @@ def coverage(data: Mapping[str, Any]) -> list[str]:
         lines.append(f"Kept out of all patterns by rules, as shares of the time: {', '.join(parts)}.")
     if data["incomplete"]:
         names = ", ".join(data["incomplete"])
-        lines.append(f"Incomplete: the work budget was not enough for {names}; supports and savings are lower bounds.")
+        lines.append(
+            f"Incomplete: the work budget was not enough for all patterns of {names}: larger ones are missing, and "
+            "supports and savings are lower bounds."
+        )
     lines.append(
         f"Patterns of 2 to {data['max_size']} operators. Runs: executions of all places together; before and after: "
         "the roofline's mean time of one; saving: share of the fleet's time, beyond what the patterns above save."

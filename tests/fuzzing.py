@@ -332,7 +332,7 @@ def coverage(cases: Sequence[Case], folder: Path) -> Iterator[str]:
         place.mkdir()
         source = emit_library(lowered[start : start + TOGETHER], "coverage").whole() + DRIVER + GCOV_DUMP
         for name in KERNEL_SUPPORT:
-            text = support(name).split("\n", 1)[1] if name == "convolution.h" else support(name)
+            text = support(name)
             source = source.replace(text, f'#line 1 "{name}"\n{text}\n{OWN_FILE}\n')
         (place / "k.c").write_text(source)
         subprocess.run(["gcc", *flags, "-c", "k.c", "-o", "k.o"], cwd=place, check=True)

@@ -63,6 +63,9 @@ NEAR_SIZES = (1 << 19, 1 << 20)
 """Working sets that a second-level cache holds, of which half is written."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
+NEXT_TO_NOTHING = 1e-8
+"""Seconds of a step below which it costs nothing besides what it computes."""
+
 HOLDS = 0.8
 """Share of a level's bandwidth at which a working set still counts as held by it."""
 
@@ -410,12 +413,8 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
         tables[True][0][matrix_unit.KEY] = sources.quantity(peak_of_unit, "flop/s")
     per_node = sources.quantity(seconds["nodes"] / chains.LENGTH, "s")
     per_kernel = sources.quantity(seconds["kernels"] / chains.LENGTH, "s") if "kernels" in seconds else None
-    per_step = None
-    if per_kernel is not None:
-        steps = seconds["step"] / kernel_cases.STEPS
-        per_step = sources.quantity(max(steps, 1e-9), "s")
     count = "one core" if sources.threads == 1 else f"{sources.threads} threads"
-    return Machine(
+    machine = Machine(
         name=name,
         description=f"{count} of {system.processor()}, as onnxruntime uses it",
         scope=sources.scope,
@@ -427,9 +426,15 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
         kernel_piece_rates=MappingProxyType(tables[True][1]),
         per_node=per_node,
         per_kernel=per_kernel,
-        per_step=per_step,
         per_call=sources.quantity(call, "s"),
     )
+    if "step" not in seconds:
+        return machine
+    # what the products themselves take is known by now
+    known = roofline.kernel_seconds(kernel_cases.STEP.capture, range(kernel_cases.STEPS), machine)
+    left = seconds["step"] - (known.seconds - known.price if known is not None else 0.0)
+    price = left / (kernel_cases.STEPS - 1)
+    return replace(machine, per_step=sources.quantity(price, "s")) if price > NEXT_TO_NOTHING else machine
 
 
 def _levels(sweep: Mapping[int, float], copies: Mapping[int, float], sources: _Sources) -> tuple[MemoryLevel, ...]:

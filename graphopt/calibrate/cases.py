@@ -134,6 +134,11 @@ def _concat(*shapes: Sequence[int]) -> Case:
     return Case("Concat", "Concat", [f32(*shape) for shape in shapes], (), {"axis": 1})
 
 
+def _singles(operands: int, rows: int) -> Case:
+    """Operands that give single elements in turn."""
+    return replace(_concat(*[(rows, 1)] * operands), key="Concat_elements")
+
+
 def _reorder(key: str, op_type: str, channels: int, size: int, **attributes: Any) -> Case:
     """A reorder of an image; ``size`` squared is a multiple of 16 or not."""
     name = f"{BLOCKED}.{op_type}{key}"
@@ -218,6 +223,8 @@ LAYOUT: tuple[Case, ...] = (
     _concat(*[(64, 1, 32)] * 24),
     _concat((1, 400, 12, 12), (1, 40, 12, 12)),
     _concat((4096, 8), (4096, 8)),
+    _singles(2, 9000),
+    _singles(20, 200),
     Case("Split", "Split", [f32(64, 1024)], (), {"axis": 1}, outputs=2, opset=13),
     Case("Split", "Split", [f32(1024, 64)], (), {"axis": 1}, outputs=2, opset=13),
     Case("Slice", "Slice", [f32(256, 512), _ints(0), _ints(256), _ints(1)], (1, 2, 3)),

@@ -15,7 +15,7 @@ from graphopt.operators.pieces import counts
 from graphopt.roofline import MOVED, SPECIAL
 
 STEPS = 24
-"""Lookups of the kernel that measures the price of a step."""
+"""Products of the kernel that measures the price of a step."""
 FEATURES = 22
 TRIANGLE = tuple(FEATURES * row + column for row in range(FEATURES) for column in range(row))
 """Indices below the diagonal of FEATURES x FEATURES elements."""
@@ -185,7 +185,8 @@ def _joined(operands: int, rows: int, size: int) -> tuple[KernelCase, ...]:
     names = ["x", *(f"x{i}" for i in range(1, operands))]
     single: Shape = (rows, size)
     shapes = {**dict.fromkeys(names, single), "y": (rows, operands * size)}
-    return _both("copy", (_node(0, "Concat", names, "y", axis=1),), shapes)
+    key = "copy" if size > 1 else f"copy{SPECIAL}elements"
+    return _both(key, (_node(0, "Concat", names, "y", axis=1),), shapes)
 
 
 def _broadcast(operator: str, shape: Shape, other: Shape) -> KernelCase:
@@ -287,15 +288,13 @@ def _along_time(*sizes: int, batch: int = 1) -> KernelCase:
 
 
 def _steps() -> KernelCase:
-    """Many small lookups that are put together: what a step of a kernel costs."""
-    names = [f"t{i}" for i in range(STEPS)]
-    nodes = [_node(i, "Gather", (f"w{i}", f"x{i}" if i else "x"), name, axis=0) for i, name in enumerate(names)]
-    nodes.append(_node(STEPS, "Concat", names, "y", axis=1))
-    tables = tuple(f"w{i}" for i in range(STEPS))
-    indices = ("x", *(f"x{i}" for i in range(1, STEPS)))
-    shapes: dict[str, Shape] = dict.fromkeys(tables, (500, 4)) | dict.fromkeys(indices, (16,))
-    shapes |= dict.fromkeys(names, (16, 4)) | {"y": (16, 4 * STEPS)}
-    return KernelCase("step", tuple(nodes), shapes, tables, counted=(), elements=True, indices=indices)
+    """Small products behind each other: what a step of a kernel costs."""
+    names = ["x", *(f"t{i}" for i in range(STEPS - 1)), "y"]
+    weights = tuple(f"w{i}" for i in range(STEPS))
+    nodes = tuple(_node(i, "MatMul", (names[i], weights[i]), names[i + 1]) for i in range(STEPS))
+    row, square = (1, 16), (16, 16)
+    shapes: dict[str, Shape] = {**dict.fromkeys(names, row), **dict.fromkeys(weights, square)}
+    return KernelCase("step", nodes, shapes, weights, counted=(), elements=True)
 
 
 FUNCTIONS: tuple[tuple[str, str, int], ...] = (
@@ -359,6 +358,8 @@ CASES: tuple[KernelCase, ...] = (
     *_copies(1024, 32),
     *_joined(24, 64, 32),
     *_joined(10, 500, 8),
+    *_joined(2, 9000, 1),
+    *_joined(20, 200, 1),
     _casts(),
     *_picked(1024, 64),
     *_picked(4096, 8),
@@ -421,6 +422,10 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv_depthwise", 320, 320, 14, 3, 320),
     _conv("conv_depthwise", 800, 800, 7, 5, 800),
     _conv("conv_depthwise", 400, 400, 14, 1, 400),
+    _conv("conv_depthwise", 96, 96, 30, 1, 96),
+    _conv("conv_depthwise", 640, 640, 7, 1, 640),
+    _conv("conv_depthwise", 48, 48, 60, 3, 48),
+    _conv("conv_depthwise", 240, 240, 14, 7, 240),
     _conv("conv_depthwise", 96, 96, 20, 7, 96),
     _conv("conv_depthwise", 64, 64, 40, 3, 64, stride=2),
     _conv("conv_depthwise", 160, 160, 14, 5, 160, stride=2),

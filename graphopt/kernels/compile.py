@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
-from graphopt.kernels.emit import INCLUDES, KERNEL_SUPPORT, PRAGMAS, Source, support
+from graphopt.kernels.emit import INCLUDES, PRAGMAS, Source, kernel_support, support
 from graphopt.kernels.object_cache import ObjectCache
 
 FLAGS = (
@@ -178,7 +178,7 @@ def level_parts(source: Source, level: Level, together: int = 1) -> Iterator[str
         level: where it runs.
         together: kernels in one part. One makes the cache useful; many compile faster.
     """
-    common = support(*KERNEL_SUPPORT)
+    common = kernel_support()
     shared = _SHARED.findall(common)
     begin = [f"#define LEVELS(X) X({level.name})", f"#define LEVEL(name) name##_{level.name}"]
     begin += [PRAGMAS, '#define SHARED __attribute__((visibility("hidden")))']

@@ -15,6 +15,7 @@ from graphopt.kernels.places import TooLargeError, ints
 from graphopt.kernels.program import Program
 from graphopt.kernels.scalar import ELEMENT_TYPES, STORAGE
 from graphopt.kernels.schedule import Schedule, fitted, general
+from graphopt.operators import plan_numbers
 from graphopt.operators.blocked import block_size
 
 SUPPORT = Path(__file__).parent / "c"
@@ -64,7 +65,9 @@ class Source:
                 " * First what all kernels share; the kernels begin at the line KERNELS; the registration is last. */",
                 PRAGMAS,
                 INCLUDES,
-                support("onnxruntime_abi.h", *KERNEL_SUPPORT, "level.h", "instructions.h"),
+                support("onnxruntime_abi.h"),
+                kernel_support(),
+                support("level.h", "instructions.h"),
                 *self.tiles,
                 "/* ================================================================ KERNELS */",
                 "",
@@ -91,9 +94,14 @@ class Source:
 
 def support(*names: str) -> str:
     """The text of some of the files that all kernels share."""
-    texts = [(SUPPORT / name).read_text() for name in names]
+    return "\n".join((SUPPORT / name).read_text() for name in names)
+
+
+def kernel_support() -> str:
+    """What all kernels share, behind the numbers that it is planned by."""
     block = f"#define BLOCK {block_size() or 16} /* channels in a block of the blocked layout */"
-    return "\n".join([block, *texts] if "convolution.h" in names else texts)
+    numbers = "/* numbers by which kernels plan their work: graphopt/operators/plan_numbers.py says what each is */"
+    return "\n".join([numbers, plan_numbers.definitions(), block, support(*KERNEL_SUPPORT)])
 
 
 def emit_library(programs: Sequence[Program], title: str, sources: Mapping[str, str] | None = None) -> Source:

@@ -12,33 +12,15 @@ from math import ceil, prod
 from graphopt.graph import Node, Shape
 from graphopt.operators.blocked import DOMAIN, LARGEST_TILE
 from graphopt.operators.formulas import integer
+from graphopt.operators.plan_numbers import PLAN
 from graphopt.operators.products import LANES, Shapes
 
-MOST_ROWS = 14
-"""Rows of sums that a block of vectors holds."""
-DEPTH_RUN = 256
-"""Products that are summed at once."""
 FEWEST_SUMS = 8
 """Sums that must be in flight for the multipliers not to wait."""
-UNIT_TILE, UNIT_DEPTH = 16, 32
-"""Rows and columns, and depth, of a tile of the matrix unit."""
-SPLIT_ROWS = 256
-"""Rows that are multiplied by all weights before the next ones."""
-PARTS_SHARE = 1.5
+UNIT_PIXELS = 2 * PLAN.unit_rows
+PARTS_SHARE = PLAN.parts / 2
 """Bytes of weights in the parts that the matrix unit multiplies, over those of float32."""
-FEW_COLUMNS = 4
-"""Columns that are summed as dot products."""
-MOST_BLOCKS = max(LARGEST_TILE)
-"""Blocks of output channels that are summed at once."""
-SUM_RUN, CHUNK_FLOATS = 160, 40960
-"""Products that are summed at once, and floats of a chunk of a convolution."""
-WORKING_FLOATS, FEWEST_TILES = 5 << 16, 24
-"""Floats of a chunk of transformed tiles; tiles below which weights are read for few products."""
-MOST_UNIT_STRIDE, UNIT_PIXELS = 4, 32
-NEAR_PARTS, FAR_PARTS = 3 << 18, 1200 << 10
-"""Bytes of the parts of a chunk of an image, where weights stay in the second-level cache and where they do not."""
-PARTS_BYTES, FAR_WEIGHTS = 3072, 3 << 18
-"""Bytes of a tile of weights in parts; bytes of all of them beyond which they do not stay."""
+PARTS_BYTES = PLAN.parts * 2 * PLAN.unit_rows * PLAN.unit_depth
 GATES = {"GRU": 3, "LSTM": 4}
 
 
@@ -94,12 +76,13 @@ def _product(result: Shape, depth: int, right: Shape, computed: bool, unit: bool
     columns = result[-1]
     batches = prod(right[:-2])  # one right operand for all: the rows of all are rows of one product
     rows = max(1, prod(result[:-1]) // max(1, batches))
-    if not computed and batches == 1 and columns > FEW_COLUMNS and unit and unit_pays(rows, columns, depth):
+    if not computed and batches == 1 and columns > PLAN.few_columns and unit and unit_pays(rows, columns, depth):
         kept = PARTS_SHARE * 4 * prod(right)
-        return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, (kept, ceil(rows / SPLIT_ROWS) - 1), True)
-    blocks = ceil(rows / MOST_ROWS) * ceil(columns / (2 * LANES)) * ceil(depth / DEPTH_RUN)
+        again = kept, ceil(rows / PLAN.split_rows) - 1
+        return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, again, True)
+    blocks = ceil(rows / PLAN.wide_rows) * ceil(columns / (2 * LANES)) * ceil(depth / PLAN.depth_run)
     counts: dict[str, float] = {"": blocks, "results": prod(result), "weights": prod(right)}
-    if not computed and batches == 1 and columns <= FEW_COLUMNS:  # dot products along the depth
+    if not computed and batches == 1 and columns <= PLAN.few_columns:  # dot products along the depth
         return Executed("dots", 2.0 * rows * columns * ceil(depth / LANES) * LANES, {"": prod(result)})
     if computed:
         counts = {"": prod(result), "weights": prod(right), "matrices": batches - 1}
@@ -109,7 +92,7 @@ def _product(result: Shape, depth: int, right: Shape, computed: bool, unit: bool
 
 def padded_operations(rows: int, columns: int, depth: int) -> float:
     """Operations of a product by vectors, idle lanes and idle multipliers included."""
-    groups = ceil(rows / MOST_ROWS)
+    groups = ceil(rows / PLAN.wide_rows)
     vectors = ceil(columns / LANES)
     in_flight = min(2, vectors)  # vectors of columns at once
     busy = groups * max(rows / groups, FEWEST_SUMS / in_flight)
@@ -119,16 +102,18 @@ def padded_operations(rows: int, columns: int, depth: int) -> float:
 def unit_pays(rows: int, columns: int, depth: int) -> bool:
     """Whether kernels leave a product to the matrix unit: its time in cycles against that of vectors."""
     left, results, weights = rows * depth, rows * columns, columns * depth
-    tiles = ceil(rows / UNIT_TILE) * ceil(columns / UNIT_TILE) * ceil(depth / UNIT_DEPTH)
-    unit = 180 * tiles + 1.1 * left + 0.5 * results + 0.6 * weights
-    vectors = 0.58 * ceil(columns / LANES) * max(rows, 4) * depth
-    return unit < vectors + 0.25 * left + 0.4 * results + 0.14 * weights
+    tiles = ceil(rows / PLAN.unit_rows) * ceil(columns / PLAN.unit_rows) * ceil(depth / PLAN.unit_depth)
+    vectors = ceil(columns / LANES) * max(rows, 4) * depth
+    unit = PLAN.unit_tile_cycles * tiles + PLAN.unit_left_cycles * left + PLAN.unit_result_cycles * results
+    plain = PLAN.vector_sum_cycles * vectors + PLAN.vector_left_cycles * left + PLAN.vector_result_cycles * results
+    return unit + PLAN.unit_weight_cycles * weights < plain + PLAN.vector_weight_cycles * weights
 
 
 def _by_unit(rows: int, columns: int, depth: int) -> tuple[float, dict[str, float]]:
     """Operations of the tiles; blocks of tiles, and elements that are split into parts."""
-    row_tiles, column_tiles = ceil(rows / UNIT_TILE), ceil(columns / UNIT_TILE)
-    operations = 2.0 * row_tiles * column_tiles * ceil(depth / UNIT_DEPTH) * UNIT_TILE * UNIT_TILE * UNIT_DEPTH
+    row_tiles, column_tiles = ceil(rows / PLAN.unit_rows), ceil(columns / PLAN.unit_rows)
+    products = row_tiles * column_tiles * ceil(depth / PLAN.unit_depth)
+    operations = 2.0 * products * PLAN.unit_rows**2 * PLAN.unit_depth
     return operations, {"": ceil(row_tiles / 2) * ceil(column_tiles / 2), "split": rows * depth}
 
 
@@ -166,11 +151,15 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, comput
     groups = max(1, integer(node, "group", 1))
     blocked = node.domain == DOMAIN
     kernel, size, extent = _plane(weights), _plane(result), _plane(image)
-    if extent[1] == kernel[1] == size[1] == 1:  # columns are what kernels run along
+    turned = extent[1] == kernel[1] == size[1] == 1  # columns are what kernels run along
+    if turned:
         kernel, size, extent = kernel[::-1], size[::-1], extent[::-1]
     strides, dilations = (_numbers(node, name) for name in ("strides", "dilations"))
     depthwise = blocked and groups > 1 and weights[1] == 1 and weights[0] == groups
-    border = max(0, size[1] - max(0, (extent[1] - (kernel[1] - 1) * dilations[1] - 1) // strides[1] + 1))
+    reach = (kernel[1] - 1) * dilations[1]
+    before = _padding(node, 2 if turned else 1, max(0, (size[1] - 1) * strides[1] + reach + 1 - extent[1]))
+    first = min(ceil(before / strides[1]), size[1])
+    border = size[1] - (min(max(ceil((extent[1] + before - reach) / strides[1]), first), size[1]) - first)
     plain_input = not blocked or (groups == 1 and weights[1] < LANES)
     sizes = _Sizes(result[0], groups, weights[1], weights[0] // groups, kernel, size, not blocked, plain_input, border)
     if depthwise:
@@ -178,12 +167,22 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, comput
     if not computed and blocked and not plain_input:
         tiled = _winograd(sizes) if strides == dilations == (1, 1) else None
         work = groups * (tiled[0] if tiled is not None else _direct_work(sizes))
-        by_unit = _windows_by_unit(sizes, strides, dilations) if unit and max(strides) <= MOST_UNIT_STRIDE else None
+        by_unit = _windows_by_unit(sizes, strides, dilations) if unit else None
         if by_unit is not None and by_unit[0] < work:
             return by_unit[1]
         if tiled is not None:
             return tiled[1]
     return _direct(sizes, prod(extent), bordered=border > 0 or size[0] > (extent[0] - kernel[0]) // strides[0] + 1)
+
+
+def _padding(node: Node, back: int, needed: int) -> int:
+    """Elements in front of an image, along its last dimension or the one ``back`` from the end."""
+    automatic, pads = node.attributes.get("auto_pad", "NOTSET"), node.attributes.get("pads")
+    if automatic in ("SAME_UPPER", "SAME_LOWER"):
+        return needed // 2 if automatic == "SAME_UPPER" else needed - needed // 2
+    given = pads if isinstance(pads, tuple) and automatic != "VALID" else ()
+    found = given[len(given) // 2 - back] if len(given) >= 2 * back else 0
+    return found if isinstance(found, int) else 0
 
 
 def _plane(shape: Shape) -> tuple[int, int]:
@@ -206,15 +205,20 @@ def _tiles(width: int, kind: int) -> tuple[int, float]:
 
 
 def _depthwise(sizes: _Sizes, image: int) -> Executed:
-    rows = sizes.batch * sizes.size[0] * ceil(sizes.groups / LANES)
-    tiles, pixels = _tiles(sizes.size[1], 0)
-    copied = sizes.border * sizes.taps * 4 / 3 >= sizes.size[1] > 0 and sizes.border > 0
+    height, width = sizes.size
+    if sizes.taps == 1 and image == height * width:
+        height, width = 1, image
+    rows = sizes.batch * height * ceil(sizes.groups / LANES)
+    tiles, pixels = _tiles(width, 0)
+    copied = sizes.border * (sizes.taps * 4 // 3) >= width > 0 and sizes.border > 0
+    elements = sizes.batch * ceil(sizes.groups / LANES) * LANES * image
     counts = {
         "": rows * tiles,
-        "image": sizes.batch * ceil(sizes.groups / LANES) * LANES * image,
-        "copied": sizes.batch * ceil(sizes.groups / LANES) * LANES * image if copied else 0,
+        "image": elements,
+        "copied": elements if copied else 0,
+        "border": 0 if copied else rows * sizes.border,
     }
-    return Executed("", 2.0 * rows * pixels * LANES * sizes.taps, counts)
+    return Executed("pointwise" if sizes.taps == 1 else "", 2.0 * rows * pixels * LANES * sizes.taps, counts)
 
 
 def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
@@ -224,19 +228,19 @@ def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
     if pointwise and image == height * width:
         height, width = 1, height * width
     pitch = 1 if sizes.plain_input else LANES
-    runs = ceil(sizes.input_blocks / max(1, min(sizes.input_blocks, SUM_RUN // (sizes.taps * pitch))))
+    runs = ceil(sizes.input_blocks / max(1, min(sizes.input_blocks, PLAN.sum_run // (sizes.taps * pitch))))
     products = 2.0 * LANES * sizes.taps * sizes.input_blocks * pitch
     rows = sizes.batch * sizes.groups * height
     operations, tiles = 0.0, 0
     left = sizes.output_blocks
     while left:
-        kind = ceil(left / ceil(left / MOST_BLOCKS))
+        kind = ceil(left / ceil(left / PLAN.most_blocks))
         each, pixels = _tiles(width, kind)
         operations += rows * pixels * kind * products
         tiles += rows * each * runs
         left -= kind
     stored = rows * width * sizes.output_blocks * LANES
-    chunks = max(1, ceil(height * width * sizes.output_blocks * LANES / CHUNK_FLOATS))
+    chunks = max(1, ceil(height * width * sizes.output_blocks * LANES / PLAN.chunk_floats))
     weights = sizes.groups * sizes.output_blocks * LANES * sizes.input_blocks * pitch * sizes.taps
     copied = bordered and sizes.border * 16 >= width
     counts = {
@@ -251,7 +255,8 @@ def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
 def _direct_work(sizes: _Sizes) -> float:
     """What kernels count of direct sums when they choose a schedule."""
     pairs = sizes.input_blocks * sizes.output_blocks * LANES
-    direct, weights = float(sizes.batch * prod(sizes.size) * sizes.taps * pairs), sizes.taps * pairs * 10.0
+    direct = float(sizes.batch * prod(sizes.size) * sizes.taps * pairs)
+    weights = sizes.taps * pairs * PLAN.weight_operations
     return max(direct, weights) + min(direct, weights) / 4
 
 
@@ -259,6 +264,8 @@ def _windows_by_unit(
     sizes: _Sizes, strides: tuple[int, int], dilations: tuple[int, int]
 ) -> tuple[float, Executed] | None:
     """Windows by the matrix unit, and what kernels count of that; see ``kernels/c/convolution_unit.h``."""
+    if max(strides) > PLAN.most_unit_stride:
+        return None
     reach = [(k - 1) * d // s for k, d, s in zip(sizes.kernel, dilations, strides, strict=True)]
     used = prod(
         len({tap * d % s for tap in range(k)}) for k, d, s in zip(sizes.kernel, dilations, strides, strict=True)
@@ -266,7 +273,7 @@ def _windows_by_unit(
     depth = ceil(sizes.input_blocks / 2)
     steps = sizes.taps * depth
     weights = sizes.output_blocks * steps * PARTS_BYTES
-    far = weights > FAR_WEIGHTS
+    far = weights > PLAN.far_weights
     rows, columns = sizes.size
 
     def plane(height: int, width: int) -> int:
@@ -275,7 +282,7 @@ def _windows_by_unit(
     def room(height: int, width: int) -> int:
         return (prod(strides) * depth * 3 * (plane(height, width) | 1) + UNIT_PIXELS + width + reach[1]) * 64
 
-    while room(rows, columns) > (FAR_PARTS if far else NEAR_PARTS):
+    while room(rows, columns) > (PLAN.far_parts_bytes if far else PLAN.near_parts_bytes):
         if rows > 1:
             rows -= 1
         elif columns > UNIT_PIXELS:
@@ -291,11 +298,13 @@ def _windows_by_unit(
     pixels = (rows - 1) * (columns + reach[1]) + columns
     tiles = chunks * ceil(pixels / UNIT_PIXELS) * sizes.output_blocks
     split = chunks * parts * depth * used * plane(rows, columns)
-    products = tiles * (steps * (300 if sizes.output_blocks % 2 else 265) + 150)
-    work = 1.75 * (products + 24.0 * split + weights * (chunks if far else sizes.groups) / 8) + 2000
+    step = PLAN.odd_step_cycles if sizes.output_blocks % 2 else PLAN.even_step_cycles
+    cycles = tiles * (steps * step + PLAN.window_tile_cycles) + PLAN.split_pixel_cycles * split
+    cycles += PLAN.fetched_byte_cycles * weights * (chunks if far else sizes.groups)
+    work = PLAN.cycle_operations * cycles + PLAN.unit_operations
     again = (float(weights * sizes.groups), chunks / sizes.groups - 1 if far else 0.0)
     counts: dict[str, float] = {"": tiles, "split": split, "odd": tiles * steps if sizes.output_blocks % 2 else 0}
-    operations = 2.0 * tiles * steps * UNIT_PIXELS * LANES * UNIT_DEPTH
+    operations = 2.0 * tiles * steps * UNIT_PIXELS * LANES * PLAN.unit_depth
     return work, Executed("unit", operations, counts, PARTS_SHARE, again)
 
 
@@ -303,7 +312,7 @@ def _winograd(sizes: _Sizes) -> tuple[float, Executed] | None:
     """Fewer multiplications by transforms of tiles, and what kernels count of that; see ``kernels/c/winograd.h``."""
     pairs = sizes.input_blocks * sizes.output_blocks * LANES
     taps = sizes.taps
-    least = 0.9 * _direct_work(sizes)
+    least = PLAN.transform_share * _direct_work(sizes)
     best: tuple[float, float, float, int] | None = None
     for points in ((4, 4), (6, 6), (1, 6), (6, 1)):
         if any((own == 1) != (k == 1) or (own > 1 and k >= own) for own, k in zip(points, sizes.kernel, strict=True)):
@@ -313,17 +322,18 @@ def _winograd(sizes: _Sizes) -> tuple[float, Executed] | None:
             continue
         tiles = sizes.batch * prod(ceil(size / r) for size, r in zip(sizes.size, results, strict=True))
         places = prod(points)
-        products = places * tiles * pairs * (1 + 4 / min(tiles, FEWEST_TILES))
-        transforms = (40.0 + 6 * places) * tiles * (sizes.input_blocks + sizes.output_blocks)
-        loaded = places * pairs * 10.0
+        products = places * tiles * pairs * (1 + 4 / min(tiles, PLAN.fewest_tiles))
+        transforms = (PLAN.tile_operations + PLAN.place_operations * places) * tiles
+        transforms *= sizes.input_blocks + sizes.output_blocks
+        loaded = places * pairs * PLAN.weight_operations
         work = max(products, loaded) + min(products, loaded) / 4 + transforms
         if work < least:
             least, best = work, (products, transforms, float(tiles), places)
     if best is None:
         return None
     products, transforms, all_tiles, places = best
-    blocks = sizes.input_blocks + min(sizes.output_blocks, MOST_BLOCKS)
-    most = max(FEWEST_TILES, WORKING_FLOATS // (places * blocks * LANES))
+    blocks = sizes.input_blocks + min(sizes.output_blocks, PLAN.most_blocks)
+    most = max(PLAN.fewest_tiles, PLAN.working_floats // (places * blocks * LANES))
     kept = 4.0 * sizes.groups * places * pairs * LANES
     again = (kept, ceil(all_tiles / most) - 1)
     operations = 2.0 * LANES * products * sizes.groups

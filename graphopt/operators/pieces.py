@@ -30,6 +30,9 @@ CACHE_ALIAS = 512
 NARROW = 8
 """Elements of a row below which a transpose of single elements fills no vector."""
 
+UNROLLED = 4 * LANES
+"""Elements of a row whose loops compilers unroll, so that it stays in registers."""
+
 
 def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> dict[str, int]:
     """What one execution works through besides its elements or operations, by name; the empty name counts pieces.
@@ -38,9 +41,9 @@ def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
 
     Returns:
         Of element-wise operators ``repeated``: results for which an operand repeats; of reductions ``ragged``: rows
-        that end in the middle of a vector; of a Concat its ``operands``; of a ReorderInput ``partial``: elements of
-        blocks that are filled up with zeros; of recurrent layers their steps, ``layers`` (one) and ``gates``; of
-        contractions see ``product_counts``.
+        that end in the middle of a vector, and ``long``: rows of more than UNROLLED; of a Concat its
+        ``operands``; of a ReorderInput ``partial``: elements of blocks that are filled up with zeros; of recurrent
+        layers their steps, ``layers`` (one) and ``gates``; of contractions see ``product_counts``.
     """
     result = outputs[0] if outputs else None
     if not result or not prod(result):
@@ -54,7 +57,7 @@ def counts(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
         return found | {"repeated": prod(result) if found[""] > 1 else 0}
     if row.fusion_class is FusionClass.REDUCTION:
         size = (inputs[0] or (1,))[-1] if inputs else 1
-        return found | {"ragged": found[""] if size % LANES else 0}
+        return found | {"ragged": found[""] if size % LANES else 0, "long": found[""] if size > UNROLLED else 0}
     if node.op_type == "Concat":
         return found | {"operands": sum(shape is not None for shape in inputs)}
     if node.op_type == "ReorderInput" and inputs and inputs[0] is not None:

@@ -10,6 +10,9 @@ from graphopt.roofline.arithmetic import UNIT, kernel_arithmetic, seconds_at_rat
 from graphopt.roofline.packing import kernel_keys, nests, seconds_of_broadcasts, seconds_of_copies
 from graphopt.roofline.profile import Move, Profile, profile_of
 
+HEAVY = (FusionClass.CONTRACTION, FusionClass.WINDOW, FusionClass.SEQUENTIAL)
+"""Operators that are steps of their own, behind which others begin when they have ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class KernelSeconds:
@@ -68,7 +71,7 @@ def kernel_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> 
 def external_bytes(capture: Capture, nodes: Sequence[int]) -> int | None:
     """Bytes that a set of operators reads and writes as one kernel, constants included; None when unknown."""
     traffic = _external_traffic(profile_of(capture), nodes)
-    return None if traffic is None else sum(traffic)
+    return None if traffic is None else traffic[0] + traffic[1] + sum(traffic[2].values())
 
 
 def kernel_moves(capture: Capture, nodes: Sequence[int], *, unit: bool) -> tuple[list[Move], list[Move]]:
@@ -87,22 +90,21 @@ def kernel_moves(capture: Capture, nodes: Sequence[int], *, unit: bool) -> tuple
 
 def _moves(profile: Profile, nodes: Sequence[int], unit: bool) -> tuple[list[Move], list[Move]]:
     """What a kernel moves: what enters and leaves, what one step leaves for another, weights as it keeps them."""
-    read, written, parameters = _external_traffic(profile, nodes) or (0, 0, 0)
+    read, written, constants = _external_traffic(profile, nodes) or (0, 0, {})
     kept = _bytes_between_steps(profile, nodes)
-    found: list[Move] = [(float(read + kept), float(written + kept), float(read + written + kept))]
-    waited: list[Move] = []
-    share = 1.0
-    waits = False
+    apart = _turned(profile, nodes)
+    whole = float(read + written + kept)
+    found: list[Move] = [(float(read - apart[0] + kept), float(written - apart[1] + kept), whole)]
+    waited: list[Move] = [(float(apart[0]), float(apart[1]), whole)] if any(apart) else []
     for index in nodes:
-        work, cost = profile.executed(index, unit=unit), profile.costs[index]
-        if work is None or cost is None or not cost.parameter_bytes:
-            continue
-        share, waits = max(share, work.parameter_share), waits or work.waits
-        if work.again[1]:
-            (waited if work.waits else found).append((work.again[0] * work.again[1], 0.0, work.again[0]))
-    if parameters:
-        move = (share * parameters, 0.0, share * max(parameters, profile.parameter_bytes))
-        (waited if waits else found).append(move)
+        work = profile.executed(index, unit=unit)
+        size = constants.get(index, 0)
+        share, waits = (1.0, False) if work is None else (work.parameter_share, work.waits)
+        moves = waited if waits else found
+        if size:
+            moves.append((share * size, 0.0, share * max(sum(constants.values()), profile.parameter_bytes)))
+        if work is not None and work.again[1] and size:
+            moves.append((work.again[0] * work.again[1], 0.0, work.again[0]))
     return found, waited
 
 
@@ -138,9 +140,8 @@ def _work(profile: Profile, nodes: Sequence[int], machine: Machine) -> tuple[flo
 
 
 def _further_steps(profile: Profile, nodes: Sequence[int]) -> int:
-    """How many steps of a kernel come after its first: lookups, reductions and contractions stand for one each."""
-    kinds = (FusionClass.LOOKUP, FusionClass.REDUCTION, FusionClass.CONTRACTION, FusionClass.WINDOW)
-    return max(0, sum(profile.is_of(index, *kinds) for index in nodes) - 1)
+    """How many steps of a kernel come after its first: reductions, contractions and windows stand for one each."""
+    return max(0, sum(profile.is_of(index, FusionClass.REDUCTION, *HEAVY) for index in nodes) - 1)
 
 
 def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
@@ -169,10 +170,30 @@ def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
     return sum(profile.bytes_of(name) or 0 for name in kept)
 
 
-def _external_traffic(profile: Profile, nodes: Sequence[int]) -> tuple[int, int, int] | None:
-    """Bytes that cross the border of a set of nodes: that are read, that are written, and constants apart."""
+def _turned(profile: Profile, nodes: Sequence[int]) -> tuple[int, int]:
+    """Bytes read and written by what brings results of contractions into another order: it comes after them.
+
+    Operands that the contractions read themselves, and what stays in their order, count nothing.
+    """
     inside = set(nodes)
-    read = written = parameters = 0
+    heavy = {index for index in inside if profile.is_of(index, *HEAVY)}
+    in_order, turned = set(heavy), set[int]()
+    for index in sorted(inside - heavy) if heavy else ():  # node order is topological
+        made = {profile.graph.producers.get(name, (-1, 0))[0] for name in profile.graph.nodes[index].inputs}
+        if made & turned or (made & in_order and index in profile.turns):
+            turned.add(index)
+        elif made & in_order:
+            in_order.add(index)
+    uses = (use for index in turned for use in profile.uses[index] if not use.constant and use.producer not in inside)
+    results = (result for index in turned for result in profile.results[index] if result.leaves(inside))
+    return sum({use.name: use.read or 0 for use in uses}.values()), sum(result.bytes or 0 for result in results)
+
+
+def _external_traffic(profile: Profile, nodes: Sequence[int]) -> tuple[int, int, dict[int, int]] | None:
+    """Bytes that cross the border of a set of nodes: that are read, that are written, and constants by their reader."""
+    inside = set(nodes)
+    read = written = 0
+    constants: dict[int, int] = {}
     entering: dict[str, int] = {}
     for index in inside:
         for result in profile.results[index]:
@@ -187,8 +208,8 @@ def _external_traffic(profile: Profile, nodes: Sequence[int]) -> tuple[int, int,
                 return None
             before = entering.get(use.name, 0)
             now = entering[use.name] = min(use.bytes, before + use.read)
-            if use.constant:
-                parameters += now - before
-            else:
+            if not use.constant:
                 read += now - before
-    return read, written, parameters
+            elif now > before:
+                constants[index] = constants.get(index, 0) + now - before
+    return read, written, constants

@@ -182,7 +182,7 @@ typedef struct {
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, PRODUCT_BYTES = 1 << 18, FEW_COLUMNS = 4, LONG_ROW = 32,
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, PRODUCT_BYTES = 1 << 18, LONG_ROW = 32,
        FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
 static int is_packed_as(const packed_operand *o, const contraction *x, int packing)

@@ -16,7 +16,7 @@
 #include <immintrin.h>
 #endif
 
-enum { MOST_BLOCKS = 4, SUM_RUN = 160, CHUNK_FLOATS = 40960, ROWS_FLOATS = 9216, MOST_PIXELS = 16 };
+enum { ROWS_FLOATS = 9216, MOST_PIXELS = 16 };
 
 /* Vectors may be wider than the processor's: such functions are all inline, so no calling convention is at stake. */
 #if defined(__GNUC__) && !defined(__clang__)

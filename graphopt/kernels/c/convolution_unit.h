@@ -19,7 +19,7 @@ typedef struct {
 #if !defined(KERNELS_ONLY) && defined(MATRIX_UNIT) && BLOCK == 16
 #define CONVOLUTION_UNIT 1
 
-enum { MOST_UNIT_STRIDE = 4, UNIT_PARTS_BYTES = 3 << 18, FAR_PARTS_BYTES = 1200 << 10, UNIT_RUN = 4, UNIT_PIXELS = 2 * UNIT_ROWS, FAR_WEIGHTS = 3 << 18 };
+enum { UNIT_RUN = 4, UNIT_PIXELS = 2 * UNIT_ROWS };
 
 /* Whether a tap lies on the pixels of a plane, along one dimension. */
 static int plane_is_used(int64_t taps, int64_t dilation, int64_t stride, int64_t plane)
@@ -77,7 +77,7 @@ static int plan_unit(const convolution_plan *p, unit_plan *u)
     u->steps = p->kernel_height * p->kernel_width * u->depth_tiles;
     int64_t rows = p->height, columns = p->width, weights = p->output_blocks * u->steps * PARTS_BYTES;
     u->far = weights > FAR_WEIGHTS; /* then they are better read for few chunks */
-    int64_t most = u->far ? FAR_PARTS_BYTES : UNIT_PARTS_BYTES;
+    int64_t most = u->far ? FAR_PARTS_BYTES : NEAR_PARTS_BYTES;
     for (cut_unit_chunks(p, u, rows, columns); unit_input_bytes(p, u) > most; cut_unit_chunks(p, u, rows, columns)) {
         if (rows > 1)
             rows--;
@@ -91,12 +91,12 @@ static int plan_unit(const convolution_plan *p, unit_plan *u)
     cut_unit_chunks(p, u, quotient_up(p->height, u->row_chunks), columns);
     int64_t chunks = p->batch * p->groups * u->row_chunks * u->column_chunks;
     u->parts = chunks < 2 && p->output_blocks >= 4 ? 2 : 1;
-    /* cycles, as measured: of 32 x 32 sums over a tile of the depth 530; of splitting 32 channels of a pixel 24 */
+    /* cycles, as measured */
     double tiles = (double)(chunks * quotient_up(unit_pixels(u, u->rows, u->columns), UNIT_PIXELS) * p->output_blocks);
-    double products = tiles * ((double)u->steps * (p->output_blocks % 2 ? 300 : 265) + 150);
-    double split = (double)(chunks * u->parts * u->depth_tiles * used_planes(p) * u->plane_rows * u->plane_columns) * 24;
-    double fetched = (double)(weights * (u->far ? chunks : p->groups)) / 8;
-    u->work = 1.75 * (products + split + fetched) + 2000;
+    double products = tiles * ((double)u->steps * (p->output_blocks % 2 ? ODD_STEP_CYCLES : EVEN_STEP_CYCLES) + WINDOW_TILE_CYCLES);
+    double split = (double)(chunks * u->parts * u->depth_tiles * used_planes(p) * u->plane_rows * u->plane_columns);
+    double fetched = (double)(weights * (u->far ? chunks : p->groups));
+    u->work = CYCLE_OPERATIONS * (products + SPLIT_PIXEL_CYCLES * split + FETCHED_BYTE_CYCLES * fetched) + UNIT_OPERATIONS;
     u->tasks = chunks * u->parts;
     return 1;
 }

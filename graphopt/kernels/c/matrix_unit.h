@@ -15,9 +15,9 @@
 #define MATRIX_UNIT 1
 #endif
 
-enum { UNIT_ROWS = 16, UNIT_COLUMNS = 16, UNIT_DEPTH = 32, TILE_BYTES = 1024, PARTS = 3, PARTS_BYTES = PARTS * TILE_BYTES };
+enum { UNIT_COLUMNS = UNIT_ROWS, TILE_BYTES = UNIT_ROWS * UNIT_DEPTH * 2, PARTS_BYTES = PARTS * TILE_BYTES };
 /* Bytes for the parts of a block of rows; more rows or depth than fit are taken in runs of the depth. */
-enum { SPLIT_BYTES = 5 << 17, SPLIT_ROWS = 256 };
+enum { SPLIT_BYTES = 5 << 17 };
 
 static inline int64_t tiles_of(int64_t elements, int64_t size) { return (elements + size - 1) / size; }
 
@@ -406,8 +406,10 @@ static int matrix_unit_pays(int64_t rows, int64_t columns, int64_t depth)
     double left = (double)(rows * depth), results = (double)(rows * columns), weights = (double)(columns * depth);
     double tiles = (double)(tiles_of(rows, UNIT_ROWS) * tiles_of(columns, UNIT_COLUMNS) * tiles_of(depth, UNIT_DEPTH));
     double vectors = (double)(tiles_of(columns, SUMS) * (rows < 4 ? 4 : rows) * depth);
-    double unit_cycles = 180 * tiles + 1.1 * left + 0.5 * results + 0.6 * weights;
-    double vector_cycles = 0.58 * vectors + 0.25 * left + 0.4 * results + 0.14 * weights;
+    double unit_cycles = UNIT_TILE_CYCLES * tiles + UNIT_LEFT_CYCLES * left + UNIT_RESULT_CYCLES * results
+                         + UNIT_WEIGHT_CYCLES * weights;
+    double vector_cycles = VECTOR_SUM_CYCLES * vectors + VECTOR_LEFT_CYCLES * left + VECTOR_RESULT_CYCLES * results
+                           + VECTOR_WEIGHT_CYCLES * weights;
     int found = has_matrix_unit();
     return found > 1 || (found && unit_cycles < vector_cycles);
 }

@@ -9,7 +9,7 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 typedef __m512 sums;
-enum { SUMS = 16, MOST_ROWS = 14 };
+enum { SUMS = 16, MOST_ROWS = WIDE_ROWS };
 #define SUMS_ALL(x) _mm512_set1_ps(x)
 #define MASKED_STORES 1 /* the first columns of a vector can be stored alone */
 #define SUMS_MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
@@ -31,7 +31,7 @@ enum { SUMS = 4, MOST_ROWS = 6 };
 #endif
 #endif
 
-enum { PANEL = 2 * SUMS, DEPTH_RUN = 256 };
+enum { PANEL = 2 * SUMS };
 
 static inline sums sums_at(const float *from)
 {

@@ -12,7 +12,7 @@
  * values reach the results that they belong to and no others.
  */
 
-enum { MOST_POINTS = 6, WORKING_FLOATS = 5 << 16, FEWEST_TILES = 24 };
+enum { MOST_POINTS = 6 };
 
 /* How the tiles of a convolution are cut along one dimension. */
 typedef struct {
@@ -61,8 +61,8 @@ SHARED double winograd_work(const convolution_plan *p, const cut *y, const cut *
     double places = y->points * x->points, tiles = (double)(p->batch * y->tiles * x->tiles);
     double pairs = (double)(p->input_blocks * p->output_blocks);
     double products = places * tiles * pairs * BLOCK * (1 + 4 / (tiles < FEWEST_TILES ? tiles : FEWEST_TILES));
-    double transforms = (40 + 6 * places) * tiles * (double)(p->input_blocks + p->output_blocks);
-    double weights = places * pairs * BLOCK * 10;
+    double transforms = (TILE_OPERATIONS + PLACE_OPERATIONS * places) * tiles * (double)(p->input_blocks + p->output_blocks);
+    double weights = places * pairs * BLOCK * WEIGHT_OPERATIONS;
     return (products > weights ? products + weights / 4 : weights + products / 4) + transforms;
 }
 
@@ -79,12 +79,12 @@ SHARED int plan_winograd(const convolution_plan *p, winograd_plan *w)
     memset(w, 0, sizeof *w);
     const int64_t taps = p->kernel_height * p->kernel_width;
     double pairs = (double)(p->input_blocks * p->output_blocks * p->pitch);
-    double direct = (double)(p->batch * p->height * p->width * taps) * pairs, weights = (double)taps * pairs * 10;
+    double direct = (double)(p->batch * p->height * p->width * taps) * pairs, weights = (double)taps * pairs * WEIGHT_OPERATIONS;
     w->work = (double)p->groups * (direct > weights ? direct + weights / 4 : weights + direct / 4);
     if (p->plain_input || p->plain_output || p->depthwise || p->stride_y != 1 || p->stride_x != 1 || p->dilation_y != 1
         || p->dilation_x != 1 || p->height < 1 || p->width < 1 || p->batch < 1)
         return 0;
-    double best = 0.9 * w->work / (double)p->groups;
+    double best = TRANSFORM_SHARE * w->work / (double)p->groups;
     for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++) {
         int ny = SIZES[i][0], nx = SIZES[i][1];
         if ((ny == 1) != (p->kernel_height == 1) || (nx == 1) != (p->kernel_width == 1) || (ny > 1 && p->kernel_height >= ny)

@@ -62,6 +62,8 @@ SECONDS = 0.006
 """Time of a pass."""
 USES_UNIT = 1.05
 """How much slower without the matrix unit a kernel is that uses it."""
+PARTS_BYTES = (matrix_unit.SET_BYTES, 1 << 19, 1 << 20, 1 << 23)
+"""Left parts of tile products: in the first-level cache, in the second twice, beyond."""
 SIMPLE = "add"
 """The kernel rate of operations without one of their own."""
 
@@ -145,6 +147,8 @@ def main() -> int:
     if arguments.prepare:
         return 0
     print(table(timed_rows(groups, library, hardware, arguments)[: arguments.top]))
+    if kernels.uses_matrix_unit():
+        print(f"\nTile products alone, by where the left parts lie: {products_alone(arguments.folder)}.")
     return 0
 
 
@@ -260,6 +264,19 @@ def timed_rows(
         own, calls = max(seconds["kernel"] - price, 1e-9), sum(found.calls for found in group)
         rows.append(Row(best, calls, saving, seconds["before"], own, unit, traffic, parts))
     return sorted((row for row in rows if row.saving > 0), key=lambda row: -row.saving)
+
+
+def products_alone(folder: Path) -> str:
+    """What the loop that measures the matrix unit's peak reaches when parts come from further away."""
+    library, found = matrix_unit.library(folder), []
+    call = fastest(bound(session(case_model(TINY), 1), TINY.feeds), SECONDS, 20)
+    for size in PARTS_BYTES:
+        sets = size // matrix_unit.SET_BYTES
+        feeds = matrix_unit.operand(sets)
+        seconds = fastest(bound(session(matrix_unit.model(feeds), 1, library), feeds), SECONDS, 20)
+        rate = matrix_unit.operations(sets) / (seconds - call) / 1e9
+        found.append(f"{rate:.0f} GFLOP/s of {size / 1024:.0f} KiB")
+    return ", ".join(found)
 
 
 def has_products(pair: Pair) -> bool:

@@ -41,8 +41,8 @@ class Lone:
 
     Attributes:
         steps: (operator type, domain, attributes, number of operands), each applied to the result of the one before.
-        layout: ``flat`` for any shape; ``blocked`` and ``image`` for four dimensions; ``rows`` and a number of columns for
-            what works along rows.
+        layout: ``flat`` for any shape; ``blocked`` and ``image`` for four dimensions; ``rows`` and a number of columns
+            for what works along rows.
     """
 
     steps: tuple[tuple[str, str, dict[str, Any], int], ...]

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
 
 from graphopt import calibrate, machine, roofline
 from graphopt.calibrate import kernel_cases, matrix_unit
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, arithmetic, fit
 from graphopt.calibrate.machine_text import machine_text
-from graphopt.calibrate.timing import LATELY, Timed, Watch, bound, case_model, fastest, model_of, session
+from graphopt.calibrate.timing import LATELY, Timed, Watch, bound, case_model, fastest, session
 from graphopt.cli.environment import Exit
 from graphopt.errors import GraphoptError
 from graphopt.kernels.emit import support
@@ -86,12 +85,14 @@ def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
 def test_the_loop_that_measures_the_matrix_unit_runs_and_counts_what_it_does(tmp_path: Path) -> None:
     text = support("unit_peak.h")
     assert f"PEAK_ROUNDS = {matrix_unit.ROUNDS}," in text
+    assert 2 * matrix_unit.operations(1) == 2 * matrix_unit.operations(256) == matrix_unit.operations(512)
     products = len(re.findall(r"\n +PEAK_PRODUCTS\(\);", text)) * len(re.findall(r"\n +_tile_dpbf16ps\(", text))
     assert products == 6 * matrix_unit.TILES
-    node = helper.make_node(matrix_unit.NAME, ["x0"], ["y"], domain="graphopt.fused")
-    blob = model_of([node], TINY.feeds, {}, ["y"])
-    (result,) = session(blob, 1, matrix_unit.library(tmp_path)).run(None, dict(TINY.feeds))
-    assert result.shape == TINY.feeds["x0"].shape
+    library = matrix_unit.library(tmp_path)
+    for sets in (1, 3, 300):
+        feeds = matrix_unit.operand(sets)
+        (result,) = session(matrix_unit.model(feeds), 1, library).run(None, feeds)
+        assert result.shape == feeds["x0"].shape
 
 
 KINDS = ("narrow", "elements", "aliased", "axis", "uneven", "last", "wide", "row", "computed", "pointwise", "strided")

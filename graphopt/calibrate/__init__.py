@@ -312,16 +312,16 @@ def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: in
 
 
 def _add_matrix_unit(probes: dict[str, _Probe], left_out: list[str], threads: int, folder: Path, watch: Watch) -> None:
-    node = helper.make_node(matrix_unit.NAME, ["x0"], ["y"], domain="graphopt.fused")
-    blob = model_of([node], TINY.feeds, {}, ["y"])
+    feeds = matrix_unit.operand(1)
+    blob = matrix_unit.model(feeds)
     try:
         library = matrix_unit.library(folder)
-        session(blob, threads, library).run(None, dict(TINY.feeds))
+        session(blob, threads, library).run(None, dict(feeds))
     except Exception as error:  # a compiler that does not know the unit; onnxruntime's, when the system forbids it
         left_out.append(f"{matrix_unit.KEY}: {' '.join(str(error).split())[:200]}")
         return
     probes[matrix_unit.KEY] = _Probe(
-        "peak of the matrix unit", lambda: bound(session(blob, threads, library), TINY.feeds), Timed(watch)
+        "peak of the matrix unit", lambda: bound(session(blob, threads, library), feeds), Timed(watch)
     )
 
 
@@ -409,7 +409,7 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
         }
         tables[fused] = work, each
     if matrix_unit.KEY in seconds:
-        peak_of_unit = matrix_unit.OPERATIONS / seconds[matrix_unit.KEY]
+        peak_of_unit = matrix_unit.operations(1) / seconds[matrix_unit.KEY]
         tables[True][0][matrix_unit.KEY] = sources.quantity(peak_of_unit, "flop/s")
     per_node = sources.quantity(seconds["nodes"] / chains.LENGTH, "s")
     per_kernel = sources.quantity(seconds["kernels"] / chains.LENGTH, "s") if "kernels" in seconds else None

@@ -1,19 +1,37 @@
-"""The matrix unit's peak: a kernel of our own that only multiplies tiles which the first-level cache holds."""
+"""The matrix unit's peak: a kernel of our own that only multiplies tiles."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from onnx import helper
+
 from graphopt import kernels
+from graphopt.calibrate.timing import Array, model_of
 from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.kernels.emit import support
 
 KEY = "matrix_unit"
 """The kernel rate: operations of float32 products, each of which is six products of bfloat16 parts."""
 NAME = "UnitPeak"
-"""The fused operator: (4, 4) float32 to as many, without meaning."""
-ROUNDS, TILES = 256, 4
-"""Rounds of a call, and tiles of products of float32 in a round (``c/unit_peak.h``)."""
-OPERATIONS = 2.0 * ROUNDS * TILES * 16 * 16 * 32
-"""Of one call."""
+"""The fused operator."""
+ROUNDS, TILES, SET_BYTES = 256, 4, 6144
+"""Rounds of a call at least, tiles of float32 products in a round, bytes of its left parts (``c/unit_peak.h``)."""
+
+
+def operations(sets: int) -> float:
+    """Of one call, by the sets of left parts that it reads."""
+    return 2.0 * max(ROUNDS, sets) * TILES * 16 * 16 * 32
+
+
+def operand(sets: int) -> dict[str, Array]:
+    """What holds so many sets of left parts, and room to align them; one stays in the first-level cache."""
+    return {"x0": np.zeros((1, sets * SET_BYTES // 4 + 16), np.float32)}
+
+
+def model(feeds: Mapping[str, Array]) -> bytes:
+    """One call."""
+    return model_of([helper.make_node(NAME, ["x0"], ["y"], domain="graphopt.fused")], feeds, {}, ["y"])
 
 
 def library(folder: Path) -> Path:

@@ -1,12 +1,13 @@
-/* What the matrix unit does at best with the accuracy of float32: a kernel that multiplies the same 2 x 2 tiles of parts (see
- * matrix_unit.h) over and over, as many loads of parts between the products as there, all from the first-level cache. It splits
- * nothing, stores nothing and waits for no memory. `graphopt calibrate` times it; its one output is a copy of its input's shape
- * that nobody reads. */
+/* What the matrix unit does at best with the accuracy of float32: a kernel that multiplies 2 x 2 tiles of parts (see
+ * matrix_unit.h) over and over, with as many loads of parts between the products as there. It splits nothing and stores no sums.
+ * The right parts are the same all the time, the left ones those that lie one behind the other in the operand: where that is no
+ * longer than one set of parts, all come from the first-level cache. `graphopt calibrate` times it. The result has the operand's
+ * shape; only its first element is written. */
 #include <immintrin.h>
 #include <sys/syscall.h>
 extern long syscall(long number, ...);
 
-enum { PEAK_ROUNDS = 256, PEAK_TILE = 1024, PEAK_PARTS = 3 };
+enum { PEAK_ROUNDS = 256, PEAK_TILE = 1024, PEAK_PARTS = 3, PEAK_SET = 2 * PEAK_PARTS * PEAK_TILE };
 
 #define PEAK_SETTLED() __asm__ volatile("" ::: "memory")
 #define PEAK_LEFT(part)                                              \
@@ -27,8 +28,7 @@ enum { PEAK_ROUNDS = 256, PEAK_TILE = 1024, PEAK_PARTS = 3 };
         _tile_dpbf16ps(3, 5, 7); \
     } while (0)
 
-static __attribute__((noinline, target("amx-tile,amx-bf16"))) void UnitPeak_sum(const unsigned char *left, const unsigned char *right,
-                                                                                float *sums)
+static __attribute__((noinline, target("amx-tile,amx-bf16"))) void UnitPeak_sum(const unsigned char *all, int64_t sets, float *sums)
 {
     struct {
         uint8_t palette, start, reserved[14];
@@ -45,7 +45,9 @@ static __attribute__((noinline, target("amx-tile,amx-bf16"))) void UnitPeak_sum(
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int round = 0; round < PEAK_ROUNDS; round++) {
+    const unsigned char *right = all;
+    for (int64_t round = 0, rounds = sets > PEAK_ROUNDS ? sets : PEAK_ROUNDS; round < rounds; round++) {
+        const unsigned char *left = all + round % sets * PEAK_SET;
         PEAK_LEFT(0);
         PEAK_RIGHT(2);
         PEAK_PRODUCTS();
@@ -71,12 +73,15 @@ static __attribute__((noinline, target("amx-tile,amx-bf16"))) void UnitPeak_sum(
 
 static const char *UnitPeak_run(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
 {
-    static const unsigned char parts[2 * PEAK_PARTS * PEAK_TILE] __attribute__((aligned(64)));
     float sums[16 * 16] __attribute__((aligned(64)));
-    (void)p, (void)s, (void)begin, (void)end;
+    (void)begin, (void)end;
+    int64_t sets = (elements(&p->input_shape[0]) * (int64_t)sizeof(float) - ALIGNMENT) / PEAK_SET;
+    if (sets < 1)
+        return "the operand holds no set of parts";
+    (void)s;
     if (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) != 0)
         return "the operating system does not let this process use the matrix unit";
-    UnitPeak_sum(parts, parts, sums);
+    UnitPeak_sum(aligned_after(tensors[0], 0), sets, sums); /* a tile's rows are whole cache lines */
     memcpy(tensors[1], sums, sizeof(float));
     return NULL;
 }

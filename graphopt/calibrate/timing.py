@@ -111,7 +111,7 @@ DISTURBED = 1.25
 """How much longer than ever before the watch's own work may take when nobody else is at work."""
 ENOUGH = 2
 """Undisturbed passes after which a thing has been timed well."""
-LOOKS = 8
+LOOKS = 16
 """Runs of the watch's own work at a look, of which the fastest counts."""
 LATELY = 0.002
 """Seconds for which a look says how things are."""

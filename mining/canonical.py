@@ -20,7 +20,8 @@ from typing import NamedTuple
 import networkx as nx
 import numpy as np
 
-from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, mixed, orders
+from graphopt.mining.compiled import compiled
+from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, hashed, mixed, orders
 
 Edge = tuple[int, int, int, int]
 """(producer, output index, consumer, slot)"""
@@ -199,7 +200,7 @@ class Adjacency:
         return tuple(colour[node] for node in order), tuple(edges)
 
 
-PADDING = np.iinfo(np.int64).max
+PADDING = int(np.iinfo(np.int64).max)
 """What fills the rows of patterns with fewer edges than others."""
 
 
@@ -256,20 +257,45 @@ class Vocabulary:
             labels: a row of labels per pattern, in canonical order.
             packed: a row of packed edges per pattern, sorted, PADDING at the end.
         """
-        size = labels.shape[1]
-        source, target, kind = self.unpacked(size, np.where(packed == PADDING, 0, packed))
-        places = (source * 65_536 + target).astype(np.uint64)
-        edge_hashes = mixed(places) ^ self._kind_hashes[kind] if len(self.kinds) else places
-        edge_hashes[packed == PADDING] = 0
-        parts = np.concatenate([self.label_hashes[labels], edge_hashes], axis=1)
-        at = np.arange(1, parts.shape[1] + 1, dtype=np.uint64)
-        at[size:] += np.uint64(1 << 32)  # an edge is no label
-        found = np.empty((len(labels), 2), dtype=np.uint64)
-        for half, seed in enumerate((np.uint64(0x632BE59BD9B4E019), np.uint64(0xD1B54A32D192ED03))):
-            terms = mixed(parts + mixed(at * seed))
-            terms[:, size:][packed == PADDING] = 0
-            found[:, half] = mixed(terms.sum(axis=1, dtype=np.uint64) + seed)
-        return found
+        return _keys(labels, packed, max(len(self.kinds), 1), self.label_hashes, self._kind_hashes)
+
+
+@compiled
+def _keys(labels: Integers, packed: Integers, kinds: int, label_hashes: Hashes, kind_hashes: Hashes) -> Hashes:
+    """See Vocabulary.keys.
+
+    Args:
+        labels: see there.
+        packed: see there.
+        kinds: number of kinds of edges, at least 1.
+        label_hashes: a hash of each label.
+        kind_hashes: a hash of each kind.
+    """
+    count, size = labels.shape
+    width = size + packed.shape[1]
+    seeds = (np.uint64(0x632BE59BD9B4E019), np.uint64(0xD1B54A32D192ED03))
+    of_place = np.empty((2, width), dtype=np.uint64)
+    for half in range(2):
+        for at in range(width):
+            # An edge is no label.
+            of_place[half, at] = hashed(np.uint64(at + 1 + (0 if at < size else 1 << 32)) * seeds[half])
+    found = np.empty((count, 2), dtype=np.uint64)
+    for row in range(count):
+        first, second = np.uint64(0), np.uint64(0)
+        for at in range(width):
+            if at < size:
+                part = label_hashes[labels[row, at]]
+            else:
+                edge = packed[row, at - size]
+                if edge == PADDING:
+                    break
+                pair = edge // kinds
+                places = np.uint64(pair // size * 65_536 + pair % size)
+                part = hashed(places) ^ kind_hashes[edge % kinds]
+            first += hashed(part + of_place[0, at])
+            second += hashed(part + of_place[1, at])
+        found[row, 0], found[row, 1] = hashed(first + seeds[0]), hashed(second + seeds[1])
+    return found
 
 
 def _hashes(digests: Sequence[bytes], start: int) -> Hashes:

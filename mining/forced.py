@@ -25,7 +25,7 @@ from graphopt.mining.batch import Batch
 from graphopt.mining.compiled import compiled
 from graphopt.mining.levels import Numbers, Steps
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
+from graphopt.mining.refinement import Flags, Hashes, Integers
 
 MOST_ROWS = 16
 """Rows of a pattern in one graph, with different nodes that come along, that are compared."""
@@ -91,20 +91,45 @@ def _enclosed(batch: Batch, patterns: Patterns, rows: Integers, steps: Steps) ->
         steps: the steps.
     """
     found = np.ones(len(rows), dtype=np.bool_)
-    numbers = batch.levels[-2].pattern[steps.parents]
-    ahead, behind = batch.sides
-    for side, chosen in ((behind, steps.forward), (ahead, ~steps.forward)):
-        own = np.flatnonzero(chosen)
-        lows = side.starts[steps.node[own]]
-        lengths = side.starts[steps.node[own] + 1] - lows
-        step = np.repeat(own, lengths)
-        other = side.other[spread_out(lows, lengths)]
-        place = rows[step] == other[:, None]
-        inside = place.any(axis=1)
-        rigid = patterns.rigid[numbers[step], place.argmax(axis=1)]
-        fits = np.where(inside, rigid, ~batch.counts_beyond(side)[other])
-        found[step[~fits]] = False
+    rigid = patterns.rigid[batch.levels[-2].pattern[steps.parents]]
+    for side, chosen in zip(batch.sides, (~steps.forward, steps.forward), strict=True):
+        _refuse_open(found, rows, rigid, steps.node, chosen, side.starts, side.other, batch.counts_beyond(side))
     return found
+
+
+@compiled
+def _refuse_open(
+    found: Flags,
+    rows: Integers,
+    rigid: Flags,
+    added: Numbers,
+    chosen: Flags,
+    starts: Numbers,
+    others: Numbers,
+    counts: Flags,
+) -> None:
+    """Take back what was found of steps whose node is not enclosed by rigid nodes on one side.
+
+    Args:
+        found: takes False.
+        rows: for each step the nodes of the smaller occurrence.
+        rigid: for each of them whether every automorphism leaves it where it is.
+        added: for each step the node that is added.
+        chosen: the steps to look at.
+        starts: for each node where its edges on this side begin.
+        others: for each edge the node at its other end.
+        counts: for each node whether it must be enclosed.
+    """
+    for step in np.flatnonzero(chosen):
+        for edge in range(starts[added[step]], starts[added[step] + 1]):
+            fits = not counts[others[edge]]
+            for place in range(rows.shape[1]):
+                if rows[step, place] == others[edge]:
+                    fits = rigid[step, place]
+                    break
+            if not fits:
+                found[step] = False
+                break
 
 
 @compiled

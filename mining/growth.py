@@ -243,18 +243,17 @@ def _expanded(
                         while target > base and states[target - 1] < state:
                             target -= 1
                         target = target - base if target < slot else np.int64(-1)
-                    for place in range(size):
-                        image[place] = rows[row, place]
-                    image[size] = node
                     if target < 0:
                         new_hash = own_hash + nodes.random[node]
-                        new_bits[:] = own_bits
+                        for word in range(words):
+                            new_bits[word] = own_bits[word]
                         new_bits[local >> 6] |= one << np.uint64(local & 63)
                     else:
                         new_hash = np.uint64(0)
-                        new_bits[:] = 0
+                        for word in range(words):
+                            new_bits[word] = 0
                         for place in range(size + 1):
-                            moved = image[place]
+                            moved = np.int64(rows[row, place] if place < size else node)
                             if branches.family[moved] == family:
                                 to = np.int64(branches.branch[moved])
                                 if to == branches.branch[node]:
@@ -264,7 +263,7 @@ def _expanded(
                                 moved = branches.members[
                                     branches.starts[family] + to * branches.lengths[family] + branches.place[moved]
                                 ]
-                                image[place] = moved
+                            image[place] = moved
                             new_hash += nodes.random[moved]
                             new_bits[nodes.local[moved] >> 6] |= one << np.uint64(nodes.local[moved] & 63)
                     # Is it known?
@@ -289,10 +288,16 @@ def _expanded(
                             starts = _twice(starts)
                         while starts[child] + degree > len(edges):
                             edges = _twice(edges)
-                        held[child] = image
+                        for place in range(size + 1):
+                            if target >= 0:
+                                held[child, place] = image[place]
+                            else:
+                                held[child, place] = rows[row, place] if place < size else node
                         first[child], label[child], hashes[child] = row, nodes.label[node], new_hash
-                        bits[child] = new_bits
-                        edges[starts[child] : starts[child] + degree] = attached[:degree]
+                        for word in range(words):
+                            bits[child, word] = new_bits[word]
+                        for at_edge in range(degree):
+                            edges[starts[child] + at_edge] = attached[at_edge]
                         starts[reached] = starts[child] + degree
                         if 2 * (reached - reached_before) > room:
                             room *= 2

@@ -3,6 +3,7 @@
 import numpy as np
 
 from graphopt.mining.canonical import PADDING, Forms, Vocabulary
+from graphopt.mining.compiled import compiled
 from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, spread_out
 
 
@@ -40,18 +41,7 @@ class Patterns:
         """
         labels, edges = forms.labels, forms.edges
         keys = vocabulary.keys(labels, edges)
-        # Equal keys next to each other, those that are known first.
-        known = len(self)
-        every = np.concatenate([self.keys, keys])
-        order = np.lexsort((every[:, 1], every[:, 0]))
-        start = np.ones(len(order), dtype=np.bool_)
-        start[1:] = (every[order[1:]] != every[order[:-1]]).any(axis=1)
-        first = order[start]  # sorting is stable: the first of each key
-        new = np.sort(first[first >= known]) - known
-        number = np.where(first < known, first, known + np.searchsorted(new, first - known))
-        which = np.empty(len(order), dtype=np.int64)
-        which[order] = number[np.cumsum(start) - 1]
-        found = which[known:]
+        found, new = _found(self.keys, keys)
         real = edges != PADDING
         lengths = np.count_nonzero(real, axis=1)
         if len(new):
@@ -97,3 +87,44 @@ class Patterns:
             np.concatenate([target, edges.target])[order],
             np.concatenate([kind, edges.kind])[order],
         )
+
+
+@compiled
+def _found(known: Hashes, keys: Hashes) -> tuple[Integers, Integers]:
+    """Numbers of keys: their rows among those that are known, and rows beyond for those that are new, as they come.
+
+    Args:
+        known: different keys, a row of two numbers each.
+        keys: keys.
+
+    Returns:
+        for each key its number; for each new number the first row of ``keys`` that has it.
+    """
+    room = 16
+    while room < 2 * (len(known) + len(keys)):
+        room *= 2
+    slots = np.full(room, -1, np.int64)
+    numbers, new = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+    count = 0
+    for row in range(len(known) + len(keys)):
+        at = row - len(known)
+        one, two = (known[row, 0], known[row, 1]) if at < 0 else (keys[at, 0], keys[at, 1])
+        slot = np.int64(one & np.uint64(room - 1))
+        while slots[slot] >= 0:
+            number = slots[slot]
+            other = number - len(known)
+            if other < 0:
+                same = known[number, 0] == one and known[number, 1] == two
+            else:
+                same = keys[new[other], 0] == one and keys[new[other], 1] == two
+            if same:
+                break
+            slot = (slot + 1) & (room - 1)
+        if slots[slot] < 0:
+            slots[slot] = row if at < 0 else len(known) + count
+            if at >= 0:
+                new[count] = at
+                count += 1
+        if at >= 0:
+            numbers[at] = slots[slot]
+    return numbers, new[:count].copy()

@@ -182,7 +182,7 @@ typedef struct {
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 19, PRODUCT_BYTES = 1 << 18, LONG_ROW = 32,
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 20, PRODUCT_BYTES = 1 << 18, LONG_ROW = 32,
        FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
 static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
@@ -279,7 +279,6 @@ static const char *pack_right(plan *p, contraction *x)
     }
     if (!data || !is_fixed(&x->right.batch))
         return NULL;
-    p->constant_bytes += packed_floats(x->depth, x->columns) * (int64_t)sizeof(float);
     if (few)
         return pack_constant(p, x, data, IN_COLUMNS) ? NULL : NO_MEMORY;
     int packed = (matrix_unit_pays(x->rows, x->columns, x->depth) && pack_constant(p, x, data, IN_PARTS))
@@ -559,7 +558,7 @@ static const char *multiply_large(const contraction *x, int64_t rows, int64_t co
 #endif
 
 /* One unit: a block of rows and columns of one matrix. */
-static const char *run_block(const plan *p, const contraction *x, int64_t unit, contraction_state *state, void *const *tensors)
+static const char *run_block(const contraction *x, int64_t unit, contraction_state *state, void *const *tensors)
 {
     int64_t block = unit / x->row_blocks, batch = block / x->column_blocks;
     int64_t column = block % x->column_blocks * x->block_columns, row = unit % x->row_blocks * x->block_rows;
@@ -592,7 +591,7 @@ static const char *run_block(const plan *p, const contraction *x, int64_t unit, 
     float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
                                   : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
     int64_t to_row = x->code->epilogue ? columns : x->columns;
-    int far = rows >= FETCHED_ROWS && p->constant_bytes > FAR_BYTES;
+    int far = rows >= FETCHED_ROWS && __atomic_load_n(&shared_bytes, __ATOMIC_RELAXED) > FAR_BYTES;
     if (x->packing == IN_COLUMNS || x->packing == AS_COLUMNS) {
         int64_t right_column = x->depth;
         const float *right = x->panels;
@@ -627,6 +626,7 @@ static const char *run_contraction(const plan *p, const step *s, int64_t begin, 
 {
     const contraction *x = s->state;
     const char *error = NULL;
+    (void)p;
     contraction_state state = {take_scratch(x->scratch), -1, -1, -1};
     if (!state.scratch)
         return NO_MEMORY;
@@ -636,7 +636,7 @@ static const char *run_contraction(const plan *p, const step *s, int64_t begin, 
         take_matrix_unit(&before);
 #endif
     for (int64_t unit = begin; unit < end && !error; unit++)
-        error = run_block(p, x, unit, &state, tensors);
+        error = run_block(x, unit, &state, tensors);
 #if defined(MATRIX_UNIT)
     if (x->parts)
         give_matrix_unit(&before);

@@ -237,12 +237,18 @@ typedef struct {
 
 enum { UNIT_LINES = PARTS_BYTES / 64 };
 
+/* Sums that are not stored straight from the registers: four tiles, kept from one cut of the depth to the next. */
+typedef struct {
+    float sum[4][UNIT_ROWS][UNIT_COLUMNS] __attribute__((aligned(64)));
+    int first, last; /* whether this is the first cut, the last */
+} kept_sums;
+
 /* Up to 2 x 2 tiles of sums over `blocks` tiles of the depth. left_tile, right_tile: bytes to the next tile of rows, of
  * columns. */
 static inline __attribute__((always_inline, target("amx-tile,amx-bf16"))) void
 sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const unsigned char *left, int64_t left_tile,
-          const unsigned char *right, int64_t right_tile, const fetch_ahead *next, float *to, int64_t to_row, int64_t rows,
-          int64_t columns, const sum_result *f)
+          const unsigned char *right, int64_t right_tile, const fetch_ahead *next, kept_sums *kept, float *to,
+          int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)
 {
     /* whole tiles are stored straight from the registers, and begin with what is added */
     const int whole = row_tiles == 2 && column_tiles == 2 && rows == 2 * UNIT_ROWS && columns == 2 * UNIT_COLUMNS && f->scale == 1.0f;
@@ -260,6 +266,11 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
         _tile_loadd(1, f->bias + UNIT_COLUMNS, 0);
         _tile_loadd(2, f->bias, 0);
         _tile_loadd(3, f->bias + UNIT_COLUMNS, 0);
+    } else if (!whole && !kept->first) {
+        _tile_loadd(0, kept->sum[0], 64);
+        _tile_loadd(1, kept->sum[1], 64);
+        _tile_loadd(2, kept->sum[2], 64);
+        _tile_loadd(3, kept->sum[3], 64);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -298,24 +309,25 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
         MEMORY_SETTLED();
         return;
     }
-    float sum[4][UNIT_ROWS][UNIT_COLUMNS] __attribute__((aligned(64)));
-    _tile_stored(0, sum[0], 64);
-    _tile_stored(1, sum[1], 64);
-    _tile_stored(2, sum[2], 64);
-    _tile_stored(3, sum[3], 64);
+    _tile_stored(0, kept->sum[0], 64);
+    _tile_stored(1, kept->sum[1], 64);
+    _tile_stored(2, kept->sum[2], 64);
+    _tile_stored(3, kept->sum[3], 64);
     MEMORY_SETTLED();
+    if (!kept->last)
+        return;
     for (int64_t i = 0; i < rows; i++) {
         const int first = 2 * (i >= UNIT_ROWS), second = row_tiles == 1 && column_tiles == 2 ? 2 : 1;
         int64_t row = i % UNIT_ROWS;
-        sums x = sums_at(sum[first][row]);
+        sums x = sums_at(kept->sum[first][row]);
         if (row_tiles == 1 || column_tiles == 1)
-            x += sums_at(sum[first + second][row]);
+            x += sums_at(kept->sum[first + second][row]);
         store_sums(to + i * to_row, x, columns < UNIT_COLUMNS ? columns : UNIT_COLUMNS, f->bias, f);
         if (column_tiles == 1)
             continue;
-        x = sums_at(sum[first + 1][row]);
+        x = sums_at(kept->sum[first + 1][row]);
         if (row_tiles == 1)
-            x += sums_at(sum[3][row]);
+            x += sums_at(kept->sum[3][row]);
         store_sums(to + i * to_row + UNIT_COLUMNS, x, columns - UNIT_COLUMNS, f->bias ? f->bias + UNIT_COLUMNS : NULL, f);
     }
 }
@@ -323,9 +335,10 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
 #define DEFINE_SUM_TILES(row_tiles, column_tiles)                                                                      \
     static FOR_MATRIX_UNIT void sum_tiles_##row_tiles##_##column_tiles(                                                \
         int64_t blocks, const unsigned char *left, int64_t left_tile, const unsigned char *right, int64_t right_tile,  \
-        const fetch_ahead *next, float *to, int64_t to_row, int64_t rows, int64_t columns, const sum_result *f)        \
+        const fetch_ahead *next, kept_sums *kept, float *to, int64_t to_row, int64_t rows, int64_t columns,            \
+        const sum_result *f)                                                                                           \
     {                                                                                                                  \
-        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, next, to, to_row, rows,         \
+        sum_tiles(row_tiles, column_tiles, blocks, left, left_tile, right, right_tile, next, kept, to, to_row, rows,   \
                   columns, f);                                                                                         \
     }
 DEFINE_SUM_TILES(1, 1)
@@ -348,25 +361,31 @@ typedef struct {
     int64_t to_row;
 } unit_product;
 
-/* Adds tiles [k, end) of the depth to two tiles of columns of all rows. What is stored by way of memory is stored once: with the
- * first tiles, over the whole depth of `blocks`. next: tiles of the right operand that are fetched meanwhile; NULL for none. */
-static void sum_columns(const unit_product *x, int64_t column, int64_t blocks, int64_t k, int64_t end, const unsigned char *next)
+/* Adds tiles [k, end) of the depth to two tiles of columns of all rows. kept: sums of rows at the end that are less than two
+ * tiles. Where columns are less than two tiles, everything is stored once: with the first tiles, over the whole depth of `blocks`.
+ * next: tiles of the right operand that are fetched meanwhile; NULL for none. */
+static void sum_columns(const unit_product *x, int64_t column, int64_t blocks, int64_t k, int64_t end, const unsigned char *next,
+                        kept_sums *kept)
 {
     int64_t width = x->columns - column < 2 * UNIT_COLUMNS ? x->columns - column : 2 * UNIT_COLUMNS;
     int64_t groups = tiles_of(x->rows, 2 * UNIT_ROWS);
     for (int64_t row = 0; row < x->rows; row += 2 * UNIT_ROWS) {
         int64_t height = x->rows - row < 2 * UNIT_ROWS ? x->rows - row : 2 * UNIT_ROWS, group = row / (2 * UNIT_ROWS);
-        int at_once = (width < 2 * UNIT_COLUMNS || height < 2 * UNIT_ROWS) && end - k < blocks;
+        int at_once = width < 2 * UNIT_COLUMNS && end - k < blocks;
+        int by_memory = width < 2 * UNIT_COLUMNS || height < 2 * UNIT_ROWS || x->f->scale != 1.0f;
         if (at_once && k > 0)
             continue;
         fetch_ahead ahead = {at_once ? NULL : next, x->right_tile, (int)(UNIT_LINES * group / groups),
                              (int)(UNIT_LINES * (group + 1) / groups)};
-        sum_result here = {x->f->scale, x->f->add || k > 0, x->f->bias && k == 0 ? x->f->bias + column : NULL};
+        sum_result here = {x->f->scale, x->f->add || (k > 0 && !by_memory),
+                           x->f->bias && (by_memory || k == 0) ? x->f->bias + column : NULL};
+        kept->first = k == 0;
+        kept->last = at_once || end == blocks;
         (height > UNIT_ROWS ? (width > UNIT_COLUMNS ? sum_tiles_2_2 : sum_tiles_2_1)
                             : (width > UNIT_COLUMNS ? sum_tiles_1_2 : sum_tiles_1_1))(
             at_once ? blocks : end - k, x->left + row / UNIT_ROWS * x->left_tile + k * PARTS_BYTES, x->left_tile,
             x->right + column / UNIT_COLUMNS * x->right_tile + k * PARTS_BYTES, x->right_tile, &ahead,
-            x->to + row * x->to_row + column, x->to_row, height, width, &here);
+            kept, x->to + row * x->to_row + column, x->to_row, height, width, &here);
     }
 }
 
@@ -377,6 +396,7 @@ static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const un
                          const unsigned char *right, int64_t depth_blocks, const sum_result *f, float *to, int64_t to_row)
 {
     unit_product x = {rows, columns, left, right, left_tile, depth_blocks * PARTS_BYTES, f, to, to_row};
+    kept_sums kept[WIDE_COLUMNS / (2 * UNIT_COLUMNS)];
     int in_cuts = f->scale == 1.0f && rows >= 2 * UNIT_ROWS && columns >= 2 * UNIT_COLUMNS;
     int64_t cuts = in_cuts ? tiles_of(blocks, DEPTH_TILES) : 1; /* none has fewer tiles than the one before */
     for (int64_t first = 0, last; first < columns; first = last) {
@@ -392,7 +412,8 @@ static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const un
                     next_k = 0;
                 }
                 const unsigned char *fetched = right + next / UNIT_COLUMNS * x.right_tile + next_k * PARTS_BYTES;
-                sum_columns(&x, column, blocks, k, end, next + UNIT_COLUMNS < columns ? fetched : NULL);
+                sum_columns(&x, column, blocks, k, end, next + UNIT_COLUMNS < columns ? fetched : NULL,
+                            &kept[(column - first) / (2 * UNIT_COLUMNS)]);
             }
         }
     }

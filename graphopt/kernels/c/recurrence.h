@@ -59,8 +59,6 @@ static const char *pack_recurrent(plan *p, recurrence *x)
                 return NO_MEMORY;
             x->panels[d][part] = c.panels;
         }
-    if (data)
-        p->constant_bytes += x->code->directions * packed_floats(x->size, most) * (int64_t)sizeof(float);
     return NULL;
 }
 
@@ -106,6 +104,8 @@ static void lstm(int64_t size, const float *input, const float *product, float *
     }
 }
 
+enum { FAR_STEP_BYTES = 1 << 19 };
+
 /* All steps of one direction. */
 static void run_direction(const recurrence *x, int d, float *scratch, void *const *tensors)
 {
@@ -121,7 +121,7 @@ static void run_direction(const recurrence *x, int d, float *scratch, void *cons
             pack_panels(packed[part], (const float *)tensors[code->weights] + c.right.base, &c.right.row, &c.right.column, size, 0, c.columns);
             panels[part] = packed[part];
         }
-    int far = packed_floats(size, width) * (int64_t)sizeof(float) > FAR_BYTES; /* each step reads all of them again */
+    int far = packed_floats(size, width) * (int64_t)sizeof(float) > FAR_STEP_BYTES; /* each step reads all of them again */
     const float *bias = code->bias < 0 ? NULL : (const float *)tensors[code->bias] + (2 * d + 1) * width;
     const float *before = code->hidden < 0 ? zero : (const float *)tensors[code->hidden] + d * block;
     memset(zero, 0, (size_t)block * sizeof(float));

@@ -41,7 +41,6 @@ struct plan {
     shape *output_shape;
     unsigned char *identity; /* inputs whose every load reads just the element that is stored, in the only step */
     const void *const *constant; /* data of inputs that never change, NULL for others; NULL when all may */
-    int64_t constant_bytes;      /* that steps read of what they made */
     kept **made;                 /* what steps made of them, for all plans of a node */
     int temporaries;
     int64_t temporary_at[MAX_TEMPORARIES], temporary_bytes; /* where each lies in their memory; bytes of all */
@@ -127,6 +126,7 @@ typedef struct shared_memory {
 } shared_memory;
 
 static shared_memory *all_shared;
+static int64_t shared_bytes; /* that a run may read: where they exceed the second-level cache, weights come from beyond it */
 static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static uint64_t hash_of(const unsigned char *memory, int64_t bytes)
@@ -156,6 +156,7 @@ static void *share(void *memory, int64_t bytes)
     } else if ((s = malloc(sizeof *s)) != NULL) {
         *s = (shared_memory){all_shared, hash, bytes, 1, memory};
         all_shared = s;
+        __atomic_fetch_add(&shared_bytes, bytes, __ATOMIC_RELAXED);
     } else {
         free(memory);
     }
@@ -170,6 +171,7 @@ static void unshare(const void *memory)
         if (s->memory == memory) {
             if (--s->users == 0) {
                 *at = s->next;
+                __atomic_fetch_sub(&shared_bytes, s->bytes, __ATOMIC_RELAXED);
                 free(s->memory);
                 free(s);
             }

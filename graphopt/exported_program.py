@@ -31,16 +31,18 @@ def read(path: Path) -> tuple[ModelProto, dict[str, Shape]]:
         The model, with weights, and input name to shape (none, where the file holds no example inputs).
 
     Raises:
-        GraphoptError: torch or onnxscript is not installed; the file is no program, or cannot be exported.
+        GraphoptError: torch or onnxscript cannot be loaded; the file is no program, or cannot be exported.
     """
     try:
         import onnxscript  # noqa: F401  # torch.onnx needs it
         import torch
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise GraphoptError(
             f"{path}: a PyTorch program needs torch and onnxscript, and {error.name} is not installed: "
             "pip install torch onnxscript"
         ) from None
+    except ImportError as error:  # a library of its own is missing, for instance
+        raise GraphoptError(f"{path}: torch and onnxscript cannot be loaded: {one_line(error)}") from None
     if not path.is_file():
         raise GraphoptError(f"{path}: cannot read: no such file")
     with _silent():

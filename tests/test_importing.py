@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -371,6 +372,19 @@ def test_a_program_without_torch(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=root, capture_output=True, text=True)
     assert done.returncode == 3
     assert "is not installed: pip install torch onnxscript" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_program_with_a_torch_that_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "onnxscript.py").touch()
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudnn.so.9: no such file')")
+    root = Path(__file__).parent.parent
+    words = [sys.executable, "-m", "graphopt", "capture", str(tmp_path / "p.pt2"), "--corpus", str(tmp_path / "fleet")]
+    (tmp_path / "p.pt2").write_bytes(b"PK")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 3
+    assert done.stderr.endswith("p.pt2: torch and onnxscript cannot be loaded: libcudnn.so.9: no such file\n")
     assert done.stderr.count("\n") == 1
 
 

@@ -222,12 +222,8 @@ class Vocabulary:
         kind_digests = [hashlib.sha256(f"{output} {slot}".encode()).digest() for output, slot in self.kinds]
         self.into, self.out = _hashes(kind_digests, 0), _hashes(kind_digests, 8)
 
-    def packed(self, size: int, source: Integers, target: Integers, kind: Integers) -> Integers:
-        """Edges of patterns with ``size`` nodes as one number each, in order of producer, consumer and kind."""
-        return (source * size + target) * max(len(self.kinds), 1) + kind
-
     def unpacked(self, size: int, packed: Integers) -> tuple[Integers, Integers, Integers]:
-        """Producer, consumer and kind of packed edges."""
+        """Producer, consumer and kind of packed edges: ``(producer * size + consumer) * kinds + kind`` each."""
         pair, kind = np.divmod(packed, max(len(self.kinds), 1))
         source, target = np.divmod(pair, size)
         return source, target, kind
@@ -327,7 +323,7 @@ def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> F
         edges: the graphs' edges.
         vocabulary: what the numbers mean.
     """
-    count, size = labels.shape
+    count = len(labels)
     found = orders(vocabulary.label_hashes[labels], edges, vocabulary.into, vocabulary.out)
     graph, order = found.graph, found.order
     if len(found.undecided):
@@ -336,17 +332,8 @@ def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> F
         order = np.concatenate([order, np.array(searched, dtype=np.int64)])
         sorting = np.argsort(graph, kind="stable")
         graph, order = graph[sorting], order[sorting]
-    by_label = np.argsort(labels[graph[:, None], order], axis=1, kind="stable")
-    order = np.take_along_axis(order, by_label, axis=1)
-    place = np.empty_like(order)
-    np.put_along_axis(place, order, np.arange(size)[None, :], axis=1)
-    own = edges if len(graph) == count else edges.of(graph)
-    packed = vocabulary.packed(size, place[own.graph, own.source], place[own.graph, own.target], own.kind)
-    lengths = np.bincount(own.graph, minlength=len(graph))
-    rows = np.full((len(graph), int(lengths.max(initial=0))), PADDING, dtype=np.int64)
-    rows[own.graph, np.arange(len(own.graph)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = packed
-    rows.sort(axis=1)
-    written = np.take_along_axis(labels[graph], order, axis=1)
+    kinds = max(len(vocabulary.kinds), 1)
+    written, rows = _written(labels, graph, order, *edges.by_graph(count), kinds)
     if len(graph) > count:
         # Of several orders of one graph, take the one that gives the least form.
         several = np.bincount(graph, minlength=count)[graph] > 1
@@ -360,6 +347,62 @@ def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> F
         chosen = chosen[np.argsort(graph[chosen])]
         written, rows, order = written[chosen], rows[chosen], order[chosen]
     return Forms(written, rows, order, np.take_along_axis(found.rigid, order, axis=1))
+
+
+@compiled
+def _written(
+    labels: Integers,
+    graph: Integers,
+    order: Integers,
+    starts: Integers,
+    source: Integers,
+    target: Integers,
+    kind: Integers,
+    kinds: int,
+) -> tuple[Integers, Integers]:
+    """Graphs written down in given orders, once these are sorted by label, in place.
+
+    Args:
+        labels: a row of labels per graph.
+        graph: the graph of each order.
+        order: a row of nodes each.
+        starts: for each graph where its edges begin, and where the last one's end.
+        source: each edge's producer.
+        target: its consumer.
+        kind: number of its (output, slot).
+        kinds: number of all of those, at least 1.
+
+    Returns:
+        a row of labels and a row of packed edges for each order; see Forms.
+    """
+    count, size = order.shape
+    most = 0
+    for row in range(count):
+        most = max(most, starts[graph[row] + 1] - starts[graph[row]])
+    written = np.empty((count, size), dtype=np.int64)
+    packed = np.full((count, most), PADDING, dtype=np.int64)
+    places = np.empty(size, dtype=np.int64)
+    for row in range(count):
+        own = labels[graph[row]]
+        for at in range(size):
+            node = order[row, at]
+            place = at
+            while place > 0 and own[order[row, place - 1]] > own[node]:
+                order[row, place] = order[row, place - 1]
+                place -= 1
+            order[row, place] = node
+        for place in range(size):
+            places[order[row, place]] = place
+            written[row, place] = own[order[row, place]]
+        low = starts[graph[row]]
+        for edge in range(low, starts[graph[row] + 1]):
+            value = (places[source[edge]] * size + places[target[edge]]) * kinds + kind[edge]
+            at = edge - low
+            while at > 0 and packed[row, at - 1] > value:
+                packed[row, at] = packed[row, at - 1]
+                at -= 1
+            packed[row, at] = value
+    return written, packed
 
 
 def _searched(labels: Integers, edges: Edges, graph: int, vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -592,13 +592,13 @@ def _fused_activation(builder: Builder) -> dict[str, Any]:
 def _blocked_convolution(builder: Builder, x: Known) -> None:
     """A convolution in the blocked layout: of whole blocks, of a few plain channels, depthwise, in groups of blocks."""
     channels, image = builder.shape(x)[1], builder.shape(x)[2:]
-    few = builder.chance(0.7)  # what is summed with fewer multiplications
+    few = builder.chance(0.75)  # what is summed with fewer multiplications
     window = _window_of(builder, image, few=few)
     block = block_size()
     inputs, group = -(-channels // block) * block, 1
     kind = builder.random.random()
     source = x.name
-    if kind < 0.2 and channels < block:
+    if kind < 0.1 and channels < block:
         inputs = channels  # read from the plain layout
     else:
         (ordered,) = builder.add("com.microsoft.nchwc.ReorderInput", [x.name], channels_last=0) or (None,)
@@ -606,9 +606,9 @@ def _blocked_convolution(builder: Builder, x: Known) -> None:
             return
         source = ordered.name
     outputs = block * int(builder.random.integers(1, 4))
-    if 0.2 <= kind < 0.4:
+    if 0.1 <= kind < 0.25:
         group, outputs = inputs, inputs
-    elif 0.4 <= kind < 0.5 and inputs > block:
+    elif 0.25 <= kind < 0.35 and inputs > block:
         group = inputs // block
         outputs = group * block
     weights = (outputs, inputs // group, *window["kernel_shape"])
@@ -702,7 +702,7 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (weighted, 2),
     (bags, 1),
     (recurrent, 1),
-    (convolved, 3),
+    (convolved, 4),
     (picked, 1),
     (moved, 3),
 )

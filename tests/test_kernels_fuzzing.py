@@ -1,6 +1,7 @@
 """Random programs of every kind of operator: kernels against operators one by one, plain, sanitised, in valgrind."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.kernels import find_compiler
-from graphopt.kernels.compile import levels
+from graphopt.kernels.compile import PLAIN, X86_LEVELS, Level, levels, processor_flags
 from graphopt.operators import table
 from tests import fuzzing
 from tests.random_programs import programs
@@ -20,10 +21,17 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 
 QUICK = ["-std=gnu99", "-O0", "-fPIC", "-pthread", "-ffp-contract=off"]
 """Compiled fast: what is tested is the program, not how the compiler vectorises it."""
-SANITIZED = ["-std=gnu99", "-O1", "-g", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-sanitize-recover=all"]
-SANITIZED += ["-fsanitize=address,undefined"]
-VALGRIND = ["-std=gnu99", "-O1", "-g", "-fPIC", "-pthread", "-ffp-contract=off"]
-"""Without AVX-512, which valgrind does not know."""
+SANITIZED = [*QUICK, "-g1", "-fno-sanitize-recover=all", "-fsanitize=address,undefined"]
+
+
+def _levels() -> list[Level]:
+    """What this processor runs, the plainest first."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return [PLAIN]
+    return [level for level in reversed(X86_LEVELS) if level.needs <= processor_flags()]
+
+
+LEVELS = _levels()
 
 
 def _check(first: int, count: int, folder: Path, flags: list[str] | None) -> None:
@@ -32,9 +40,12 @@ def _check(first: int, count: int, folder: Path, flags: list[str] | None) -> Non
     fuzzing.check_all(fuzzing.build(cases, folder, flags), cases)
 
 
-@pytest.mark.parametrize("first", range(0, 2000, 500))
-def test_kernels_compute_what_their_operators_do(first: int, tmp_path: Path) -> None:
-    _check(first, 500, tmp_path, QUICK)
+@pytest.mark.parametrize("part", range(4))
+def test_kernels_compute_what_their_operators_do(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 programs, at each level of instruction sets in turn, the best once with the matrix unit for all it can."""
+    monkeypatch.setenv("GRAPHOPT_MATRIX_UNIT", "off" if part == 2 else "always")
+    level = LEVELS[min(part, len(LEVELS) - 1)]
+    _check(550 * part, 550, tmp_path, [*QUICK, *level.flags])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +70,7 @@ def test_most_operators_are_tried() -> None:
 
 @pytest.mark.parametrize(
     ("first", "count"),
-    [(50_000, 40), *(pytest.param(51_000 + 200 * n, 200, marks=pytest.mark.slow) for n in range(10))],
+    [(50_000, 40), pytest.param(51_000, 2200, marks=pytest.mark.slow)],  # more than 2,000 of these seeds are programs
 )
 def test_sanitizers_find_nothing(first: int, count: int, tmp_path: Path) -> None:
     assert COMPILER is not None
@@ -72,18 +83,22 @@ def test_sanitizers_find_nothing(first: int, count: int, tmp_path: Path) -> None
     preload += f":{found.stdout.strip()}"
     flags = [*SANITIZED, *levels(COMPILER, portable=False)[0].flags]
     library = fuzzing.build(programs(first, count), tmp_path, flags)
-    _alone([], library, first, count, {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"})
+    for unit in ("off", "always"):
+        environment = {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0", "GRAPHOPT_MATRIX_UNIT": unit}
+        _alone([], library, first, count, environment)
 
 
 @pytest.mark.slow
 def test_valgrind_finds_nothing(tmp_path: Path) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("no valgrind")
-    library = fuzzing.build(programs(90_000, 60), tmp_path, VALGRIND)
+    # valgrind does not know AVX-512
+    known = [level for level in LEVELS if level.name != "avx512"]
+    library = fuzzing.build(programs(90_000, 300), tmp_path, [*QUICK, "-g1", *known[-1].flags])
     # what python and numpy do is not looked at: only errors with a frame in the library count
     log = tmp_path / "valgrind.txt"
     watch = ["valgrind", "--error-limit=no", f"--log-file={log}", "--num-callers=30"]
-    _alone(watch, library, 90_000, 60, {"PYTHONMALLOC": "malloc", "OPENBLAS_NUM_THREADS": "1"})
+    _alone(watch, library, 90_000, 300, {"PYTHONMALLOC": "malloc", "OPENBLAS_NUM_THREADS": "1"})
     reports = log.read_text().split("\n==")
     assert "ERROR SUMMARY" in reports[-1] or any("ERROR SUMMARY" in line for line in reports)
     ours = [line for line in log.read_text().splitlines() if "fuzzing.so" in line and " at 0x" in line]

@@ -97,6 +97,8 @@ static int plan_unit(const convolution_plan *p, unit_plan *u)
     double split = (double)(chunks * u->parts * u->depth_tiles * used_planes(p) * u->plane_rows * u->plane_columns);
     double fetched = (double)(weights * (u->far ? chunks : p->groups));
     u->work = CYCLE_OPERATIONS * (products + SPLIT_PIXEL_CYCLES * split + FETCHED_BYTE_CYCLES * fetched) + UNIT_OPERATIONS;
+    if (has_matrix_unit() > 1)
+        u->work = 0; /* wanted wherever it can be */
     u->tasks = chunks * u->parts;
     return 1;
 }

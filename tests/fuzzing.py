@@ -77,7 +77,7 @@ def _perturbed(value: Array, scale: Array, random: np.random.Generator) -> Itera
         unit = ULPS * np.finfo(value.dtype).eps * scale
         for _ in range(PERTURBATIONS):
             yield np.asarray(value + random.choice([-1.0, 1.0], value.shape) * unit).astype(value.dtype)
-        yield np.where(np.abs(value) <= unit, np.zeros_like(value), value)
+        yield np.where((np.abs(value) <= unit) | np.isposinf(unit), np.zeros_like(value), value)
     if value.dtype == np.float16 and np.isinf(value).any():  # kernels keep in float32 what float16 cannot hold
         yield np.clip(value, np.finfo(value.dtype).min, np.finfo(value.dtype).max)
 

@@ -12,7 +12,7 @@
  */
 #include <math.h>
 
-#if defined(__AVX__)
+#if (defined(__AVX512F__) && BLOCK == 16) || (defined(__AVX__) && BLOCK == 8) /* elsewhere it would only take time */
 #include <immintrin.h>
 #endif
 

@@ -41,6 +41,7 @@ class Symmetry:
         self.families = tuple(families)
         self.moved = 0
         self._held: dict[tuple[int, int], list[int]] = {}
+        self._nested: dict[tuple[int, int], dict[int, Branches]] = {}
         for branches in self.families:
             for nodes in branches:
                 self.moved |= bits(nodes)
@@ -68,6 +69,16 @@ class Symmetry:
             branches = states.setdefault(family, {})
             branches[branch] = branches.get(branch, 0) | 1 << place
         return states
+
+    def nested(self, part: int, whole: int) -> "dict[int, Branches]":
+        """For each family that a set touches, what it and a part of it hold of its branches."""
+        if (part, whole) not in self._nested:
+            inner = self.states(part)
+            self._nested[part, whole] = {
+                family: tuple((inner.get(family, {}).get(branch, 0), state) for branch, state in branches.items())
+                for family, branches in self.states(whole).items()
+            }
+        return self._nested[part, whole]
 
     def shape(self, mask: int) -> "Shape":
         """What is the same for all images of a set, and, by family, how many branches hold which state."""
@@ -191,12 +202,7 @@ class Nested(NamedTuple):
     @classmethod
     def of(cls, symmetry: Symmetry, part: int, whole: int) -> "Nested":
         """Both, with what they hold."""
-        inner = symmetry.states(part)
-        held = {
-            family: tuple((inner.get(family, {}).get(branch, 0), state) for branch, state in branches.items())
-            for family, branches in symmetry.states(whole).items()
-        }
-        return cls(part, whole, held)
+        return cls(part, whole, symmetry.nested(part & symmetry.moved, whole & symmetry.moved))
 
 
 def may_clash(symmetry: Symmetry, one: Nested, other: Nested) -> bool:

@@ -36,8 +36,9 @@ def check(corpus: list[Entry], max_size: int) -> None:
     level = shard.start(0, max_size + 1)
     said = []
     for _ in range(max_size):
-        pairs = shard.grow(level.keys, paired=True)
-        assert pairs is not None
+        judged = shard.grow(level.keys, paired=True)
+        assert judged is not None
+        pairs = judged.pairs
         inner = shard.patterns[-2]
         small = inner.keys[np.searchsorted(inner.ids, pairs.small)]
         said.append([(p.tobytes(), q.tobytes()) for p, q, a in zip(small, pairs.large, pairs.always, strict=True) if a])

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from graphopt.kernels.nests import Walk
 from graphopt.kernels.places import Part, Place
 from graphopt.kernels.program import Program, Reduce, View
-from graphopt.kernels.rows import START, c_array
+from graphopt.kernels.row_loop import START
+from graphopt.kernels.rows import c_array
 from graphopt.kernels.scalar import FLOATS, PRIMITIVES, STORAGE, SUFFIX, held, loaded, stored
 from graphopt.operators.lowering import Transpose
 

@@ -29,7 +29,8 @@ from graphopt.kernels.program import (
     readers_of,
 )
 from graphopt.kernels.recurrence import RecurrenceStep
-from graphopt.kernels.rows import DoesNotFitError, RowSpace, RowStep
+from graphopt.kernels.row_space import DoesNotFitError, RowSpace
+from graphopt.kernels.rows import RowStep
 from graphopt.operators.lowering import Concat, Reshape, Transpose
 
 MAX_STEPS = 192

@@ -100,8 +100,9 @@ def test_other_operators_count_what_slows_them() -> None:
     assert seen_by(counts, node("Add"), [(4, 6), (6,)], (4, 6)) == {"": 4, "repeated": 24}
     assert seen_by(counts, node("Add"), [(4, 6), (4, 6)], (4, 6)) == {"": 1, "repeated": 0}
     assert seen_by(counts, node("Concat", axis=1), [(4, 6), (4, 2)], (4, 8)) == {"": 8, "operands": 2}
-    assert seen_by(counts, node("Softmax", axis=-1), [(5, 20)], (5, 20)) == {"": 5, "ragged": 5}
-    assert seen_by(counts, node("Softmax", axis=-1), [(5, 32)], (5, 32)) == {"": 5, "ragged": 0}
+    assert seen_by(counts, node("Softmax", axis=-1), [(5, 20)], (5, 20)) == {"": 5, "ragged": 5, "long": 0}
+    assert seen_by(counts, node("Softmax", axis=-1), [(5, 32)], (5, 32)) == {"": 5, "ragged": 0, "long": 0}
+    assert seen_by(counts, node("Softmax", axis=-1), [(5, 65)], (5, 65)) == {"": 5, "ragged": 5, "long": 5}
     reorder = node(f"{NCHWC}.ReorderInput")
     assert seen_by(counts, reorder, [(1, 24, 3, 3)], (1, 32, 3, 3)) == {"": 0, "partial": 9 * 16}
     assert seen_by(counts, reorder, [(1, 32, 3, 3)], (1, 32, 3, 3)) == {"": 0, "partial": 0}

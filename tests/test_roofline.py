@@ -246,6 +246,20 @@ def test_what_a_product_leaves_for_a_later_step_is_written_and_read() -> None:
     assert seconds == pytest.approx(at_once(flops / 1e9, (3 * 64 + 2 * 2 * 64) / 8e9) + 1e-6)
 
 
+def test_what_is_joined_to_a_turned_product_several_times_is_read_once() -> None:
+    nodes = [
+        ("MatMul", ["x", "w"], "y"),
+        ("Transpose", ["y"], "t"),
+        ("Concat", ["t", "z", "z", "z"], "c"),
+    ]
+    shapes: dict[str, Shape] = {"x": (8, 8), "w": (8, 8), "z": (8, 100), "c": (8, 308), "y": (8, 8), "t": (8, 8)}
+    joined = capture(nodes, shapes, ["w"], ["c"])
+    for unit in (False, True):
+        along, waited = roofline.kernel_moves(joined, [0, 1, 2], unit=unit)
+        assert min(number for move in (*along, *waited) for number in move) >= 0
+        assert sum(move[0] for move in waited) == 4 * 8 * 100
+
+
 def test_steps_after_the_first_have_a_price() -> None:
     shapes = dict.fromkeys("xaby", (10, 10))
     three = capture([("Softmax", ["x"], "a"), ("Relu", ["a"], "b"), ("Softmax", ["b"], "y")], shapes)

@@ -186,7 +186,8 @@ def _turned(profile: Profile, nodes: Sequence[int]) -> tuple[int, int]:
             in_order.add(index)
     uses = (use for index in turned for use in profile.uses[index] if not use.constant and use.producer not in inside)
     results = (result for index in turned for result in profile.results[index] if result.leaves(inside))
-    return sum({use.name: use.read or 0 for use in uses}.values()), sum(result.bytes or 0 for result in results)
+    read = {use.name: min(use.read or 0, use.bytes or 0) for use in uses}
+    return sum(read.values()), sum(result.bytes or 0 for result in results)
 
 
 def _external_traffic(profile: Profile, nodes: Sequence[int]) -> tuple[int, int, dict[int, int]] | None:

@@ -1,5 +1,6 @@
 """What operators work through besides their operations, and their regimes: by hand and by counting."""
 
+from dataclasses import replace
 from itertools import product as indices
 
 import numpy as np
@@ -88,6 +89,8 @@ def test_convolutions_count_by_their_layout() -> None:
         (node(f"{NCHWC}.ReorderOutput"), [(1, 16, 4, 4)], (1, 16, 4, 4), "float32", ()),
         (node(f"{NCHWC}.ReorderOutput"), [(1, 16, 5, 5)], (1, 16, 5, 5), "float32", ("uneven",)),
         (node(f"{NCHWC}.ReorderOutput", channels_last=1), [(1, 16, 5, 5)], (1, 5, 5, 16), "float32", ("last",)),
+        (node("Gather", axis=1), [(4, 90), (30,)], (4, 30), "float32", ("elements",)),
+        (replace(node("Gather"), inputs=("x0", "x0")), [(90, 1), (4, 30)], (4, 30, 1), "float32", ()),
         (node("Add"), [(4, 4), (4, 4)], (4, 4), "int64", ("wide",)),
         (node("Add"), [(4, 4), (4, 4)], (4, 4), "float32", ()),
     ],

@@ -92,11 +92,22 @@ def regimes(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, out
             return ("axis",) if _moves_one_axis(node) else ()
         if node.op_type == "Transpose" and min(_row(inputs[0] or (1,)), _row(result)) < NARROW:
             return ("narrow", "elements")
+        if kind is FusionClass.LOOKUP and _picks_from_a_list(graph, node, inputs):
+            return ()  # rows that are single elements: the price of a piece says it
         return ("aliased", "elements") if _is_aliased(node, graph, inputs) else ("elements",)
     name = next((name for name in (*node.inputs, *node.outputs) if name), "")
     tensor = graph.tensors.get(name)
     moves = kind in (FusionClass.ELEMENTWISE, FusionClass.REDUCTION)
     return ("wide",) if moves and tensor is not None and element_bytes(tensor.dtype) == 8 else ()
+
+
+def _picks_from_a_list(graph: OperatorGraph, node: Node, inputs: Shapes) -> bool:
+    """Whether a lookup picks elements of a table that is one list, by indices that are no constants."""
+    table, indices = inputs[0] if inputs else None, graph.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    axis = node.attributes.get("axis", 0)
+    if node.op_type != "Gather" or not table or indices is None or indices.constant or not isinstance(axis, int):
+        return False
+    return axis % len(table) == 0
 
 
 def _steps(inputs: Shapes) -> dict[str, int]:

@@ -383,7 +383,8 @@ def _local_response(node: NodeProto, x: Array) -> Array:
 def _lp_normalization(node: NodeProto, x: Array) -> Array:
     known, wide = attributes(node), np.abs(x.astype(np.float64))
     power, axis = int(known.get("p", 2)), int(known.get("axis", -1))  # type: ignore[arg-type]
-    return np.asarray(x / (wide**power).sum(axis, keepdims=True) ** (1 / power)).astype(x.dtype)
+    length = (wide**power).sum(axis, keepdims=True) ** (1 / power)
+    return np.asarray(np.divide(x, length, out=np.zeros_like(length * x), where=length != 0)).astype(x.dtype)
 
 
 def _mean_variance(node: NodeProto, x: Array) -> Array:

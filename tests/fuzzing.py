@@ -6,12 +6,14 @@ changed by a few units in the last place, and what that does to the outputs is a
 second time with its units of work in reverse order and cut otherwise: the bytes must be the same. Constants of the
 model are constants of the first plan, and no constants of another one.
 
-``python -m tests.fuzzing LIBRARY FIRST COUNT`` runs the kernels of a library built with sanitizers or under valgrind.
+``python -m tests.fuzzing LIBRARY`` runs a library built with sanitizers or under valgrind: the kernels of the programs
+that ``write_programs`` left beside it.
 ``python -m tests.fuzzing coverage FIRST COUNT`` says what of the kernels' C the programs reach.
 """
 
 import ctypes
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -247,6 +249,14 @@ def run(
     return outputs
 
 
+def write_programs(library: Path, cases: Sequence[Case]) -> None:
+    """Leave a library's programs beside it: another process may see another processor, and grow others."""
+    (library.parent / PROGRAMS).write_bytes(pickle.dumps(list(cases)))
+
+
+PROGRAMS = "programs.pickle"
+
+
 def operators_of(cases: Sequence[Case]) -> set[str]:
     """The operators that stand in some programs, by their key in the table."""
     found = {f"{n.domain}.{n.op_type}" if n.domain else n.op_type for case in cases for n in case.nodes}
@@ -375,10 +385,11 @@ def coverage(cases: Sequence[Case], folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    chosen = programs(int(sys.argv[2]), int(sys.argv[3]))
     if sys.argv[1] == "coverage":
+        chosen = programs(int(sys.argv[2]), int(sys.argv[3]))
         with tempfile.TemporaryDirectory() as name:
             print(*coverage(chosen, Path(name)), sep="\n")
     else:
-        check_all(Path(sys.argv[1]), chosen)
+        kernels = Path(sys.argv[1])
+        check_all(kernels, pickle.loads((kernels.parent / PROGRAMS).read_bytes()))
         print("clean")

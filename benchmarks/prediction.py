@@ -41,7 +41,7 @@ from scipy.stats import spearmanr
 from graphopt import kernels, machine, models, operators, roofline
 from graphopt.calibrate import chains, learning
 from graphopt.calibrate.cases import TINY
-from graphopt.calibrate.timing import ENOUGH, Run, Timed, Watch, bound, case_model, fastest, session
+from graphopt.calibrate.timing import Run, Timed, Watch, bound, case_model, fastest, session
 from graphopt.capture import capture_model
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
@@ -57,6 +57,8 @@ LEAST_SECONDS = 10e-6
 PER_MODEL, PER_PATTERN = 4, 2
 SECONDS = 0.015
 """Time of a pass. There are passes until each pair has had enough that nobody disturbed, or ``--seconds`` are over."""
+ENOUGH = 4
+"""Undisturbed passes of each half of a pair, of which the fastest counts."""
 COPIES_UNTIL = 60e-6
 """A pattern that takes less than this stands several times in its model, so that the price of a call matters less."""
 MOST_COPIES = 8

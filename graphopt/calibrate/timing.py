@@ -91,11 +91,20 @@ def _memory(runner: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) ->
     """Inputs and outputs of a session, by name."""
     results = runner.run(None, dict(feeds))
     made = {output.name: result for output, result in zip(runner.get_outputs(), results, strict=True)}
-    inputs, outputs = (
-        {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")) for name, value in group.items()}
-        for group in (feeds, made)
-    )
+    inputs, outputs = ({name: _aligned(value) for name, value in group.items()} for group in (feeds, made))
     return inputs, outputs
+
+
+def _aligned(value: Array) -> onnxruntime.OrtValue:
+    """An array in memory of onnxruntime's own, which begins with a cache line as tensors do inside of a model.
+
+    Where numpy's does not, vectors of 64 bytes take a third longer than they do there.
+    """
+    if value.dtype.kind not in "biufc":  # strings
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))
+    found = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(value.shape), value.dtype)
+    found.update_inplace(np.asarray(value, order="C"))
+    return found
 
 
 def _bind(runner: onnxruntime.InferenceSession, inputs: Values, outputs: Values) -> Run:

@@ -98,7 +98,7 @@ def _memory(runner: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) ->
 def _aligned(value: Array) -> onnxruntime.OrtValue:
     """An array in memory of onnxruntime's own, which begins with a cache line as tensors do inside of a model.
 
-    Where numpy's does not, vectors of 64 bytes take a third longer than they do there.
+    Numpy's mostly does not, and vectors of 64 bytes take longer there.
     """
     if value.dtype.kind not in "biufc":  # strings
         return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"))

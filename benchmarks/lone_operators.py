@@ -10,16 +10,16 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
+from graphopt.calibrate.timing import bound, model_of, session
 from graphopt.graph import AttributeValue, Node, OperatorGraph, Tensor
 from graphopt.kernels import FusedOperator, build_library
 from graphopt.operators.blocked import block_size
@@ -154,46 +154,6 @@ def _attributes(node: NodeProto) -> dict[str, AttributeValue]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-class Bound:
-    """A session of independent copies, with bound inputs and outputs."""
-
-    def __init__(
-        self,
-        protos: Sequence[NodeProto],
-        results: Sequence[str],
-        feeds: dict[str, np.ndarray],
-        threads: int,
-        library: Path | None,
-    ) -> None:
-        inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in feeds.items()]
-        outputs = [helper.make_empty_tensor_value_info(name) for name in results]
-        graph = helper.make_graph(list(protos), "lone", inputs, outputs)
-        domains = [("", OPSET), (MICROSOFT, 1), (BLOCKED, 1), (FUSED, 1)]
-        imports = [helper.make_opsetid(domain, version) for domain, version in domains]
-        model = helper.make_model(graph, opset_imports=imports, ir_version=10)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if library is not None:
-            options.register_custom_ops_library(str(library))
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self.binding = self.session.io_binding()
-        for name, value in feeds.items():
-            self.binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
-        for name, value in zip(results, self.session.run(results, feeds), strict=True):
-            self.binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
-
-    def seconds(self, runs: int) -> float:
-        """Seconds per run."""
-        start = time.perf_counter()
-        for _ in range(runs):
-            self.session.run_with_iobinding(self.binding)
-        return (time.perf_counter() - start) / runs
-
-
 def measure(name: str, lone: Lone, size: int, threads: int, library: Path, kernel: str) -> tuple[float, float, float]:
     """Seconds of one copy in onnxruntime and as a kernel, and the middle of the turns' ratios."""
     shape = shape_of(lone.layout, size // 4)
@@ -211,13 +171,13 @@ def measure(name: str, lone: Lone, size: int, threads: int, library: Path, kerne
         stock_results.append(result)
         fused_results.append(f"f{copy}")
         fused_nodes.append(helper.make_node(kernel, list(feeds), [f"f{copy}"], domain=FUSED))
-    stock = Bound(stock_nodes, stock_results, feeds, threads, None)
-    fused = Bound(fused_nodes, fused_results, feeds, threads, library)
-    runs = max(1, int(TURN_SECONDS / max(stock.seconds(2), 1e-7)))
+    stock = bound(session(model_of(stock_nodes, feeds, {}, stock_results, OPSET), threads), feeds)
+    fused = bound(session(model_of(fused_nodes, feeds, {}, fused_results, OPSET), threads, library), feeds)
+    runs = max(1, int(TURN_SECONDS / max(timeit(stock, number=2) / 2, 1e-7)))
     pairs = []
     for turn in range(TURNS):
         order = (stock, fused) if turn % 2 else (fused, stock)
-        seconds = {bound: bound.seconds(runs) for bound in order}
+        seconds = {run: timeit(run, number=runs) / runs for run in order}
         pairs.append((seconds[stock], seconds[fused]))
     ratio = statistics.median(a / b for a, b in pairs)
     return min(a for a, _ in pairs) / copies, min(b for _, b in pairs) / copies, ratio

@@ -16,17 +16,16 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from timeit import timeit
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from graphopt import kernels
+from graphopt.calibrate.timing import Run, bound, model_of, session
 from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.operators.executed import unit_pays
 
@@ -101,57 +100,30 @@ def library_copies(folder: Path) -> list[Path]:
     return copies
 
 
-def opened(size: Size, copies: int, library: Path):  # type: ignore[no-untyped-def]
-    """A session with so many products of one left operand, and its binding."""
+def opened(size: Size, copies: int, library: Path) -> Run:
+    """So many products of one left operand in a session."""
     rows, columns, depth = size
     random = np.random.default_rng(0)
     weights = random.standard_normal((copies, depth, columns)).astype(np.float32)
     nodes = [helper.make_node("Product", ["x", f"w{c}"], [f"y{c}"], domain=FUSED) for c in range(copies)]
-    graph = helper.make_graph(
-        nodes,
-        "products",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (rows, depth))],
-        [helper.make_tensor_value_info(f"y{c}", TensorProto.FLOAT, None) for c in range(copies)],
-        [numpy_helper.from_array(weights[c], f"w{c}") for c in range(copies)],
-    )
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid(FUSED, 1)]
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    options.register_custom_ops_library(str(library))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    left = random.standard_normal((rows, depth)).astype(np.float32)
-    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(left))
-    for c in range(copies):
-        result = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((rows, columns), np.float32))
-        binding.bind_ortvalue_output(f"y{c}", result)
-    return session, binding
-
-
-def timed_session(pair, rounds: int) -> float:  # type: ignore[no-untyped-def]
-    """Seconds of a run."""
-    begin = time.perf_counter()
-    for _ in range(rounds):
-        pair[0].run_with_iobinding(pair[1])
-    return (time.perf_counter() - begin) / rounds
+    feeds = {"x": random.standard_normal((rows, depth)).astype(np.float32)}
+    constants = {f"w{c}": weights[c] for c in range(copies)}
+    return bound(session(model_of(nodes, feeds, constants, [f"y{c}" for c in range(copies)]), 1, library), feeds)
 
 
 def timed(size: Size, far: bool, libraries: Sequence[Path]) -> list[float]:
     """Seconds of one product for each library."""
     copies = max(2, (FAR_BYTES if far else NEAR_BYTES) // (4 * size[1] * size[2]))
     copies = min(copies, MOST_COPIES)
-    pairs = []
+    runs = []
     for setting, library in zip(SETTINGS, libraries, strict=True):
-        os.environ["GRAPHOPT_MATRIX_UNIT"] = setting
-        pairs.append(opened(size, copies, library))
-        timed_session(pairs[-1], 1)
-    rounds = max(1, int(TURN_SECONDS / max(timed_session(pairs[0], 1), 1e-6)))
-    best = [float("inf")] * len(pairs)
+        os.environ["GRAPHOPT_MATRIX_UNIT"] = setting  # read once, in the first run
+        runs.append(opened(size, copies, library))
+    rounds = max(1, int(TURN_SECONDS / max(timeit(runs[0], number=1), 1e-6)))
+    best = [float("inf")] * len(runs)
     for _ in range(TURNS):
-        for which, pair in enumerate(pairs):
-            best[which] = min(best[which], timed_session(pair, rounds))
+        for which, run in enumerate(runs):
+            best[which] = min(best[which], timeit(run, number=rounds) / rounds)
     return [seconds / copies for seconds in best]
 
 

@@ -9,18 +9,15 @@ ALL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "S
 
 
 @contextmanager
-def held_back(signals: tuple[signal.Signals, ...] = ALL) -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """Let signals wait until the block ends. Processes started in it never get them, unless they ask to.
 
     Does nothing outside of the main thread, which alone is interrupted, and where the system cannot do it.
-
-    Args:
-        signals: which ones.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
     try:
         yield
     finally:

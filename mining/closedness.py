@@ -209,12 +209,12 @@ def _clashing(batch: Batch, parents: Integers, children: Integers, pair: Integer
     several = above.multiplicities(children) != 1
     inner, outer = below.nodes[parents].astype(np.int64), above.nodes[children].astype(np.int64)
     moved = batch.families.moved
+    bounds = np.append(starts, len(group))
     clashing, symmetric = _clashing_groups(
-        np.append(starts, len(group)), pair, several.astype(np.bool_), inner, outer, moved, batch.word, batch.bit
+        bounds, pair, several.astype(np.bool_), inner, outer, moved, batch.word, batch.bit
     )
     found = np.zeros(int(pair.max(initial=-1)) + 1, dtype=np.bool_)
     found[pair[starts[clashing]]] = True
-    bounds = np.append(starts, len(group))
     for number in symmetric.tolist():
         low, high = int(bounds[number]), int(bounds[number + 1])
         if found[pair[low]]:

@@ -10,18 +10,21 @@ from graphopt import kernels
 from graphopt.calibrate.timing import Array, model_of
 from graphopt.graph import Node, OperatorGraph, Tensor
 from graphopt.kernels.emit import support
+from graphopt.operators.plan_numbers import PLAN
 
 KEY = "matrix_unit"
 """The kernel rate: operations of float32 products, each of which is six products of bfloat16 parts."""
 NAME = "UnitPeak"
 """The fused operator."""
-ROUNDS, TILES, SET_BYTES = 256, 4, 6144
-"""Rounds of a call at least, tiles of float32 products in a round, bytes of its left parts (``c/unit_peak.h``)."""
+ROUNDS, TILES = 256, 4
+"""Rounds of a call at least, tiles of float32 products in a round (``c/unit_peak.h``)."""
+SET_BYTES = 2 * PLAN.parts * PLAN.unit_rows * PLAN.unit_depth * 2
+"""Of the left parts of a round: two tiles."""
 
 
 def operations(sets: int) -> float:
     """Of one call, by the sets of left parts that it reads."""
-    return 2.0 * max(ROUNDS, sets) * TILES * 16 * 16 * 32
+    return 2.0 * max(ROUNDS, sets) * TILES * PLAN.unit_rows**2 * PLAN.unit_depth
 
 
 def operand(sets: int) -> dict[str, Array]:

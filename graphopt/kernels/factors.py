@@ -32,6 +32,8 @@ def repeated_factors(program: Program) -> list[int]:
     They are computed from inputs by maps and views and cost more than simple operations, and in every example what
     reads them repeats each of their elements often.
     """
+    if not program.examples:
+        return []
     readers = readers_of(program)
     found: list[int] = []
     for number, value in enumerate(program.values):
@@ -42,7 +44,7 @@ def repeated_factors(program: Program) -> list[int]:
             work * _repeated(program, readers, example, number) >= LEAST_WORK for example in program.examples
         ):
             found.append(number)
-    return found if program.examples else []
+    return found
 
 
 def _repeated(program: Program, readers: list[list[int]], example: Sequence[Shape | None], value: int) -> int:

@@ -82,9 +82,10 @@ def fitted(program: Program) -> Schedule | None:
     """The schedule that is made for the shapes of the examples; None where it would be the general one."""
     sums = any(isinstance(value, Reduce | Contraction) for value in program.values)
     together = any(len(group) > 1 for group in program.groups)
-    if not program.examples or not (sums or together or repeated_factors(program)):
+    factors = repeated_factors(program)
+    if not program.examples or not (sums or together or factors):
         return None
-    return _Scheduler(program, fits=True).schedule()
+    return _Scheduler(program, fits=True).schedule(factors)
 
 
 class _Scheduler:
@@ -113,9 +114,9 @@ class _Scheduler:
         self._parts: dict[int, dict[int, int]] = {}  # concat to (operand that a step writes to the stage after it)
         self._part_tensor: dict[int, int] = {}
 
-    def schedule(self) -> Schedule:
-        """Make it."""
-        for factor in repeated_factors(self.program):
+    def schedule(self, factors: Sequence[int] = ()) -> Schedule:
+        """Make it, with some values in memory before all else."""
+        for factor in factors:
             self.in_memory(factor)
         for index, value in enumerate(self.program.values):
             if isinstance(value, Reduce) and index not in self._done:
@@ -307,7 +308,7 @@ class _Scheduler:
 
     def _part(self, value: int) -> Part | None:
         """Where a value goes that is only wanted, but for reshapes, as an operand of a concat."""
-        readers = self._readers()
+        readers = readers_of(self.program)
         while value not in self._outputs and len(readers[value]) == 1:
             reader = readers[value][0]
             view = self.program.values[reader]
@@ -420,7 +421,7 @@ class _Scheduler:
                 inside.add(number)
         computed = {element.value for element in space.elements if element.whole}
         wanted = []
-        readers = self._readers()
+        readers = readers_of(self.program)
         for number in range(len(program.values)):
             if number in inside:
                 if number in self._outputs or any(reader not in inside for reader in readers[number]):
@@ -439,9 +440,6 @@ class _Scheduler:
         except (DoesNotFitError, TooLargeError):
             return False
         return True
-
-    def _readers(self) -> list[list[int]]:
-        return readers_of(self.program)
 
     # -------------------------------------------------------------------------------------------- contractions
 
@@ -477,7 +475,7 @@ class _Scheduler:
 
     def _linear(self, value: int) -> Linear:
         """The maps behind a contraction that only scale it and add a bias to each row."""
-        found, readers = Linear(value), self._readers()
+        found, readers = Linear(value), readers_of(self.program)
         while found.value not in self._outputs and len(readers[found.value]) == 1:
             (reader,) = readers[found.value]
             what = self.program.values[reader]
@@ -510,7 +508,7 @@ class _Scheduler:
 
     def _epilogue(self, value: int) -> tuple[int, Nest | None]:
         """The last value that can be computed from blocks of products alone, and its nest; the contraction itself."""
-        members, readers = {value}, self._readers()
+        members, readers = {value}, readers_of(self.program)
         found: tuple[int, Nest | None] = (value, None)
         for number in range(value + 1, len(self.program.values)):
             if value in self._outputs or not self._joins(number, members, value):
@@ -581,7 +579,7 @@ class _Scheduler:
 
     def _choices_in_memory(self, value: int) -> bool:
         """Have concats and pads that are read several times in memory; false where there are none."""
-        readers = self._readers()
+        readers = readers_of(self.program)
         before = len(self.tensors)
         for source in sorted(self._cone(value)):
             what = self.program.values[source]

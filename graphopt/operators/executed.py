@@ -280,7 +280,7 @@ def _windows_by_unit(
         return (height + reach[0]) * (width + reach[1])
 
     def room(height: int, width: int) -> int:
-        return (prod(strides) * depth * 3 * (plane(height, width) | 1) + UNIT_PIXELS + width + reach[1]) * 64
+        return (prod(strides) * depth * PLAN.parts * (plane(height, width) | 1) + UNIT_PIXELS + width + reach[1]) * 64
 
     while room(rows, columns) > (PLAN.far_parts_bytes if far else PLAN.near_parts_bytes):
         if rows > 1:

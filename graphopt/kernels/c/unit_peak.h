@@ -7,18 +7,18 @@
 #include <sys/syscall.h>
 extern long syscall(long number, ...);
 
-enum { PEAK_ROUNDS = 256, PEAK_TILE = 1024, PEAK_PARTS = 3, PEAK_SET = 2 * PEAK_PARTS * PEAK_TILE };
+enum { PEAK_ROUNDS = 256, PEAK_TILE = UNIT_ROWS * UNIT_DEPTH * 2, PEAK_SET = 2 * PARTS * PEAK_TILE };
 
 #define PEAK_SETTLED() __asm__ volatile("" ::: "memory")
 #define PEAK_LEFT(part)                                              \
     do {                                                             \
         _tile_loadd(4, left + (part) * PEAK_TILE, 64);               \
-        _tile_loadd(5, left + (PEAK_PARTS + (part)) * PEAK_TILE, 64); \
+        _tile_loadd(5, left + (PARTS + (part)) * PEAK_TILE, 64); \
     } while (0)
 #define PEAK_RIGHT(part)                                              \
     do {                                                              \
         _tile_loadd(6, right + (part) * PEAK_TILE, 64);               \
-        _tile_loadd(7, right + (PEAK_PARTS + (part)) * PEAK_TILE, 64); \
+        _tile_loadd(7, right + (PARTS + (part)) * PEAK_TILE, 64); \
     } while (0)
 #define PEAK_PRODUCTS()          \
     do {                         \

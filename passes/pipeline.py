@@ -10,11 +10,19 @@ from dataclasses import dataclass
 import onnx
 
 from graphopt.errors import GraphoptError
-from graphopt.passes import drop_initializer_inputs, fuse, remove_dead_nodes, remove_no_ops, to_view
+from graphopt.passes import (
+    drop_initializer_inputs,
+    free_loop_constants,
+    fuse,
+    remove_dead_nodes,
+    remove_no_ops,
+    to_view,
+)
 from graphopt.passes.base import REGISTRY, Context, Pass, PassResult
 
 DEFAULT_PIPELINE: tuple[Pass, ...] = (
     drop_initializer_inputs.DropInitializerInputs(),
+    free_loop_constants.FreeLoopConstants(),
     remove_dead_nodes.RemoveDeadNodes(),
     remove_no_ops.RemoveNoOps(),
     to_view.ToView(),

@@ -19,7 +19,7 @@ NAMES = sorted(REGISTRY)
 
 def test_default_pipeline_reads_back() -> None:
     text = pipeline.show(pipeline.DEFAULT_PIPELINE)
-    assert text == "drop-initializer-inputs,remove-dead-nodes,remove-no-ops,to-view,fuse"
+    assert text == "drop-initializer-inputs,free-loop-constants,remove-dead-nodes,remove-no-ops,to-view,fuse"
     assert pipeline.parse(text) == pipeline.DEFAULT_PIPELINE
 
 

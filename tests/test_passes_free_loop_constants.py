@@ -22,9 +22,7 @@ def states_that_stay(model: onnx.ModelProto) -> int:
                 body = next(a.g for a in node.attribute if a.name == "body")
                 first = (2, 1) if node.op_type == "Loop" else (0, 0)
                 states = len(body.input) - (2 if node.op_type == "Loop" else 1)
-                same = sum(
-                    body.input[first[0] + i].name == body.output[first[1] + i].name for i in range(states)
-                )
+                same = sum(body.input[first[0] + i].name == body.output[first[1] + i].name for i in range(states))
                 found += same if len(node.output) > same else same - 1
     return found
 

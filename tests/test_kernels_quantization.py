@@ -104,3 +104,88 @@ def test_a_chain_between_integers_is_one_pass(tmp_path: Path) -> None:
     }
     case = Case("chain", nodes, feeds, ("y",), constant_inputs=frozenset("szt"))
     KernelLibrary([case], tmp_path).check("chain")
+
+
+def _ranges() -> list[Array]:
+    """Numbers on both sides of zero, on one, only zeros, of one element, and long rows."""
+    values = random_values((3, 5, 7), "float32", 1)
+    half = np.arange(-64, 192, dtype=np.float32) / 2  # every other one is a tie
+    return [values, abs(values) + 2, -abs(values), np.zeros((4, 3), np.float32), np.array(2.5, np.float32), half] + [
+        random_values((1, n), "float32", n) for n in (1, 1023, 5000)
+    ]
+
+
+DYNAMIC = [
+    Case(f"dynamic{n}", (helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"]),), {"x": x}, ("y", "s", "z"))
+    for n, x in enumerate(_ranges())
+]
+
+
+def _softmaxes() -> list[Case]:
+    found = []
+    for number, (shape, axis, opset) in enumerate(
+        [
+            ((4, 33), -1, 13),
+            ((2, 3, 400), 2, 13),
+            ((2, 5, 7), 1, 13),
+            ((2, 5, 7), 1, 12),
+            ((3, 2), -1, 13),
+            ((70,), 0, 13),
+        ]
+    ):
+        for dtype in ("uint8", "int8"):
+            signed = dtype == "int8"
+            operands = {
+                "x": random_values(shape, dtype, number) if number % 2 else np.full(shape, 3, dtype),
+                "xs": np.array([0.2, 0.011, 0.9][number % 3], np.float32),
+                "xz": np.array(7, dtype),
+                "ys": np.array(1 / 255, np.float32),
+                "yz": np.array(-128 if signed else 0, dtype),
+            }
+            operands["x"].flat[: operands["x"].size // 2] = random_values(
+                (operands["x"].size // 2,), dtype, number + 50
+            )
+            node = helper.make_node("QLinearSoftmax", list(operands), ["y"], domain=MICROSOFT, axis=axis, opset=opset)
+            constants = frozenset(operands) - {"x"}
+            found.append(Case(f"softmax{number}_{dtype}", (node,), operands, ("y",), constant_inputs=constants))
+    return found
+
+
+SOFTMAXES = _softmaxes()
+
+
+@pytest.fixture(scope="module")
+def reducing(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
+    return KernelLibrary([*DYNAMIC, *SOFTMAXES], tmp_path_factory.mktemp("reducing"))
+
+
+@pytest.mark.parametrize("case", DYNAMIC, ids=lambda case: case.name)
+def test_quantizing_by_the_range_of_a_tensor(case: Case, reducing: KernelLibrary) -> None:
+    stock = session(case.nodes, [("x", "float32")], _untyped_outputs(case), {"": case.opset})
+    found = reducing.run(case.name, case.feeds)
+    expected = stock.run(None, dict(case.feeds))
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape
+    if not case.feeds["x"].any():
+        return  # of zeros alone, the reference evaluator's scale is 1 / 255
+    reference = [case.expected(case.feeds)[name] for name in case.outputs]
+    np.testing.assert_allclose(found[1], reference[1], rtol=1e-6)
+    assert np.abs(found[0].astype(int) - reference[0].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("case", SOFTMAXES, ids=lambda case: case.name)
+def test_softmax_of_quantized_rows(case: Case, reducing: KernelLibrary) -> None:
+    """As onnxruntime, but for sums that decide how to round: and then one step apart."""
+    inputs = [(name, str(value.dtype)) for name, value in case.feeds.items()]
+    stock = session(case.nodes, inputs, _untyped_outputs(case), {"": case.opset, MICROSOFT: 1})
+    (expected,) = stock.run(None, dict(case.feeds))
+    for (found,) in (reducing.run(case.name, case.feeds), reducing.run_with_constants(case.name, case.feeds)):
+        apart = (found.view(np.uint8) - expected.view(np.uint8)).view(np.int8)
+        assert found.dtype == expected.dtype
+        assert np.abs(apart).max() <= 1 and np.count_nonzero(apart) <= 0.001 * found.size
+
+
+def _untyped_outputs(case: Case) -> list[Any]:
+    dtypes = {name: str(value.dtype) for name, value in case.expected(case.feeds).items()}
+    return [helper.make_tensor_value_info(name, element_type(dtypes[name]), None) for name in case.outputs]

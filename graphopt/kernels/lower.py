@@ -230,7 +230,9 @@ class _Lowering:
         return Operand(operands.index(value), expression.dtype)
 
     def _rank(self, value: int, index_map: IndexMap) -> int:
-        return len(index_map.sizes) if isinstance(index_map, Reshape) and index_map.sizes else self.ranks[value]
+        if isinstance(index_map, Reshape) and index_map.sizes is not None:
+            return len(index_map.sizes)
+        return self.ranks[value]
 
     def _reduce(self, node: Node, expression: Reduced, value: int) -> int:
         """Reduced axes go last, and back to their places once they have size one."""

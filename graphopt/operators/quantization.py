@@ -20,9 +20,21 @@ from graphopt.operators.formulas import (
     traffic,
     window_size,
 )
-from graphopt.operators.lowering import CannotLowerError, Dim, Expression, Moved, Reshape, Rowwise, call, cast, literal
+from graphopt.operators.lowering import (
+    CannotLowerError,
+    Dim,
+    Expression,
+    Literal,
+    Moved,
+    Reduced,
+    Reshape,
+    Rowwise,
+    call,
+    cast,
+    literal,
+)
 from graphopt.operators.rowwise import Operands as Expressions
-from graphopt.operators.rowwise import Results, operand, rank_of, required
+from graphopt.operators.rowwise import Results, from_axis, operand, rank_of, required, without_axes
 
 QUANTIZE = 4
 DEQUANTIZE = 2
@@ -118,6 +130,46 @@ def quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
     return (cast(cast(bounded, "int32"), to),)
 
 
+def dynamic_quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX DynamicQuantizeLinear: quantized by a range with zero in it, its scale (1 for zeros), its zero point."""
+    value = required(x, 0)
+    axes = tuple(range(-rank_of(graph, node), 0))
+    low = call("minimum", Reduced("minimum", value, axes, value.dtype), literal(0, value))
+    high = call("maximum", Reduced("maximum", value, axes, value.dtype), literal(0, value))
+    steps = call("divide", call("subtract", high, low), literal(255, value))
+    scale = call("select", call("equal", low, high), literal(1, value), steps)
+    zero = call("round", call("minimum", call("negate", call("divide", low, scale)), literal(255, value)))
+    shifted = call("add", call("round", call("divide", value, scale)), zero)
+    bounded = call("minimum", call("maximum", shifted, literal(0, value)), literal(255, value))
+    return (
+        cast(cast(bounded, "int32"), "uint8"),
+        without_axes(graph, node, scale, axes),
+        without_axes(graph, node, cast(cast(zero, "int32"), "uint8"), axes),
+    )
+
+
+def quantized_softmax(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """Onnxruntime QLinearSoftmax (x, its scale, its zero point, the result's scale and zero point).
+
+    exp(scale * (x - max)) / sum of it, times the whole part of 1 / the result's scale, rounded half to even, plus the
+    zero point. What is over 255 is 255, and signed results are the lowest eight bits. onnxruntime reads exponentials
+    from a table and adds them one by one: where that decides how to round, results may be one step apart.
+    """
+    value, scale, result_scale, zero = required(x, 0), required(x, 1), required(x, 3), operand(x, 4)
+    later = integer(node, "opset", 13) >= 13
+    axis = integer(node, "axis", -1 if later else 1)
+    axes = from_axis(graph, node, axis)[: 1 if later else None]
+    real = cast(value, scale.dtype)
+    below = call("subtract", real, Reduced("maximum", real, axes, real.dtype))
+    power = call("exp_scaled", call("multiply", below, scale))
+    one = Literal(1, scale.dtype)
+    steps = call("divide", call("floor", call("divide", one, result_scale)), Reduced("sum", power, axes, power.dtype))
+    whole = cast(call("round", call("multiply", power, steps)), "int32")
+    if zero is not None:
+        whole = call("add", whole, cast(zero, "int32"))
+    return (cast(call("minimum", whole, literal(255, whole)), value.dtype),)
+
+
 _QUANTIZED = ("int8", "uint8", "int16", "uint16")
 _MS = "com.microsoft"
 _ELEMENTWISE = FusionClass.ELEMENTWISE
@@ -139,7 +191,14 @@ OPERATORS: tuple[Operator, ...] = (
         "DequantizeLinear", _ELEMENTWISE, per_input(DEQUANTIZE), _MS, "dequantize", ("axis",), lowering=_DEQUANTIZING
     ),
     # Minimum and maximum of the whole tensor, then quantizing.
-    Operator("DynamicQuantizeLinear", FusionClass.REDUCTION, per_input(2 + QUANTIZE), "", "quantize"),
+    Operator(
+        "DynamicQuantizeLinear",
+        FusionClass.REDUCTION,
+        per_input(2 + QUANTIZE),
+        "",
+        "quantize",
+        lowering=Rowwise(dynamic_quantize, 6),
+    ),
     Operator("MatMulInteger", _MATRIX, matmul_cost(0), "", "gemm_int8"),
     Operator("QLinearMatMul", _MATRIX, matmul_cost(QUANTIZE), "", "gemm_int8"),
     Operator("QGemm", _MATRIX, matmul_cost(1 + QUANTIZE), _MS, "gemm_int8", ("alpha", "transA", "transB")),
@@ -150,7 +209,15 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("QLinearConv", _MATRIX, conv_cost(3, QUANTIZE), "", "conv_int8", _WINDOW),
     Operator("QLinearConv", _MATRIX, conv_cost(3, QUANTIZE), _MS, "conv_int8", (*_WINDOW, "channels_last")),
     # A table of 256 exponentials replaces exp: table value, sum, scale and round (3).
-    Operator("QLinearSoftmax", FusionClass.REDUCTION, per_input(5), _MS, "softmax_int8", ("axis", "opset")),
+    Operator(
+        "QLinearSoftmax",
+        FusionClass.REDUCTION,
+        per_input(5),
+        _MS,
+        "softmax_int8",
+        ("axis", "opset"),
+        lowering=Rowwise(quantized_softmax),
+    ),
     Operator("QLinearAdd", _ELEMENTWISE, per_output(_BINARY), _MS, "quantize"),
     Operator("QLinearMul", _ELEMENTWISE, per_output(_BINARY), _MS, "quantize"),
     Operator("QLinearSigmoid", _ELEMENTWISE, per_output(_UNARY), _MS, "quantize"),

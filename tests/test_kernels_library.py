@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,27 @@ def test_every_level_computes_the_same(level: Level, tmp_path: Path, monkeypatch
 
 def test_one_library_for_every_level(tmp_path: Path) -> None:
     _check(build_library([case.fused() for case in _cases()], tmp_path, "k", portable=True))
+
+
+def test_runs_side_by_side_have_memory_of_their_own(tmp_path: Path) -> None:
+    """Temporaries of all kernels lie in the same memory, as long as one runs after the other."""
+    softmax = [helper.make_node("Softmax", [a], [b], axis=axis) for a, b, axis in (("x", "t", 1), ("t", "y", 2))]
+    inputs = [random_values((2, rows, 40), "float32", rows) for rows in (3, 50, 7, 200)]
+    case = Case("twice", tuple(softmax), {"x": inputs[0]}, ("y",))
+    library = build_library([case.fused()], tmp_path, "k")
+    output = helper.make_tensor_value_info("y", element_type("float32"), None)
+    node = helper.make_node(case.name, ["x"], ["y"], domain=FUSED)
+    opened = [session([node], [("x", "float32")], [output], {"": OPSET, FUSED: 1}, library) for _ in range(2)]
+    alone = [opened[0].run(None, {"x": x})[0] for x in inputs]
+    for x, result in zip(inputs, alone, strict=True):
+        np.testing.assert_allclose(result, case.expected({"x": x})["y"], rtol=1e-5)
+
+    def run(number: int) -> bool:
+        which = number % len(inputs)
+        return bool((opened[number % 3 % 2].run(None, {"x": inputs[which]})[0] == alone[which]).all())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(400)))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have one level")

@@ -278,7 +278,6 @@ static void free_plan(plan *p)
     if (!p)
         return;
     free_steps(p);
-    free(p->spare);
     for (int i = 0; i < p->inputs && p->value; i++)
         free(p->value[i]);
     free(p->value);

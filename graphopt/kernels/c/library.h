@@ -24,6 +24,59 @@ typedef struct {
 
 static int has_shape_reference;
 
+/* Memory for temporaries that no run uses: kernels that run one after the other take the same, and find it in the caches. */
+typedef struct spare_memory {
+    struct spare_memory *next;
+    int64_t bytes; /* behind the first ALIGNMENT */
+} spare_memory;
+
+static spare_memory *all_spare; /* what was given back last comes first */
+static int nodes;               /* that may take it */
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Memory with room for `bytes` behind its first ALIGNMENT: spare one, or new one in the place of some that is too small. */
+static spare_memory *take_memory(int64_t bytes)
+{
+    pthread_mutex_lock(&spare_lock);
+    spare_memory **at = &all_spare;
+    while (*at && (*at)->bytes < bytes)
+        at = &(*at)->next;
+    if (!*at)
+        at = &all_spare;
+    spare_memory *found = *at;
+    if (found)
+        *at = found->next;
+    pthread_mutex_unlock(&spare_lock);
+    if (found && found->bytes >= bytes)
+        return found;
+    free(found);
+    found = take_aligned(ALIGNMENT + bytes);
+    if (found)
+        found->bytes = bytes;
+    return found;
+}
+
+static void give_memory(spare_memory *memory)
+{
+    pthread_mutex_lock(&spare_lock);
+    memory->next = all_spare;
+    all_spare = memory;
+    pthread_mutex_unlock(&spare_lock);
+}
+
+/* One node more or less. Behind the last one, no memory is spare. */
+static void count_nodes(int more)
+{
+    pthread_mutex_lock(&spare_lock);
+    nodes += more;
+    while (nodes == 0 && all_spare) {
+        spare_memory *next = all_spare->next;
+        free(all_spare);
+        all_spare = next;
+    }
+    pthread_mutex_unlock(&spare_lock);
+}
+
 #define RETURN_ON_ERROR(call)                                                                                          \
     do {                                                                                                               \
         OrtStatus *status_ = (call);                                                                                   \
@@ -155,16 +208,14 @@ static void run_chunk(void *data, size_t index)
 static OrtStatus *run_plan(const OrtApi *api, OrtKernelContext *context, plan *p, void **tensors)
 {
     OrtStatus *status = NULL;
-    unsigned char *memory = NULL;
+    spare_memory *memory = NULL;
     if (p->temporary_bytes > 0) {
-        memory = __atomic_exchange_n(&p->spare, NULL, __ATOMIC_ACQ_REL);
-        if (!memory)
-            memory = take_aligned(p->temporary_bytes);
+        memory = take_memory(p->temporary_bytes);
         if (!memory)
             return go_status(api, GO_ORT_RUNTIME_EXCEPTION, NO_MEMORY);
     }
     for (int i = 0; i < p->temporaries; i++)
-        tensors[p->inputs + p->outputs + i] = memory + p->temporary_at[i];
+        tensors[p->inputs + p->outputs + i] = (unsigned char *)memory + ALIGNMENT + p->temporary_at[i];
     for (int first = 0, last; first < p->steps && !status; first = last) {
         job j = {p, first, first, tensors, 0, 0, NULL};
         int64_t work = 0;
@@ -182,10 +233,8 @@ static OrtStatus *run_plan(const OrtApi *api, OrtKernelContext *context, plan *p
         if (!status && j.error)
             status = go_status(api, GO_ORT_INVALID_ARGUMENT, j.error);
     }
-    if (memory) {
-        memory = __atomic_exchange_n(&p->spare, memory, __ATOMIC_ACQ_REL);
-        free(memory);
-    }
+    if (memory)
+        give_memory(memory);
     return status;
 }
 
@@ -303,6 +352,7 @@ static OrtStatus *create_node(const OrtCustomOp *op, const OrtApi *api, const Or
         }
         node->constant[i] = constant ? value : NULL;
     }
+    count_nodes(1);
     *state = node;
     return NULL;
 }
@@ -320,6 +370,7 @@ static void destroy_node(void *state)
         free(x);
     }
     free(node);
+    count_nodes(-1);
 }
 
 static const kernel *kernel_of(const OrtCustomOp *op) { return ((const custom_operator *)op)->what; }

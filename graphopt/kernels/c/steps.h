@@ -44,7 +44,6 @@ struct plan {
     kept **made;                 /* what steps made of them, for all plans of a node */
     int temporaries;
     int64_t temporary_at[MAX_TEMPORARIES], temporary_bytes; /* where each lies in their memory; bytes of all */
-    void *spare;                                            /* that memory, while no run uses it */
 };
 
 static const char TOO_MANY_PIECES[] __attribute__((unused)) = "too many pieces";

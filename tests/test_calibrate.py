@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt import calibrate, machine, roofline
-from graphopt.calibrate import kernel_cases, matrix_unit
+from graphopt.calibrate import _near, kernel_cases, matrix_unit
 from graphopt.calibrate.cases import CASES, TINY, Case, f32, peak_cases
 from graphopt.calibrate.fitting import Measurement, arithmetic, fit
 from graphopt.calibrate.machine_text import machine_text
@@ -38,6 +38,21 @@ def test_taking_traffic_out_and_putting_it_back_gives_the_measured_time(
         assert apart + traffic == pytest.approx(seconds, rel=1e-6)
     if traffic < 0.9 * seconds:
         assert roofline.together(left, traffic) == pytest.approx(seconds, rel=1e-6)
+
+
+@given(st.floats(5e10, 5e11), st.floats(1.0, 5.0))
+def test_reading_and_writing_are_told_apart(reading: float, slower: float) -> None:
+    writing = reading / slower
+    adding, copying = 3.0 / (2.0 / reading + 1.0 / writing), 2.0 / (1.0 / reading + 1.0 / writing)
+    for known in (reading, None):
+        assert _near(adding, copying, known) == pytest.approx((reading, writing), rel=1e-6)
+
+
+def test_reading_that_is_measured_is_believed_and_writing_is_no_faster() -> None:
+    assert _near(1.2e11, 0.95e11, 1.6e11)[0] == pytest.approx(1.6e11)
+    for reading in (None, 1e11, 3e11):
+        found = _near(1.2e11, 1.5e11, reading)  # copies faster than additions: noise
+        assert found[0] >= found[1] * (1 - 1e-9) > 0
 
 
 def test_work_and_pieces_are_told_apart() -> None:

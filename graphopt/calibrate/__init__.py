@@ -293,10 +293,14 @@ def _described(case: Case, results: Sequence[np.ndarray]) -> _Work:
 
 def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: int, folder: Path, watch: Watch) -> None:
     wanted = kernel_cases.generable()
-    fused, names = kernel_cases.fused_operators([*wanted, kernel_cases.STEP])
+    reading = kernel_cases.reading(threads)
+    fused, names = kernel_cases.fused_operators([*wanted, kernel_cases.STEP, reading])
     library = chains.library([*fused, *chains.links()], folder)
     probes["step"] = _Probe(
-        "price of a step", _kernel_opener(kernel_cases.STEP, names[-1], threads, library), Timed(watch)
+        "price of a step", _kernel_opener(kernel_cases.STEP, names[-2], threads, library), Timed(watch)
+    )
+    probes["reading"] = _Probe(
+        "bandwidth of reading", _kernel_opener(reading, names[-1], threads, library), Timed(watch), 2 * SECONDS
     )
     blob = chains.chain_of_kernels()
     probes["kernels"] = _Probe(
@@ -384,7 +388,8 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
         {int(key.split()[1]): seconds[key] for key in probes if key.startswith(what)}
         for what in ("bandwidth ", "writing ")
     )
-    memory = _levels(sweep, copies, sources)
+    read = sources.threads * 4 * kernel_cases.READ_ELEMENTS / seconds["reading"] if "reading" in seconds else None
+    memory = _levels(sweep, copies, read, sources)
     bare = Machine(name, name, sources.scope, {"float32": sources.quantity(1.0, "flop/s")}, memory, {}, {})
     measured: dict[bool, dict[str, list[Measurement]]] = {False: {}, True: {}}
     peak: dict[str, float] = {}
@@ -437,12 +442,15 @@ def _machine(name: str, probes: Mapping[str, _Probe], cases: Mapping[str, _Work]
     return replace(machine, per_step=sources.quantity(price, "s")) if price > NEXT_TO_NOTHING else machine
 
 
-def _levels(sweep: Mapping[int, float], copies: Mapping[int, float], sources: _Sources) -> tuple[MemoryLevel, ...]:
+def _levels(
+    sweep: Mapping[int, float], copies: Mapping[int, float], read: float | None, sources: _Sources
+) -> tuple[MemoryLevel, ...]:
     """Memory levels out of seconds by working set: a core's own cache, what is behind it, and main memory.
 
     Args:
         sweep: of additions, which read two bytes for each that they write.
         copies: of operators that read as much as they write, in the core's own cache.
+        read: bytes per second of what only reads there; None where no kernel can be compiled.
         sources: where the numbers come from.
     """
     speed = {size: size / seconds for size, seconds in sweep.items()}
@@ -457,7 +465,7 @@ def _levels(sweep: Mapping[int, float], copies: Mapping[int, float], sources: _S
         text = f"the largest working set with {HOLDS:.0%} of the best bandwidth"
         capacity = Quantity(float(held), "byte", "measured", sources.scope, text)
     near = [size for size in sizes if size <= 0.7 * capacity.value] or sizes[:1]
-    reading, writing = _near(max(speed[size] for size in near), max(size / copies[size] for size in copies))
+    reading, writing = _near(max(speed[size] for size in near), max(size / copies[size] for size in copies), read)
     levels = [MemoryLevel("L2", capacity, sources.quantity(reading, "byte/s"), sources.quantity(writing, "byte/s"))]
     beyond = [size for size in sizes if size >= 3 * capacity.value] or sizes[-1:]
     shared = speed[beyond[0]]
@@ -470,8 +478,16 @@ def _levels(sweep: Mapping[int, float], copies: Mapping[int, float], sources: _S
     return tuple(levels)
 
 
-def _near(adding: float, copying: float) -> tuple[float, float]:
-    """Bandwidth of what is read and of what is written, by that of all with a third and with half of it written."""
-    more = max(0.0, 6.0 * (1.0 / copying - 1.0 / adding))  # seconds per byte that writing takes longer than reading
-    read = max(1.0 / adding - more / 3.0, LEAST_SHARE / adding)
-    return 1.0 / read, 1.0 / (3.0 / adding - 2.0 * read)
+def _near(adding: float, copying: float, reading: float | None) -> tuple[float, float]:
+    """Bandwidth of what is read and of what is written.
+
+    Args:
+        adding: bytes per second of all, with a third of it written.
+        copying: the same with half of it written.
+        reading: the same of what only reads. Without it, reading is what the other two leave for it; a little noise of
+            theirs is much of it.
+    """
+    read = 3.0 / adding - 2.0 / copying if reading is None else 1.0 / reading
+    read = max(min(read, 1.0 / adding, 1.0 / copying), LEAST_SHARE / adding)  # writing is no faster
+    writing = ((3.0 / adding - 2.0 * read) * (2.0 / copying - read)) ** 0.5  # what either says, halfway
+    return 1.0 / read, 1.0 / writing

@@ -410,6 +410,9 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv", 96, 16, 30, 1),
     _conv("conv", 320, 96, 7, 1),
     _conv("conv", 208, 480, 1, 1),
+    _conv("conv", 48, 960, 1, 1),
+    _conv("conv", 960, 240, 1, 1),
+    _conv("conv", 160, 48, 1, 1),
     _conv("conv", 480, 96, 1, 1, batch=4),
     _conv("conv", 64, 128, 28, 1, stride=2),
     _conv("conv", 256, 512, 20, 1),
@@ -448,6 +451,16 @@ CASES: tuple[KernelCase, ...] = (
     *(_layer("recurrent", sizes[0], recurrent(*sizes), "Neg") for sizes in RECURRENT),
 )
 """What is timed, as far as a kernel can be generated for it."""
+
+READ_ELEMENTS = 1 << 17
+"""Elements of a row that a kernel adds up to find how fast a second-level cache is read: more than the first holds."""
+
+
+def reading(threads: int) -> KernelCase:
+    """A row for each thread that is only read."""
+    shapes = {"x": (threads, READ_ELEMENTS), "y": (threads, 1)}
+    return KernelCase("reading", (_node(0, "ReduceSum", ("x",), "y", axes=(1,), keepdims=1),), shapes)
+
 
 STEP = _steps()
 """Its time beyond that of a kernel, for each of its STEPS, is the price of a step."""

@@ -30,7 +30,8 @@ class Executed:
 
     Attributes:
         regime: which schedule, where it has a rate of its own: ``unit`` (matrix unit), ``dots`` (few columns),
-            ``row`` (one row), ``computed`` (by what no session can prepare), ``winograd``, ``pointwise``; else empty.
+            ``row`` (one row, or one position), ``computed`` (by what no session can prepare), ``winograd``,
+            ``pointwise``; else empty.
         operations: as executed, idle lanes included.
         counts: what is worked through besides, by name.
         parameter_share: bytes of weights as the kernel keeps them, over those of the operator.
@@ -249,7 +250,8 @@ def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
         "weights": sizes.batch * chunks * weights,
         "copied": sizes.batch * sizes.groups * sizes.input_blocks * pitch * image if copied else 0,
     }
-    return Executed("pointwise" if pointwise else "", operations, counts)
+    row = pointwise and not sizes.plain and sizes.batch * prod(sizes.size) == 1
+    return Executed("row" if row else "pointwise" if pointwise else "", operations, counts)
 
 
 def _direct_work(sizes: _Sizes) -> float:

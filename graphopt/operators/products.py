@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import prod
 
 from graphopt.graph import Node, Shape
+from graphopt.operators.blocked import DOMAIN as BLOCKED
 from graphopt.operators.formulas import integer
 
 LANES = 16
@@ -63,7 +64,7 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape) -> dic
     activation = node.attributes.get("activation", "")
     found = {"activations": 0 if activation in _PLAIN_ACTIVATIONS else prod(result)}
     positions, depth = prod(result[2:]), prod(weights[1:])
-    if node.domain == "com.microsoft.nchwc":
+    if node.domain == BLOCKED:
         blocks = -(-weights[0] // LANES) * max(1, -(-weights[1] // LANES))
         sets = -(-weights[0] // groups // SET) * groups if weights[1] > 1 else 0
         return found | {
@@ -89,8 +90,9 @@ def product_regime(node: Node, inputs: Shapes, result: Shape, *, computed: bool)
         computed: whether the right operand is no constant.
 
     Returns:
-        ``row``: a matrix product of one row; ``computed``: a matrix product by what no session can prepare;
-        ``strided``: a convolution that leaves positions out; ``pointwise``: one of windows of one element.
+        ``row``: a matrix product of one row, or a blocked convolution of one position, which is the same;
+        ``computed``: a matrix product by what no session can prepare; ``strided``: a convolution that leaves positions
+        out; ``pointwise``: one of windows of one element.
     """
     weights = inputs[1] if len(inputs) > 1 else None
     if "Conv" not in node.op_type:
@@ -98,6 +100,6 @@ def product_regime(node: Node, inputs: Shapes, result: Shape, *, computed: bool)
     if not weights or len(weights) < 3:
         return ""
     if prod(weights[2:]) == 1 and (weights[1] > 1 or integer(node, "group", 1) == 1):
-        return "pointwise"
+        return "row" if node.domain == BLOCKED and prod((result[0], *result[2:])) == 1 else "pointwise"
     strides = node.attributes.get("strides")
     return "strided" if isinstance(strides, tuple) and any(step != 1 for step in strides) else ""

@@ -13,61 +13,23 @@ Of equal branches only one representative grows (see symmetry.py); counts are th
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from graphopt.mining.batch import Batch, Side
+from graphopt.mining.batch import Batch
 from graphopt.mining.canonical import Forms, canonical_forms
 from graphopt.mining.compiled import compiled
-from graphopt.mining.families import Branches
+from graphopt.mining.expansion import Larger, Nodes, expanded
+from graphopt.mining.hashing import empty_slots, home, slot_of
 from graphopt.mining.levels import Level, Numbers, Steps, narrow
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, spread_out
+from graphopt.mining.refinement import Edges, Integers, spread_out
 
 CHUNK_ROWS = 100_000
 """Occurrences that are grown at once, unless one graph has more."""
 
 CHUNK_FORMS = 10_000
 """Patterns that are put into canonical form at once."""
-
-FIRST_SLOTS = 1024
-"""Slots of a hash table to begin with, a power of two."""
-
-
-class _Nodes(NamedTuple):
-    """What growth asks of nodes, for each node of a batch.
-
-    Attributes:
-        local: its number in its graph.
-        label: number of its label.
-        random: a random number.
-        eligible: whether patterns may hold it.
-    """
-
-    local: Numbers
-    label: Numbers
-    random: Hashes
-    eligible: Flags
-
-
-class _Larger(NamedTuple):
-    """Occurrences that others grow to.
-
-    Attributes:
-        nodes: a row for each: the nodes of the occurrence that was grown, or their images, and the new one.
-        row: the occurrence that it was first grown from.
-        label: label of the new node.
-        starts: where the edges of the new node begin, and where the last one's end.
-        edges: for each edge twice its place in the occurrence that was grown, and one more where it leads to the new
-            node; times the number of kinds, and its kind. In order.
-    """
-
-    nodes: Numbers
-    row: Numbers
-    label: Numbers
-    starts: Numbers
-    edges: Integers
 
 
 def start(batch: Batch, patterns: Patterns) -> None:
@@ -115,8 +77,8 @@ def _grown(
     rows = level.nodes[low:high].astype(np.int32)
     graph = batch.graph_of[rows[:, 0]]
     kinds = max(len(batch.vocabulary.kinds), 1)
-    nodes = _Nodes(batch.local, batch.label, batch.random, batch.eligible)
-    steps, found, cut = _expanded(rows, graph, nodes, *batch.sides, batch.families.branches, batch.words, kinds, budget)
+    nodes = Nodes(batch.local, batch.label, batch.random, batch.eligible)
+    steps, found, cut = expanded(rows, graph, nodes, *batch.sides, batch.families.branches, kinds, budget)
     for position in graph[cut].tolist():
         batch.truncated[int(batch.indices[position])] = larger.size
     own = level.pattern[low:high].astype(np.int64)[found.row]
@@ -124,238 +86,6 @@ def _grown(
     numbers, orders = _recognised(batch, own, found, first, patterns, larger)
     steps = Steps(*steps)._replace(parents=steps[0] + np.int32(low))
     return _level(batch, _in_order(found.nodes, orders, which), numbers[which]), steps
-
-
-@compiled
-def _expanded(
-    rows: Numbers,
-    graphs: Numbers,
-    nodes: _Nodes,
-    ahead: Side,
-    behind: Side,
-    branches: Branches,
-    words: int,
-    kinds: int,
-    budget: int,
-) -> tuple[tuple[Numbers, Numbers, Numbers, Flags, Flags], _Larger, Integers]:
-    """All steps of growth from some occurrences, and what they lead to.
-
-    Args:
-        rows: the occurrences: rows of nodes.
-        graphs: the graph of each, rising.
-        nodes: all nodes.
-        ahead: the edges to consumers.
-        behind: the edges to producers.
-        branches: equal branches; occurrences are representatives.
-        words: words of 64 nodes in a set.
-        kinds: number of kinds of edges.
-        budget: see grow. A graph that is over it has no steps.
-
-    Returns:
-        the steps: for each the occurrence, the larger one, the new node, whether equal branches give more such steps,
-        whether the node is a consumer; the larger occurrences; the first row of each graph that is over the budget.
-    """
-    count, size = rows.shape
-    one = np.uint64(1)
-    total = len(nodes.local)
-    # Where a node of the occurrence stands; which row it, or a neighbour (for either side), was last seen at.
-    place_of, inside, seen = np.empty(total, np.int64), np.full(total, -1, np.int64), np.full(total, -1, np.int64)
-    neighbours = np.empty(total, np.int64)
-    states = np.zeros(branches.total + 1, np.int64)
-    own_bits, beyond, new_bits = (np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.uint64))
-    image = np.empty(size + 1, np.int64)
-    attached = np.empty(64, np.int64)
-    parents, children, added = np.empty(1024, np.int32), np.empty(1024, np.int32), np.empty(1024, np.int32)
-    several, forward = np.empty(1024, np.bool_), np.empty(1024, np.bool_)
-    held, first, label = np.empty((256, size + 1), np.int32), np.empty(256, np.int32), np.empty(256, np.int32)
-    starts, edges = np.zeros(257, np.int32), np.empty(1024, np.int64)
-    hashes, bits = np.empty(256, np.uint64), np.empty((256, words), np.uint64)
-    slots = np.empty(FIRST_SLOTS, np.int32)
-    cut = np.empty(0, np.int64)
-    made = reached = row = 0
-    while row < count:
-        begin, made_before, reached_before = row, made, reached
-        # A larger occurrence is reached in as many ways as it has nodes at most.
-        most = made + budget * (size + 1)
-        room = FIRST_SLOTS
-        slots[:room] = -1
-        while row < count and graphs[row] == graphs[begin] and made <= most and reached - reached_before <= budget:
-            own_hash = np.uint64(0)
-            own_bits[:] = 0
-            for place in range(size):
-                node = rows[row, place]
-                place_of[node], inside[node] = place, row
-                own_hash += nodes.random[node]
-                own_bits[nodes.local[node] >> 6] |= one << np.uint64(nodes.local[node] & 63)
-                if branches.family[node] >= 0:
-                    states[branches.slot[node]] |= np.int64(1) << np.int64(branches.place[node])
-            for onward in (True, False):
-                side, other_side = (ahead, behind) if onward else (behind, ahead)
-                near = 0
-                beyond[:] = 0
-                for place in range(size):
-                    node = rows[row, place]
-                    for edge in range(side.starts[node], side.starts[node + 1]):
-                        other = side.other[edge]
-                        if inside[other] == row or seen[other] == 2 * row + onward:
-                            continue
-                        seen[other] = 2 * row + onward
-                        neighbours[near] = other
-                        near += 1
-                        # What a path leads to from any neighbour outside: one to a node there leaves the occurrence.
-                        for word in range(words):
-                            beyond[word] |= side.reach[other, word]
-                for at in range(near):
-                    node = neighbours[at]
-                    local = nodes.local[node]
-                    if not nodes.eligible[node] or (beyond[local >> 6] >> np.uint64(local & 63)) & one:
-                        continue
-                    degree = 0
-                    apart = False
-                    low, high = other_side.starts[node], other_side.starts[node + 1]
-                    if high - low > len(attached):
-                        attached = np.empty(high - low, np.int64)
-                    for edge in range(low, high):
-                        other = other_side.other[edge]
-                        if inside[other] == row:
-                            apart = apart or other_side.apart[edge]
-                            way = (2 * place_of[other] + onward) * kinds + other_side.kind[edge]
-                            spot = degree
-                            while spot > 0 and attached[spot - 1] > way:
-                                attached[spot] = attached[spot - 1]
-                                spot -= 1
-                            attached[spot] = way
-                            degree += 1
-                    if apart:
-                        continue
-                    # Of equal branches the first is extended; one that then holds more than others changes places.
-                    family = branches.family[node]
-                    again = False
-                    target = np.int64(-1)
-                    if family >= 0:
-                        slot = branches.slot[node]
-                        base = slot - branches.branch[node]
-                        if slot > base and states[slot - 1] == states[slot]:
-                            continue
-                        again = branches.branch[node] + 1 < branches.counts[family] and states[slot + 1] == states[slot]
-                        state = states[slot] | np.int64(1) << np.int64(branches.place[node])
-                        target = slot
-                        while target > base and states[target - 1] < state:
-                            target -= 1
-                        target = target - base if target < slot else np.int64(-1)
-                    if target < 0:
-                        new_hash = own_hash + nodes.random[node]
-                        for word in range(words):
-                            new_bits[word] = own_bits[word]
-                        new_bits[local >> 6] |= one << np.uint64(local & 63)
-                    else:
-                        new_hash = np.uint64(0)
-                        for word in range(words):
-                            new_bits[word] = 0
-                        for place in range(size + 1):
-                            moved = np.int64(rows[row, place] if place < size else node)
-                            if branches.family[moved] == family:
-                                to = np.int64(branches.branch[moved])
-                                if to == branches.branch[node]:
-                                    to = target
-                                elif target <= to < branches.branch[node]:
-                                    to += 1
-                                moved = branches.members[
-                                    branches.starts[family] + to * branches.lengths[family] + branches.place[moved]
-                                ]
-                            image[place] = moved
-                            new_hash += nodes.random[moved]
-                            new_bits[nodes.local[moved] >> 6] |= one << np.uint64(nodes.local[moved] & 63)
-                    # Is it known?
-                    slot = np.int64(new_hash & np.uint64(room - 1))
-                    while slots[slot] >= 0:
-                        known = slots[slot]
-                        if hashes[known] == new_hash:
-                            same = True
-                            for word in range(words):
-                                same = same and bits[known, word] == new_bits[word]
-                            if same:
-                                break
-                        slot = (slot + 1) & (room - 1)
-                    child = slots[slot]
-                    if child < 0:
-                        child = reached
-                        slots[slot] = child
-                        reached += 1
-                        if reached > len(first):
-                            held, bits = _twice_rows(held), _twice_rows(bits)
-                            first, label, hashes = _twice(first), _twice(label), _twice(hashes)
-                            starts = _twice(starts)
-                        while starts[child] + degree > len(edges):
-                            edges = _twice(edges)
-                        for place in range(size + 1):
-                            if target >= 0:
-                                held[child, place] = image[place]
-                            else:
-                                held[child, place] = rows[row, place] if place < size else node
-                        first[child], label[child], hashes[child] = row, nodes.label[node], new_hash
-                        for word in range(words):
-                            bits[child, word] = new_bits[word]
-                        for at_edge in range(degree):
-                            edges[starts[child] + at_edge] = attached[at_edge]
-                        starts[reached] = starts[child] + degree
-                        if 2 * (reached - reached_before) > room:
-                            room *= 2
-                            if room > len(slots):
-                                slots = np.empty(room, np.int32)
-                            slots[:room] = -1
-                            for known in range(reached_before, reached):
-                                slot = np.int64(hashes[known] & np.uint64(room - 1))
-                                while slots[slot] >= 0:
-                                    slot = (slot + 1) & (room - 1)
-                                slots[slot] = known
-                    if made == len(parents):
-                        parents, children, added = _twice(parents), _twice(children), _twice(added)
-                        several, forward = _twice(several), _twice(forward)
-                    parents[made], children[made], added[made] = row, child, node
-                    several[made], forward[made] = again, onward
-                    made += 1
-            for place in range(size):
-                node = rows[row, place]
-                if branches.family[node] >= 0:
-                    states[branches.slot[node]] = 0
-            row += 1
-        if made > most or reached - reached_before > budget:
-            made, reached = made_before, reached_before
-            cut = np.append(cut, begin)
-            while row < count and graphs[row] == graphs[begin]:
-                row += 1
-    steps = (
-        parents[:made].copy(),
-        children[:made].copy(),
-        added[:made].copy(),
-        several[:made].copy(),
-        forward[:made].copy(),
-    )
-    larger = _Larger(
-        held[:reached].copy(),
-        first[:reached].copy(),
-        label[:reached].copy(),
-        starts[: reached + 1].copy(),
-        edges[: starts[reached]].copy(),
-    )
-    return steps, larger, cut
-
-
-@compiled
-def _twice(values: Numbers) -> Numbers:
-    """The same with as much room again."""
-    found = np.zeros(2 * len(values), values.dtype)
-    found[: len(values)] = values
-    return found
-
-
-@compiled
-def _twice_rows(values: Numbers) -> Numbers:
-    """The same rows with room for as many again."""
-    found = np.zeros((2 * len(values), values.shape[1]), values.dtype)
-    found[: len(values)] = values
-    return found
 
 
 @compiled
@@ -371,46 +101,45 @@ def _alike(pattern: Integers, label: Numbers, starts: Numbers, edges: Integers) 
 
     Args:
         pattern: for each the pattern that was grown.
-        label: see _Larger.
-        starts: see _Larger.
-        edges: see _Larger.
+        label: see Larger.
+        starts: see Larger.
+        edges: see Larger.
 
     Returns:
         for each a number; the first with each number.
     """
     count = len(pattern)
-    room = FIRST_SLOTS
-    while room < 2 * count:
-        room *= 2
-    slots = np.full(room, -1, np.int32)
+    slots, hashes = empty_slots(count), np.empty(count, np.uint64)
     which, first = np.empty(count, np.int32), np.empty(count, np.int32)
     numbers = 0
     for row in range(count):
-        low, high = starts[row], starts[row + 1]
         value = _stirred(np.uint64(pattern[row]), np.uint64(label[row]))
-        for edge in range(low, high):
+        for edge in range(starts[row], starts[row + 1]):
             value = _stirred(value, np.uint64(edges[edge]))
-        slot = np.int64(value & np.uint64(room - 1))
-        while slots[slot] >= 0:
-            other = first[slots[slot]]
-            begin = starts[other]
-            same = pattern[other] == pattern[row] and label[other] == label[row]
-            same = same and starts[other + 1] - begin == high - low
-            for edge in range(low, high):
-                same = same and edges[edge] == edges[begin + edge - low]
-            if same:
-                break
-            slot = (slot + 1) & (room - 1)
+        slot = slot_of(slots, hashes, value, home(slots, value))
+        while slots[slot] >= 0 and not _same(pattern, label, starts, edges, first[slots[slot]], row):
+            slot = slot_of(slots, hashes, value, slot + 1)
         if slots[slot] < 0:
             slots[slot] = numbers
-            first[numbers] = row
+            first[numbers], hashes[numbers] = row, value
             numbers += 1
         which[row] = slots[slot]
     return which, first[:numbers].copy()
 
 
+@compiled
+def _same(pattern: Integers, label: Numbers, starts: Numbers, edges: Integers, one: int, other: int) -> bool:
+    """Whether two larger occurrences have equal patterns, labels and edges; see _alike."""
+    first, second = starts[one], starts[other]
+    same = bool(pattern[one] == pattern[other] and label[one] == label[other])
+    same = same and starts[one + 1] - first == starts[other + 1] - second
+    for edge in range(starts[other + 1] - second):
+        same = same and edges[first + edge] == edges[second + edge]
+    return same
+
+
 def _recognised(
-    batch: Batch, own: Integers, found: _Larger, first: Numbers, patterns: Patterns, larger: Patterns
+    batch: Batch, own: Integers, found: Larger, first: Numbers, patterns: Patterns, larger: Patterns
 ) -> tuple[Integers, Integers]:
     """Patterns of some larger occurrences, and what puts (old nodes, new node) in their canonical order.
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from graphopt.mining.canonical import PADDING, Forms, Vocabulary
 from graphopt.mining.compiled import compiled
+from graphopt.mining.hashing import empty_slots, home, slot_of
 from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, spread_out
 
 
@@ -100,31 +101,18 @@ def _found(known: Hashes, keys: Hashes) -> tuple[Integers, Integers]:
     Returns:
         for each key its number; for each new number the first row of ``keys`` that has it.
     """
-    room = 16
-    while room < 2 * (len(known) + len(keys)):
-        room *= 2
-    slots = np.full(room, -1, np.int64)
-    numbers, new = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
-    count = 0
-    for row in range(len(known) + len(keys)):
-        at = row - len(known)
-        one, two = (known[row, 0], known[row, 1]) if at < 0 else (keys[at, 0], keys[at, 1])
-        slot = np.int64(one & np.uint64(room - 1))
-        while slots[slot] >= 0:
-            number = slots[slot]
-            other = number - len(known)
-            if other < 0:
-                same = known[number, 0] == one and known[number, 1] == two
-            else:
-                same = keys[new[other], 0] == one and keys[new[other], 1] == two
-            if same:
-                break
-            slot = (slot + 1) & (room - 1)
+    every = np.concatenate((known, keys))
+    hashes, first = np.empty(len(every), np.uint64), np.empty(len(every), np.int64)
+    slots, found = empty_slots(len(every)), np.empty(len(every), np.int64)
+    numbers = 0
+    for row in range(len(every)):
+        value = every[row, 0]
+        slot = slot_of(slots, hashes, value, home(slots, value))
+        while slots[slot] >= 0 and every[first[slots[slot]], 1] != every[row, 1]:
+            slot = slot_of(slots, hashes, value, slot + 1)
         if slots[slot] < 0:
-            slots[slot] = row if at < 0 else len(known) + count
-            if at >= 0:
-                new[count] = at
-                count += 1
-        if at >= 0:
-            numbers[at] = slots[slot]
-    return numbers, new[:count].copy()
+            slots[slot] = numbers
+            first[numbers], hashes[numbers] = row, value
+            numbers += 1
+        found[row] = slots[slot]
+    return found[len(known) :].copy(), first[len(known) : numbers] - len(known)

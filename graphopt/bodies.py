@@ -38,7 +38,7 @@ def bodies_of(
     if not nodes:
         return {}
     protos = {tuple(proto.output): proto for proto in model.graph.node}
-    counts = _counts(model, seen, nodes, ranges, nested)
+    counts = _counts(model, seen, nodes, protos, ranges, nested)
     found: dict[str, tuple[Body, ...]] = {}
     for node in nodes:
         proto, count = protos.get(node.outputs), counts.get(node.name)
@@ -48,7 +48,7 @@ def bodies_of(
         body = next((a.g for a in proto.attribute if a.name == branch), None)
         capture = None if body is None else _captured(model, seen, node, body)
         if capture is not None:
-            found[node.name] = (Body(capture, 1 if node.op_type == "If" else count),)
+            found[node.name] = (Body(capture, 1 if node.op_type == "If" else count, branch),)
     return found
 
 
@@ -56,7 +56,12 @@ def bodies_of(
 
 
 def _counts(
-    model: ModelProto, seen: Observation, nodes: list[Node], ranges: Mapping[str, Range] | None, nested: bool
+    model: ModelProto,
+    seen: Observation,
+    nodes: list[Node],
+    protos: Mapping[tuple[str, ...], NodeProto],
+    ranges: Mapping[str, Range] | None,
+    nested: bool,
 ) -> dict[str, int]:
     """Trips by node name; of an If, whether the condition holds."""
     counts = {}
@@ -66,7 +71,7 @@ def _counts(
             trips = _scan_trips(node, seen.shapes)
             if trips is not None:
                 counts[node.name] = trips
-        elif not nested or all(_follows_from_shapes(seen.graph, name) for name in _deciding(node)):
+        elif not nested or all(_follows_from_shapes(seen.graph, name) for name in _deciding(node, protos)):
             to_run.append(node)
     if to_run:
         counts |= _run(model, seen, to_run, ranges)
@@ -83,9 +88,23 @@ def _scan_trips(node: Node, shapes: Mapping[str, Shape]) -> int | None:
     return None if not shape or not isinstance(axis, int) else shape[axis]
 
 
-def _deciding(node: Node) -> tuple[str, ...]:
+def _deciding(node: Node, protos: Mapping[tuple[str, ...], NodeProto]) -> tuple[str, ...]:
     """Operands that decide how often a body runs. A Loop that its body can end depends on all of them."""
-    return node.inputs[:1] if node.op_type == "If" else (*node.inputs, *node.captured)
+    if node.op_type == "If":
+        return node.inputs[:1]
+    if node.outputs in protos and _runs_to_the_end(protos[node.outputs]):
+        return node.inputs[:2]
+    return (*node.inputs, *node.captured)
+
+
+def _runs_to_the_end(loop: NodeProto) -> bool:
+    """Whether the body hands the condition on as it came, so that it never ends the Loop."""
+    body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    same = {node.output[0]: node.input[0] for node in body.node if node.op_type == "Identity"}
+    name = body.output[0].name
+    while name in same:
+        name = same[name]
+    return name == body.input[1].name
 
 
 def _follows_from_shapes(graph: OperatorGraph, name: str) -> bool:

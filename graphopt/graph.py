@@ -53,6 +53,8 @@ class Node:
         outputs: result tensors by output index; empty for an absent optional result.
         attributes: attribute name to value.
         captured: tensors of this graph that the node's bodies (If, Loop, Scan) read.
+        scope: the body that the node stands in, as ``<name of the control-flow node>:<attribute>``; empty in the main
+            graph.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeValue]
     captured: tuple[str, ...] = ()
+    scope: str = ""
 
     @property
     def operator(self) -> str:
@@ -151,6 +154,7 @@ class Capture:
         source: where it came from, for messages (a path).
         bodies: name of a control-flow node (If, Loop, Scan) to what ran inside of it; without those whose trips or
             shapes are unknown.
+        trips: scope to how many times its nodes ran in one execution, where the graph holds nodes of bodies too.
     """
 
     graph: OperatorGraph
@@ -158,6 +162,7 @@ class Capture:
     executions: int = 1
     source: str = ""
     bodies: Mapping[str, tuple["Body", ...]] = field(default_factory=dict)
+    trips: Mapping[str, int] = field(default_factory=dict)
 
     def shape(self, tensor: str) -> Shape | None:
         """The tensor's shape: observed, or a constant's own; None when unknown."""
@@ -165,6 +170,11 @@ class Capture:
         if found is None and tensor in self.graph.tensors:
             found = self.graph.tensors[tensor].shape
         return found
+
+    def runs(self, index: int) -> int:
+        """How many times a node runs in one execution; 0 where it did not, or where that is unknown."""
+        scope = self.graph.nodes[index].scope
+        return self.trips.get(scope, 0) if scope else 1
 
     def input_shapes(self) -> dict[str, Shape]:
         """Shapes of the graph's inputs, as far as they are known."""
@@ -178,7 +188,9 @@ class Body:
     Attributes:
         capture: the body; tensors of the graph around it are inputs or constants here.
         trips: how many times it ran in one execution of the graph around it.
+        attribute: the node's attribute that holds it: ``body``, ``then_branch`` or ``else_branch``.
     """
 
     capture: Capture
     trips: int
+    attribute: str

@@ -6,10 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from graphopt.graph import LARGEST_KEPT_CONSTANT, AttributeValue, Node, OperatorGraph, Shape, Tensor
-from graphopt.model_files import captured_names, inline_functions, topological_order, without_weights
+from graphopt.model_files import (
+    bodies,
+    captured_names,
+    every_graph,
+    inline_functions,
+    topological_order,
+    without_weights,
+)
 from graphopt.weights import dropped
 
 TensorType = tuple[str, int | None]
@@ -20,15 +27,65 @@ _CONSTANT_LISTS = {"value_float": np.float32, "value_floats": np.float32, "value
 
 
 def with_unique_names(model: ModelProto) -> ModelProto:
-    """The model with its nodes named as in its operator graph; the same object when each has a name of its own."""
-    names = [node.name for node in model.graph.node]
-    if all(names) and len(set(names)) == len(names):
+    """The model with its nodes named as in its operator graph, and no name in a body used for anything else.
+
+    Returns:
+        A copy; the model itself when each node, and each tensor of a body, has a name of its own already.
+    """
+    graphs = list(every_graph(model.graph))
+    nodes = [node.name for graph in graphs for node in graph.node]
+    tensors = [name for graph in graphs for name in _own_names(graph)]
+    if all(nodes) and len(set(nodes)) == len(nodes) and len(set(tensors)) == len(tensors):
         return model
     changed = ModelProto()
     changed.CopyFrom(model)
     for node, name in zip(changed.graph.node, _unique_names(model.graph.node), strict=True):
         node.name = name
+    taken_nodes = {node.name for graph in every_graph(changed.graph) for node in graph.node}
+    seen_nodes = {node.name for node in changed.graph.node}
+    taken = set(tensors) | {value.name for graph in graphs for value in graph.output}
+    seen = set(_own_names(changed.graph))
+
+    def name_body(graph: GraphProto, outer: Mapping[str, str]) -> None:
+        renamed = dict(outer)
+        for name in _own_names(graph):
+            renamed[name] = _unlike(name, taken) if name in seen else name
+            seen.add(renamed[name])
+        for value in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
+            value.name = renamed.get(value.name, value.name)
+        for sparse in graph.sparse_initializer:
+            sparse.values.name = renamed.get(sparse.values.name, sparse.values.name)
+        for index, node in enumerate(graph.node):
+            if not node.name or node.name in seen_nodes:
+                node.name = _unlike(node.name or f"{node.op_type}_{index}", taken_nodes)
+            seen_nodes.add(node.name)
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+            for body in bodies(node):
+                name_body(body, renamed)
+
+    for node in changed.graph.node:
+        for body in bodies(node):
+            name_body(body, {})
     return changed
+
+
+def _own_names(graph: GraphProto) -> list[str]:
+    """Names of tensors that a graph itself defines, each once."""
+    names = [value.name for value in graph.input]
+    names += [tensor.name for tensor in graph.initializer]
+    names += [sparse.values.name for sparse in graph.sparse_initializer]
+    names += [name for node in graph.node for name in node.output if name]
+    return list(dict.fromkeys(names))
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """A name like this one that is not taken; now it is."""
+    number = 1
+    while f"{name}_{number}" in taken:
+        number += 1
+    taken.add(f"{name}_{number}")
+    return f"{name}_{number}"
 
 
 def to_graph(model: ModelProto, name: str, types: Mapping[str, TensorType] | None = None) -> OperatorGraph:

@@ -15,6 +15,7 @@ from graphopt import kernels as kernel_generator
 from graphopt import prediction_log
 from graphopt.errors import GraphoptError
 from graphopt.graph import OperatorGraph
+from graphopt.model_files import every_graph
 from graphopt.passes import measure
 from graphopt.passes.base import Context, Observed, Pass
 from graphopt.passes.candidates import Refusal
@@ -183,7 +184,8 @@ class Acceptance:
             return self.unfused, {}
         capture = self.context.captures[0]
         model = rewrite(self.unfused, self.graph, chosen, capture=capture, source=self.context.source)
-        callers = {node.output[0]: node.name for node in model.graph.node if node.output}
+        nodes = (node for graph in every_graph(model.graph) for node in graph.node)
+        callers = {node.output[0]: node.name for node in nodes if node.output}
         return model, {tuple(sorted(e.nodes)): callers[e.outputs[0]] for e in chosen}
 
     # ------------------------------------------------------------------------------------------------- numbers
@@ -235,6 +237,7 @@ class Acceptance:
         new = [fusion for fusion in fusions if not all(nodes in self.times for nodes in fusion.sets)]
         self.say(f"measuring {len(new)} kernels")
         model, calls = self._rewritten(new)
+        names = {self.graph.nodes[index].name for nodes in calls for index in nodes}
         try:
             apart, fused = isolated(
                 lambda: measure.node_turns(
@@ -242,6 +245,7 @@ class Acceptance:
                     self.given,
                     threads=self.threads,
                     run_seconds=self.run_seconds,
+                    inside=names | set(calls.values()),
                 ),
                 measure.CHILD_SECONDS,
                 "the model with fused operators",
@@ -252,8 +256,8 @@ class Acceptance:
             return tuple(fusion for fusion in fusions if fusion not in new)
         unseen = np.zeros(measure.REPEATS)
         for nodes, call in calls.items():
-            names = [self.graph.nodes[index].name for index in nodes]
-            self.times[nodes] = Seconds.of([apart.get(name, unseen) for name in names], fused.get(call, unseen))
+            replaced = [apart.get(self.graph.nodes[index].name, unseen) for index in nodes]
+            self.times[nodes] = Seconds.of(replaced, fused.get(call, unseen))
         self._log(new)
         kept: list[Fusion] = [fusion for fusion in fusions if fusion not in new]
         tried: list[Fusion] = []
@@ -296,6 +300,7 @@ class Acceptance:
                 for fusion in fusions
                 for extraction, predicted in zip(fusion.occurrences, fusion.predicted, strict=True)
                 if (seconds := self.times[tuple(sorted(extraction.nodes))]).before > 0.0 < seconds.after
+                and not capture.graph.nodes[extraction.nodes[0]].scope  # which runs other than once
             ]
         )
 

@@ -19,6 +19,7 @@ from graphopt.graph import OperatorGraph, Shape
 from graphopt.kernels.compile import flags_of, levels
 from graphopt.machine import Machine
 from graphopt.mining import opportunities as opportunity_files
+from graphopt.model_files import every_graph
 from graphopt.model_graphs import with_unique_names
 from graphopt.operators.blocked import block_size
 from graphopt.passes import measure, pipeline
@@ -221,7 +222,7 @@ def _run(
     view: ViewName = next((step.view for step in steps[:position] if isinstance(step, ToView)), "raw")
     unfused = with_unique_names(models.inline_functions(prepared.model))
     untouched = Verdicts(unfused, None, (), {}, (), ())
-    outcome = _Outcome(untouched, view, None, len(unfused.graph.node))
+    outcome = _Outcome(untouched, view, None, _nodes(unfused))
     if position < len(steps):
         outcome = _fused(work, steps[position], replace(outcome), context, stage, stem, notes)
     if steps[position + 1 :]:
@@ -240,6 +241,12 @@ def _fused(
     captures = observe(unfused, context)
     context = replace(context, captures=captures)
     outcome = replace(outcome, graph=captures[0].graph)
+    bodies = sum(1 for _ in every_graph(unfused.graph)) - 1
+    if left := bodies - len({node.scope for node in captures[0].graph.nodes} - {""}):
+        notes.append(
+            f"{left} of {bodies} bodies of If, Loop and Scan stay as they are: they did not run, or their trips or "
+            "shapes are unknown"
+        )
     if kernel_generator.find_compiler() is None:
         notes.append("no C compiler found: no fused operators (set CC, or install gcc, clang or ziglang)")
         found = fuse.run(unfused, context).details
@@ -340,9 +347,9 @@ def _plan(work: _Work, steps: Sequence[Pass], outcome: _Outcome, output: Path, n
         accept=work.accept,
         machine=work.machine.name,
         captured=tuple((entry.shapes, entry.executions) for entry in work.observed),
-        nodes_before=len(work.original.graph.node),
+        nodes_before=_nodes(work.original),
         nodes_unfused=outcome.nodes_unfused,
-        nodes_after=len(verdicts.model.graph.node),
+        nodes_after=_nodes(verdicts.model),
         fused=tuple(fused),
         not_fused=_not_fused(outcome),
         comparisons=outcome.comparisons,
@@ -352,6 +359,11 @@ def _plan(work: _Work, steps: Sequence[Pass], outcome: _Outcome, output: Path, n
         notes=tuple(notes),
         environment=environment,
     )
+
+
+def _nodes(model: onnx.ModelProto) -> int:
+    """Nodes of a model, those in bodies included."""
+    return sum(len(graph.node) for graph in every_graph(model.graph))
 
 
 def _used(outcome: _Outcome, bundle: Bundle) -> str:

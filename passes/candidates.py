@@ -133,6 +133,8 @@ class Fusibility:
 
     def reason(self, nodes: tuple[int, ...]) -> str | None:
         """None where one kernel may compute the set, else the reason why not."""
+        if len({self.graph.nodes[index].scope for index in nodes}) > 1:
+            return "operators of different bodies"
         if len(nodes) > MOST_WITHOUT_LOOKUP and not any(self._looks_up(index) for index in nodes):
             return "too large"
         for index in nodes:
@@ -213,7 +215,7 @@ def find_candidates(
             continue
         products = [index for index in nodes if regions.multiplies(graph, index)]
         tried = any(regions.hard_to_price(graph, index) for index in nodes)
-        if len(nodes) == 1 and not tried and not _pays_alone(*times, machine):
+        if len(nodes) == 1 and not tried and not _pays_alone(*times, _calls(captures, nodes), machine):
             continue
         hoped = times[0] - times[1] + _lost_alone(graph, captures, products, machine)
         if tried:
@@ -310,10 +312,10 @@ def _alone(graph: OperatorGraph, fusibility: Fusibility, covered: set[int]) -> l
     return rows
 
 
-def _pays_alone(before: float, after: float, machine: Machine) -> bool:
-    """Whether a kernel of one operator does its work clearly faster, whatever a call of each costs."""
-    work = before - machine.node_seconds
-    saved = work - (after - machine.kernel_seconds)
+def _pays_alone(before: float, after: float, calls: float, machine: Machine) -> bool:
+    """Whether a kernel of one operator does its work clearly faster, whatever the calls of each cost."""
+    work = before - calls * machine.node_seconds
+    saved = work - (after - calls * machine.kernel_seconds)
     return saved >= max(LEAST_ALONE * work, LEAST_ALONE_SECONDS)
 
 
@@ -327,15 +329,23 @@ def _lost_alone(graph: OperatorGraph, captures: Sequence[Capture], products: Seq
     return lost
 
 
+def _calls(captures: Sequence[Capture], nodes: tuple[int, ...]) -> float:
+    """How many times the nodes run per execution, averaged over the captures."""
+    runs = sum(capture.executions * capture.runs(nodes[0]) for capture in captures)
+    return runs / sum(capture.executions for capture in captures)
+
+
 def _seconds(captures: Sequence[Capture], nodes: tuple[int, ...], machine: Machine) -> tuple[float, float] | None:
     """(before, after) per execution, averaged over the captures; None when unknown."""
     executions = sum(capture.executions for capture in captures)
+    ran = [capture for capture in captures if capture.runs(nodes[0])]
     before = after = 0.0
-    for capture in captures:
+    for capture in ran:
+        weight = capture.executions * capture.runs(nodes[0])
         fused = roofline.fused_seconds(capture, nodes, machine)
         apart = [roofline.operator_seconds(capture, index, machine) for index in nodes]
         if fused is None or any(seconds is None for seconds in apart):
             return None
-        before += capture.executions * sum(seconds for seconds in apart if seconds is not None)
-        after += capture.executions * fused
-    return before / executions, after / executions
+        before += weight * sum(seconds for seconds in apart if seconds is not None)
+        after += weight * fused
+    return (before / executions, after / executions) if ran else None

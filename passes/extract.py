@@ -97,7 +97,7 @@ def extract(graph: OperatorGraph, nodes: Iterable[int]) -> Extraction:
                     outputs.append(name)
         taken = tuple(names[name] if name else "" for name in operands)
         given = tuple(names[name] if name else "" for name in node.outputs)
-        body_nodes.append(replace(node, name=f"n{position}", inputs=taken, outputs=given))
+        body_nodes.append(replace(node, name=f"n{position}", inputs=taken, outputs=given, scope=""))
         text.append(f"{_description(graph, index)} {','.join(taken)} -> {','.join(given)}")
 
     # A kernel may rely on a constant operand: it reads it once, and indices it gathers by when it plans.

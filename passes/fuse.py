@@ -8,6 +8,7 @@ import onnx
 
 from graphopt import machine as machines
 from graphopt import models
+from graphopt.bodies import bodies_of
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.model_graphs import with_unique_names
@@ -16,6 +17,7 @@ from graphopt.passes.candidates import MOST_OPERANDS, Lowerable, Occurrence, Ref
 from graphopt.passes.extract import Extraction
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.select import Candidate, select
+from graphopt.passes.with_bodies import with_bodies
 
 LEAST_WORTH = 1e-12
 """Seconds per operator that a fusion counts as saving when it shall be made whatever it saves."""
@@ -128,15 +130,16 @@ class Fuse:
 
 
 def observe(model: onnx.ModelProto, context: Context) -> tuple[Capture, ...]:
-    """The model's operator graph with the shapes at each set of captured input shapes; without any, no shapes."""
+    """The model's operator graph, bodies included, at each set of captured input shapes; without any, no shapes."""
     if not context.observed:
         return (Capture(models.to_graph(model, context.source), {}, 1, context.source),)
     captures: list[Capture] = []
     for entry in context.observed:
         seen = models.observe(model, entry.shapes, ranges=entry.ranges or None)
         graph = captures[0].graph if captures else seen.graph
-        captures.append(Capture(graph, seen.shapes, entry.executions, context.source))
-    return tuple(captures)
+        bodies = bodies_of(model, seen, entry.ranges or None)
+        captures.append(Capture(graph, seen.shapes, entry.executions, context.source, bodies))
+    return with_bodies(captures)
 
 
 def _kernel_generator() -> Lowerable:
@@ -201,6 +204,8 @@ def _fusions(captures: Sequence[Capture], chosen: Sequence[Occurrence]) -> tuple
         shapes: dict[tuple[tuple[str, Shape], ...], None] = {}
         for member in members:
             for capture in captures:
+                if not capture.runs(member.extraction.nodes[0]):
+                    continue
                 shapes[tuple(sorted(shapes_of(capture, member.extraction).items()))] = None
         rows.append(
             Fusion(

@@ -1,6 +1,6 @@
 """What ``apply`` measures: seconds per node with and without fusions, whether the numbers agree, and whole runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,12 @@ def cases(model: onnx.ModelProto, observed: Sequence[Observed], seed: int) -> tu
 
 
 def node_turns(
-    variants: Sequence[tuple[onnx.ModelProto, Path | None]], given: Sequence[Case], *, threads: int, run_seconds: float
+    variants: Sequence[tuple[onnx.ModelProto, Path | None]],
+    given: Sequence[Case],
+    *,
+    threads: int,
+    run_seconds: float,
+    inside: Collection[str] = (),
 ) -> list[dict[str, Turns]]:
     """Seconds per execution of each node of some models, averaged over the captured shapes by executions.
 
@@ -70,6 +75,7 @@ def node_turns(
         given: inputs to run with.
         threads: threads within an operator.
         run_seconds: about how long a run takes: it decides how many are made.
+        inside: names of nodes of bodies that are wanted too.
 
     Returns:
         By node for each model, the seconds of each turn, shape (REPEATS,).
@@ -90,6 +96,7 @@ def node_turns(
                     runs=runs,
                     threads=threads,
                     most_seconds=MOST_PROFILE_SECONDS / REPEATS,
+                    inside=inside,
                 )
                 for name, value in seconds.items():
                     table.setdefault(name, np.zeros(REPEATS))[turn] += value * share

@@ -144,6 +144,7 @@ def grow(
     quotient = _Quotient(graph)
     edges = [edge for edge in graph.edges if alone[edge[0]] and alone[edge[2]] and allowed(graph, captures, edge)]
     edges = [edge for edge in edges if not _decides_structure(graph, edge)]
+    edges = [edge for edge in edges if graph.nodes[edge[0]].scope == graph.nodes[edge[2]].scope]
     weight = {edge: _bytes(graph, captures, edge) for edge in edges}
     edges.sort(key=lambda edge: (-weight[edge], edge[2], edge[0], edge[1], edge[3]))
     refused: dict[tuple[int, ...], str] = {}

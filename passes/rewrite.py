@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 
 from graphopt.errors import GraphoptError
 from graphopt.graph import AttributeValue, Capture, OperatorGraph
+from graphopt.model_files import every_graph
 from graphopt.passes.base import LOCAL_DOMAIN
 from graphopt.passes.extract import Extraction
 from graphopt.passes.fixed_shapes import declare_shapes
@@ -35,14 +36,15 @@ def rewrite(
         source: name of the model, for messages.
 
     Returns:
-        A new model: nodes in topological order, one function per identity, graph inputs and outputs as before. Bodies
-        of If, Loop and Scan are as before.
+        A new model: nodes in topological order, one function per identity, graph inputs and outputs as before. Calls
+        in a body (If, Loop, Scan) find their constants in it: onnxruntime tells kernels of no others.
 
     Raises:
         GraphoptError: the chosen sets form a cycle or overlap, or an operator is not in the model.
     """
     changed = copy(model)
-    by_output = {name: node for node in changed.graph.node for name in node.output if name}
+    graphs = list(every_graph(changed.graph))
+    home = {name: place for place, inner in enumerate(graphs) for node in inner.node for name in node.output if name}
     inside: set[int] = set()
     gone: set[str] = set()
     for extraction in chosen:
@@ -51,19 +53,18 @@ def rewrite(
         inside |= set(extraction.nodes)
         for index in extraction.nodes:
             outputs = [name for name in graph.nodes[index].outputs if name]
-            if not outputs or any(name not in by_output for name in outputs):
+            if not outputs or any(name not in home for name in outputs):
                 raise GraphoptError(f"{source}: operator {graph.nodes[index].name} is not in the model")
             gone.update(outputs)
-    names = {node.name for node in changed.graph.node}
-    kept = [node for node in changed.graph.node if not any(name in gone for name in node.output)]
+    names = {node.name for inner in graphs for node in inner.node}
     numbers: dict[str, int] = {}
-    calls = []
+    calls: dict[int, list[tuple[int, onnx.NodeProto]]] = {}
     for extraction in sorted(chosen, key=lambda e: min(e.nodes)):
         number = numbers.get(extraction.name, 0)
         while f"{extraction.name}_{number}" in names:
             number += 1
         numbers[extraction.name] = number + 1
-        calls.append(
+        calls.setdefault(home[extraction.outputs[0]], []).append(
             (
                 min(extraction.nodes),
                 helper.make_node(
@@ -75,16 +76,61 @@ def rewrite(
                 ),
             )
         )
-    replace_nodes(changed.graph, sort_nodes(_merge(kept, calls, graph), source))
     made = {name for extraction in chosen for name in extraction.outputs}
-    stale = [i for i, value in enumerate(changed.graph.value_info) if value.name in gone - made]
-    for position in reversed(stale):
-        del changed.graph.value_info[position]
+    for place in sorted(calls, reverse=True):  # bodies before the graphs that they are part of
+        inner = graphs[place]
+        if place:
+            _bring_constants(inner, [node for _, node in calls[place]], graph, graphs)
+        kept = [node for node in inner.node if not any(name in gone for name in node.output)]
+        replace_nodes(inner, sort_nodes(_merge(kept, calls[place], graph), source))
+        stale = [i for i, value in enumerate(inner.value_info) if value.name in gone - made]
+        for position in reversed(stale):
+            del inner.value_info[position]
+        drop_unused(inner, constants_only=True)
     _add_functions(changed, chosen)
     drop_unused(changed.graph, constants_only=True)
     if capture is not None:
         declare_shapes(changed, capture)
     return changed
+
+
+def _bring_constants(
+    body: onnx.GraphProto,
+    calls: Sequence[onnx.NodeProto],
+    graph: OperatorGraph,
+    graphs: Sequence[onnx.GraphProto],
+) -> None:
+    """Give a body constants of its own for those outside of it that its calls read."""
+    own = {tensor.name for tensor in body.initializer} | {name for node in body.node for name in node.output}
+    wanted = {
+        name for node in calls for name in node.input if name and graph.tensors[name].constant and name not in own
+    }
+    taken = {name for inner in graphs for name in (*(t.name for t in inner.initializer), *_results(inner))}
+    brought: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    for name in sorted(wanted):
+        number = 0
+        while f"{name}_in_body_{number}" in taken:
+            number += 1
+        copied = f"{name}_in_body_{number}"
+        for inner in graphs:
+            for tensor in inner.initializer:
+                if tensor.name == name:
+                    body.initializer.add().CopyFrom(tensor)
+                    body.initializer[-1].name = brought[name] = copied
+            for node in inner.node:
+                if node.op_type == "Constant" and node.output[0] == name:
+                    nodes.append(onnx.NodeProto())
+                    nodes[-1].CopyFrom(node)
+                    nodes[-1].name = nodes[-1].output[0] = brought[name] = copied
+    if nodes:
+        replace_nodes(body, [*nodes, *body.node])
+    for node in calls:
+        node.input[:] = [brought.get(name, name) for name in node.input]
+
+
+def _results(graph: onnx.GraphProto) -> list[str]:
+    return [name for node in graph.node for name in node.output]
 
 
 def _merge(

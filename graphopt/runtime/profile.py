@@ -55,8 +55,9 @@ def node_seconds(
     warmup: int = 2,
     threads: int = 1,
     most_seconds: float | None = None,
+    inside: Collection[str] = (),
 ) -> dict[str, float]:
-    """Seconds per run of each node of the main graph; see ``profile`` for arguments and errors.
+    """Seconds per run of each node of the main graph, and of these nodes of bodies; see ``profile`` for the rest.
 
     Nodes without a name are found as ``<op_type>_<index in the graph>``, as onnxruntime calls them. After
     ``most_seconds`` there are no more runs than two that count: the profiler makes loops many times slower.
@@ -65,7 +66,8 @@ def node_seconds(
     with tempfile.TemporaryDirectory(prefix="graphopt-profile-") as folder:
         most = warmup + max(1, runs)
         path = _record(model, feeds, Path(folder), kernels, optimization, most, threads, warmup + 2, most_seconds)
-        return dict(_join(_events(path, main), main, warmup).nodes)
+        found = _join(_events(path, main | set(inside)), main, warmup)
+        return {**found.nodes, **{name: found.bodies[name] for name in inside if name in found.bodies}}
 
 
 def profile(

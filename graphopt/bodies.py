@@ -101,10 +101,10 @@ def _runs_to_the_end(loop: NodeProto) -> bool:
     """Whether the body hands the condition on as it came, so that it never ends the Loop."""
     body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
     same = {node.output[0]: node.input[0] for node in body.node if node.op_type == "Identity"}
-    name = body.output[0].name
+    name: str = body.output[0].name
     while name in same:
         name = same[name]
-    return name == body.input[1].name
+    return name == str(body.input[1].name)
 
 
 def _follows_from_shapes(graph: OperatorGraph, name: str) -> bool:

@@ -287,6 +287,18 @@ def _along_time(*sizes: int, batch: int = 1) -> KernelCase:
     return _layer("conv_plain", "Conv", along_time(*sizes, batch=batch), "Relu")
 
 
+def _normalized(channels: int, size: int) -> KernelCase:
+    """Channels by sums of their neighbours' squares."""
+    node = _node(0, "LRN", ("x",), "y", size=5, alpha=1e-4, beta=0.75, bias=1.0)
+    return KernelCase("lrn", (node,), dict.fromkeys("xy", (1, channels, size, size)))
+
+
+def _largest(rows: int, size: int) -> KernelCase:
+    """Where each row has its largest element."""
+    shapes: dict[str, Shape] = {"x": (rows, size), "y": (rows, 1)}
+    return KernelCase("argmax", (_node(0, "ArgMax", ("x",), "y", axis=1, keepdims=1),), shapes, indices=("y",))
+
+
 def _steps() -> KernelCase:
     """Small products behind each other: what a step of a kernel costs."""
     names = ["x", *(f"t{i}" for i in range(STEPS - 1)), "y"]
@@ -444,6 +456,11 @@ CASES: tuple[KernelCase, ...] = (
     _along_time(100, 80, 4, 3, batch=12),
     _along_time(1, 130, 4000, 200),
     _along_time(300, 150, 1000, 1),
+    _normalized(64, 28),
+    _normalized(192, 20),
+    _largest(256, 200),
+    _largest(1000, 49),
+    _largest(64, 1000),
     _conv("conv_plain", 200, 50, 13, 1, plain=True),
     _conv("conv_plain", 144, 144, 20, 1, 4, plain=True),
     _conv("conv_plain", 64, 80, 30, 1, plain=True),

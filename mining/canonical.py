@@ -333,7 +333,7 @@ def canonical_forms(labels: Integers, edges: Edges, vocabulary: Vocabulary) -> F
         sorting = np.argsort(graph, kind="stable")
         graph, order = graph[sorting], order[sorting]
     kinds = max(len(vocabulary.kinds), 1)
-    written, rows = _written(labels, graph, order, *edges.by_graph(count), kinds)
+    written, rows = _written(labels, graph, order, *edges, kinds)
     if len(graph) > count:
         # Of several orders of one graph, take the one that gives the least form.
         several = np.bincount(graph, minlength=count)[graph] > 1
@@ -406,7 +406,7 @@ def _written(
 
 
 def _searched(labels: Integers, edges: Edges, graph: int, vocabulary: Vocabulary) -> tuple[int, ...]:
-    low, high = np.searchsorted(edges.graph, [graph, graph + 1])
+    low, high = edges.starts[graph : graph + 2].tolist()
     rows = zip(
         edges.source[low:high].tolist(), edges.kind[low:high].tolist(), edges.target[low:high].tolist(), strict=True
     )
@@ -439,10 +439,10 @@ def canonical(labels: Sequence[str], edges: Sequence[Edge]) -> tuple[str, tuple[
     """
     vocabulary = Vocabulary(set(labels), {(output, slot) for _, output, _, slot in edges})
     columns = np.array(
-        [(0, p, c, vocabulary.kind_numbers[output, slot]) for p, output, c, slot in edges], dtype=np.int64
-    ).reshape(-1, 4)
+        [(p, c, vocabulary.kind_numbers[output, slot]) for p, output, c, slot in edges], dtype=np.int64
+    ).reshape(-1, 3)
     numbers = np.array([[vocabulary.label_numbers[label] for label in labels]], dtype=np.int64)
-    forms = canonical_forms(numbers, Edges(*columns.T), vocabulary)
+    forms = canonical_forms(numbers, Edges(np.array([0, len(edges)]), *columns.T.copy()), vocabulary)
     placed = vocabulary.edges(len(labels), forms.edges[0], np.zeros(len(edges), dtype=np.int64))
     return (
         digest(

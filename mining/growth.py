@@ -23,7 +23,7 @@ from graphopt.mining.expansion import Larger, Nodes, expanded
 from graphopt.mining.hashing import empty_slots, home, slot_of
 from graphopt.mining.levels import Level, Numbers, Steps, narrow
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Edges, Integers, spread_out
+from graphopt.mining.refinement import Edges, Integers
 
 CHUNK_ROWS = 100_000
 """Occurrences that are grown at once, unless one graph has more."""
@@ -156,20 +156,54 @@ def _recognised(
     numbers, orders = [np.zeros(0, np.int64)], [np.zeros((0, larger.size), np.int64)]
     for low in range(0, len(first), CHUNK_FORMS):
         some = first[low : low + CHUNK_FORMS]
-        lengths = np.diff(found.starts)[some]
-        places, kind = np.divmod(found.edges[spread_out(found.starts[some], lengths)], kinds)
-        place, forward = places >> 1, (places & 1).astype(np.bool_)
         labels = np.concatenate([patterns.labels[own[some]], found.label[some][:, None]], axis=1)
-        added = Edges(
-            np.repeat(np.arange(len(some)), lengths),
-            np.where(forward, place, patterns.size),
-            np.where(forward, patterns.size, place),
-            kind,
-        )
-        forms = canonical_forms(labels, patterns.extended(own[some], added, vocabulary), vocabulary)
+        edges = _extended(own, found.starts, found.edges, some, patterns.starts, patterns.edges, patterns.size, kinds)
+        forms = canonical_forms(labels, edges, vocabulary)
         numbers.append(larger.numbered(forms, vocabulary))
         orders.append(forms.order)
     return np.concatenate(numbers), np.concatenate(orders)
+
+
+@compiled
+def _extended(
+    own: Integers,
+    starts: Numbers,
+    added: Integers,
+    rows: Numbers,
+    pattern_starts: Integers,
+    packed: Integers,
+    size: int,
+    kinds: int,
+) -> Edges:
+    """Edges of what some larger occurrences hold: those of the pattern that was grown, and the new node's.
+
+    Args:
+        own: for each larger occurrence the pattern that was grown.
+        starts: see Larger.
+        added: the edges of the new nodes, see Larger.
+        rows: the larger occurrences that are asked for.
+        pattern_starts: see Patterns.
+        packed: the edges of the patterns, see Patterns.
+        size: nodes of each of those.
+        kinds: number of kinds of edges.
+    """
+    bounds = np.zeros(len(rows) + 1, np.int64)
+    for at, row in enumerate(rows):
+        known = pattern_starts[own[row] + 1] - pattern_starts[own[row]]
+        bounds[at + 1] = bounds[at] + known + starts[row + 1] - starts[row]
+    source, target, kind = np.empty((3, bounds[-1]), np.int64)
+    to = 0
+    for row in rows:
+        for edge in range(pattern_starts[own[row]], pattern_starts[own[row] + 1]):
+            pair, kind[to] = packed[edge] // kinds, packed[edge] % kinds
+            source[to], target[to] = pair // size, pair % size
+            to += 1
+        for edge in range(starts[row], starts[row + 1]):
+            way, kind[to] = added[edge] // kinds, added[edge] % kinds
+            place = way >> 1
+            source[to], target[to] = (place, size) if way & 1 else (size, place)
+            to += 1
+    return Edges(bounds, source, target, kind)
 
 
 @compiled

@@ -5,7 +5,7 @@ import numpy as np
 from graphopt.mining.canonical import PADDING, Forms, Vocabulary
 from graphopt.mining.compiled import compiled
 from graphopt.mining.hashing import empty_slots, home, slot_of
-from graphopt.mining.refinement import Edges, Flags, Hashes, Integers, spread_out
+from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
 
 
 class Patterns:
@@ -43,17 +43,14 @@ class Patterns:
         labels, edges = forms.labels, forms.edges
         keys = vocabulary.keys(labels, edges)
         found, new = _found(self.keys, keys)
-        real = edges != PADDING
-        lengths = np.count_nonzero(real, axis=1)
         if len(new):
+            starts, packed = _packed(edges, new)
             self.labels = np.concatenate([self.labels, labels[new]])
-            self.starts = np.concatenate([self.starts, self.starts[-1] + np.cumsum(lengths[new])])
-            self.edges = np.concatenate([self.edges, edges[new][real[new]]])
+            self.starts = np.concatenate([self.starts, self.starts[-1] + starts[1:]])
+            self.edges = np.concatenate([self.edges, packed])
             self.keys = np.concatenate([self.keys, keys[new]])
             self.rigid = np.concatenate([self.rigid, forms.rigid[new]])
-        lows = self.starts[found]
-        same = np.array_equal(self.starts[found + 1] - lows, lengths) and np.array_equal(self.labels[found], labels)
-        if not same or not np.array_equal(self.edges[spread_out(lows, lengths)], edges[real]):
+        if not _same(self.labels, self.starts, self.edges, found, labels, edges):
             raise RuntimeError("two different patterns have the same 128-bit hash")
         return found
 
@@ -68,26 +65,6 @@ class Patterns:
         found.rigid = self.rigid[rows]
         found.ids = ids
         return found
-
-    def extended(self, patterns: Integers, edges: Edges, packing: Vocabulary) -> Edges:
-        """Edges of patterns with one more node each.
-
-        Args:
-            patterns: the patterns.
-            edges: the new node's edges; their graph is a position in ``patterns``.
-            packing: how edges are packed.
-        """
-        lows = self.starts[patterns]
-        lengths = self.starts[patterns + 1] - lows
-        source, target, kind = packing.unpacked(self.size, self.edges[spread_out(lows, lengths)])
-        owner = np.concatenate([np.repeat(np.arange(len(patterns)), lengths), edges.graph])
-        order = np.argsort(owner, kind="stable")
-        return Edges(
-            owner[order],
-            np.concatenate([source, edges.source])[order],
-            np.concatenate([target, edges.target])[order],
-            np.concatenate([kind, edges.kind])[order],
-        )
 
 
 @compiled
@@ -116,3 +93,44 @@ def _found(known: Hashes, keys: Hashes) -> tuple[Integers, Integers]:
             numbers += 1
         found[row] = slots[slot]
     return found[len(known) :].copy(), first[len(known) : numbers] - len(known)
+
+
+@compiled
+def _packed(edges: Integers, rows: Integers) -> tuple[Integers, Integers]:
+    """Some rows of edges one after the other: where each begins, and where the last one ends; without their padding."""
+    starts = np.zeros(len(rows) + 1, np.int64)
+    found = np.empty(len(rows) * edges.shape[1], np.int64)
+    for at, row in enumerate(rows):
+        end = starts[at]
+        for edge in edges[row]:
+            if edge == PADDING:
+                break
+            found[end] = edge
+            end += 1
+        starts[at + 1] = end
+    return starts, found[: starts[-1]].copy()
+
+
+@compiled
+def _same(
+    known_labels: Integers, starts: Integers, known: Integers, numbers: Integers, labels: Integers, edges: Integers
+) -> bool:
+    """Whether forms are those of the patterns with these numbers.
+
+    Args:
+        known_labels: see Patterns.
+        starts: see Patterns.
+        known: edges, see Patterns.
+        numbers: a pattern for each form.
+        labels: see Forms.
+        edges: see Forms.
+    """
+    same = True
+    for row, number in enumerate(numbers):
+        for place in range(labels.shape[1]):
+            same &= known_labels[number, place] == labels[row, place]
+        count = starts[number + 1] - starts[number]
+        for at in range(edges.shape[1]):
+            same &= edges[row, at] == (known[starts[number] + at] if at < count else PADDING)
+        same &= count <= edges.shape[1]
+    return same

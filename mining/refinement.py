@@ -34,31 +34,26 @@ def mixed(values: Hashes) -> Hashes:
 
 
 class Edges(NamedTuple):
-    """Edges of many graphs of equal size.
+    """Edges of many graphs of equal size, one graph after the other.
 
     Attributes:
-        graph: the graph of each edge, rising.
-        source: its producer's place in that graph.
+        starts: for each graph where its edges begin, and where the last one's end.
+        source: each edge's producer, by its place in its graph.
         target: its consumer's place.
         kind: number of its (output, slot).
     """
 
-    graph: Integers
+    starts: Integers
     source: Integers
     target: Integers
     kind: Integers
 
-    def by_graph(self, graphs: int) -> tuple[Integers, Integers, Integers, Integers]:
-        """Where each graph's edges begin, and where the last one's end; producers, consumers and kinds."""
-        return np.searchsorted(self.graph, np.arange(graphs + 1)), self.source, self.target, self.kind
-
     def of(self, graphs: Integers) -> "Edges":
-        """The edges of some graphs, which are renumbered in the order given; a graph may be given several times."""
-        count = int(self.graph[-1]) + 1 if len(self.graph) else 0
-        starts = np.searchsorted(self.graph, np.arange(max(count, int(graphs.max(initial=-1)) + 1) + 1))
-        lengths = starts[graphs + 1] - starts[graphs]
-        rows = spread_out(starts[graphs], lengths)
-        return Edges(np.repeat(np.arange(len(graphs)), lengths), self.source[rows], self.target[rows], self.kind[rows])
+        """The edges of some graphs, in the order given; a graph may be given several times."""
+        lengths = self.starts[graphs + 1] - self.starts[graphs]
+        rows = spread_out(self.starts[graphs], lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return Edges(starts, self.source[rows], self.target[rows], self.kind[rows])
 
 
 def spread_out(starts: Integers, lengths: Integers) -> Integers:
@@ -106,7 +101,7 @@ def orders(colours: Hashes, edges: Edges, into: Hashes, out: Hashes) -> Orders:
     undecided = [owner[:0]]
     rigid: Flags | None = None
     while len(owner):
-        order, alone = _settled(colours, cells, *edges.by_graph(len(owner)), into, out)
+        order, alone = _settled(colours, cells, *edges, into, out)
         if rigid is None:
             rigid = alone
         whole = cells == size

@@ -48,24 +48,25 @@ static const char *run_steps(plan *p, int backwards, int64_t chunk, void *const 
     return error;
 }
 
-/* One run into memory of its own; results: what the first run made, which another one has to make again. */
+/* One run; results: what the first run made, which another one has to make again. */
 static const char *run_once(const kernel *k, plan *p, int run, int64_t chunk, void **tensors, void **results,
                             const int64_t *out_bytes)
 {
     for (int o = 0; o < k->outputs; o++)
         tensors[k->inputs + o] = fresh(out_bytes[o], run);
-    for (int i = 0; i < p->temporaries; i++) {
-        int64_t end = i + 1 < p->temporaries ? p->temporary_at[i + 1] : p->temporary_bytes;
-        tensors[k->inputs + k->outputs + i] = fresh(end - p->temporary_at[i], run);
-    }
+    /* first each temporary in a block of its own, then all where runs have them: none may be overwritten while it is used */
+    unsigned char *shared = run && !p->streams ? fresh(p->temporary_bytes, run) : NULL;
+    for (int i = 0; i < p->temporaries; i++)
+        tensors[k->inputs + k->outputs + i] = shared ? shared + p->temporary[i].at : fresh(p->temporary[i].bytes, run);
     const char *error = p->streams ? run_stream(k, p, tensors) : run_steps(p, run, chunk, tensors);
     for (int o = 0; o < k->outputs && !error; o++)
         if (!run)
             memcpy(results[o], tensors[k->inputs + o], (size_t)out_bytes[o]);
         else if (memcmp(results[o], tensors[k->inputs + o], (size_t)out_bytes[o]))
             error = "results depend on the order of units of work";
-    for (int i = 0; i < k->outputs + p->temporaries; i++)
+    for (int i = 0; i < k->outputs + (shared ? 0 : p->temporaries); i++)
         free(tensors[k->inputs + i]);
+    free(shared);
     return error;
 }
 

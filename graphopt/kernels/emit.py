@@ -200,9 +200,10 @@ def _plan_schedule(program: Program, schedule: Schedule) -> Iterator[str]:
     for guard in schedule.guards:
         yield f"if (!error && !({guard}))"
         yield "    error = does_not_fit(p);"
-    for value in schedule.temporaries:
+    for value, (first, last) in zip(schedule.temporaries, schedule.lifetimes, strict=True):
         yield "if (!error)"
-        yield f"    error = add_temporary(p, &f.of[{value}], sizeof({STORAGE[program.values[value].dtype]}));"
+        bytes_ = f"sizeof({STORAGE[program.values[value].dtype]})"
+        yield f"    error = add_temporary(p, &f.of[{value}], {bytes_}, {first}, {last});"
     stage = 0
     for step, at in zip(schedule.steps, schedule.stages, strict=True):
         if at != stage:

@@ -58,6 +58,7 @@ class Schedule:
         steps: each reads what steps of earlier stages wrote.
         stages: of each step.
         temporaries: values that are kept in memory only while the kernel runs.
+        lifetimes: of these, the first and the last stage at which a step writes or reads each.
         epilogues: tensors written by a convolution and read by one nest.
         guards: C conditions on shapes under which the schedule is right.
     """
@@ -65,6 +66,7 @@ class Schedule:
     steps: list[Step] = field(default_factory=list)
     stages: list[int] = field(default_factory=list)
     temporaries: list[int] = field(default_factory=list)
+    lifetimes: list[tuple[int, int]] = field(default_factory=list)
     guards: tuple[str, ...] = ()
     epilogues: list[int] = field(default_factory=list)
 
@@ -113,6 +115,7 @@ class _Scheduler:
         self._done: set[int] = set()  # reductions that a step computes
         self._parts: dict[int, dict[int, int]] = {}  # concat to (operand that a step writes to the stage after it)
         self._part_tensor: dict[int, int] = {}
+        self._used: dict[int, list[int]] = {}  # tensor to the stages of the steps that write or read it
 
     def schedule(self, factors: Sequence[int] = ()) -> Schedule:
         """Make it, with some values in memory before all else."""
@@ -133,6 +136,7 @@ class _Scheduler:
             raise TooLargeError("too many steps")
         order = sorted(range(len(self.result.steps)), key=lambda n: self.result.stages[n])
         self._epilogues()
+        self._lifetimes()
         self.result.steps = [self.result.steps[n] for n in order]
         self.result.stages = [self.result.stages[n] for n in order]
         return self.result
@@ -169,9 +173,23 @@ class _Scheduler:
                 pending += [operand for operand in what.operands if operand >= 0]
         return found
 
-    def _add(self, step: Step, stage: int) -> None:
+    def _add(self, step: Step, reads: Sequence[int], tensors: Sequence[int]) -> int:
+        """Add a step that reads what some values are computed from, and writes some tensors; the stage that it is in."""
+        stage = self._stage(reads)
         self.result.steps.append(step)
         self.result.stages.append(stage)
+        for tensor in (*tensors, *(self.tensors[value] for value in self._sources(reads))):
+            self._used.setdefault(tensor, []).append(stage)
+        return stage
+
+    def _lifetimes(self) -> None:
+        """Say when temporaries are in use. A step may run one stage later (see ``_contraction``)."""
+        first = self._inputs + len(self.program.outputs)
+        used = [self._used[first + number] for number in range(len(self.result.temporaries))]
+        if self.result.epilogues:  # run earlier than their own stage
+            self.result.lifetimes = [(0, 2 * MAX_STEPS)] * len(used)
+        else:
+            self.result.lifetimes = [(min(stages), max(stages) + 1) for stages in used]
 
     def _next(self) -> str:
         return f"{self.name}{len(self.result.steps)}"
@@ -184,8 +202,8 @@ class _Scheduler:
             return
         self._lookups_ready([value])
         tensor = self._tensor(value)
-        stage = self._stage([value])
-        self._add(Nest(self.program, [(value, tensor)], dict(self.tensors), self._next()), stage)
+        step = Nest(self.program, [(value, tensor)], dict(self.tensors), self._next())
+        stage = self._add(step, [value], [tensor])
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 1
 
@@ -231,8 +249,8 @@ class _Scheduler:
         """Have a convolution in memory, by a step of its own."""
         if value in self.tensors:
             return
-        tensor, stage = self._behind(value, what.operands)
-        self._add(ConvolutionStep(self.program, value, what, dict(self.tensors), tensor), stage)
+        tensor, present = self._behind(value, what.operands)
+        stage = self._add(ConvolutionStep(self.program, value, what, dict(self.tensors), tensor), present, [tensor])
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 2  # a stage to pack weights in that are no constants
 
@@ -240,17 +258,18 @@ class _Scheduler:
         """Have the states of a recurrent layer in memory, by a step of its own."""
         if value in self.tensors:
             return
-        tensor, stage = self._behind(value, what.operands)
-        self._add(RecurrenceStep(self.program, value, self.tensors, self._next(), tensor), stage)
+        tensor, present = self._behind(value, what.operands)
+        step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
+        stage = self._add(step, present, [tensor])
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 1
 
-    def _behind(self, value: int, operands: Sequence[int]) -> tuple[int, int]:
-        """The tensor of a value whose step reads operands (negative: absent) in memory, and the step's stage."""
+    def _behind(self, value: int, operands: Sequence[int]) -> tuple[int, list[int]]:
+        """The tensor of a value whose step reads operands (negative: absent) in memory, and those that are present."""
         present = [operand for operand in operands if operand >= 0]
         for operand in present:
             self.in_memory(operand)
-        return self._tensor(value), self._stage(present)
+        return self._tensor(value), present
 
     def _epilogues(self) -> None:
         """Nests that alone read a convolution: its step may compute them."""
@@ -282,10 +301,10 @@ class _Scheduler:
         self._choices_ready(stack.value)
         if self._is_scattered(stack.value):
             self.in_memory(stack.value)
-        stage = self._stage([stack.value])
         part = self._part(value)
         tensor = self._tensor(value) if part is None else self._tensor_of_parts(part.concat)
-        self._add(ColumnStep(self.program, stack, [(value, tensor)], dict(self.tensors), self._next(), part), stage)
+        step = ColumnStep(self.program, stack, [(value, tensor)], dict(self.tensors), self._next(), part)
+        stage = self._add(step, [stack.value], [tensor])
         self._done.add(value)
         if part is None:
             self.tensors[value] = tensor
@@ -336,11 +355,9 @@ class _Scheduler:
         for position, operand in enumerate(view.operands):
             if position not in written:
                 self._lookups_ready([operand])
-                stage = self._stage([operand])
                 part = Part(concat, position)
                 step = Nest(self.program, [(operand, tensor)], dict(self.tensors), self._next(), part)
-                self._add(step, stage)
-                written[position] = stage + 1
+                written[position] = self._add(step, [operand], [tensor]) + 1
         self.tensors[concat] = tensor
         self.stage_of[concat] = max(written.values())
 
@@ -394,11 +411,10 @@ class _Scheduler:
             space.add_reduce(member)
         stores = [(space.add(value), value) for value in self._wanted(space, members)]
         sources = [self.program.values[member].operand for member in members]  # type: ignore[union-attr]
-        stage = self._stage([*sources, *(value for _, value in stores)])
         self._done.update(members)
         placed = [(element, value, self._tensor(value)) for element, value in stores]
-        name = self._next()
-        self._add(RowStep(space, placed, name), stage)
+        step = RowStep(space, placed, self._next())
+        stage = self._add(step, [*sources, *(value for _, value in stores)], [tensor for _, _, tensor in placed])
         if self.fits:
             self._guards.update(space.guards)
         for _, value, tensor in placed:
@@ -452,13 +468,14 @@ class _Scheduler:
         linear = self._linear(value) if self.fits else Linear(value)
         last, nest = self._epilogue(linear.value) if self.fits else (value, None)
         tensor = self._tensor(last)
-        stage = self._stage([*what.operands, *(self._sources([last]) if last != value else ())])
+        reads = [*what.operands, *(self._sources([last]) if last != value else ())]
         name = self._next()
         if nest is not None:
             nest = Nest(self.program, [(last, tensor)], {**self.tensors, linear.value: PRODUCT}, f"{name}_epilogue")
         if last != value:
             self._guards[f"elements(&f.of[{last}]) == elements(&f.of[{value}])"] = None
-        self._add(Product(self.program, value, dict(self.tensors), name, tensor, linear, nest), stage)
+        step = Product(self.program, value, dict(self.tensors), name, tensor, linear, nest)
+        stage = self._add(step, reads, [tensor])
         self.tensors[last] = tensor
         self.stage_of[last] = stage + 2  # a stage to split the left operand in, for the matrix unit
         self._done.add(value)
@@ -602,7 +619,6 @@ class _Scheduler:
     def _nest(self, positions: Sequence[int]) -> None:
         values = [self.program.outputs[position] for position in positions]
         stores = [(value, self._inputs + position) for value, position in zip(values, positions, strict=True)]
-        stage = self._stage([operand for value in values for operand in self._sources([value])])
         try:
             step = Nest(self.program, stores, dict(self.tensors), self._next())
         except TooLargeError:
@@ -615,6 +631,6 @@ class _Scheduler:
             self._nest(positions[:half])
             self._nest(positions[half:])
             return
-        self._add(step, stage)
+        self._add(step, values, [tensor for _, tensor in stores])
         for value in values[1:]:
             self._guards[f"same_shape(&f.of[{values[0]}], &f.of[{value}])"] = None

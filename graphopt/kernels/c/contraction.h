@@ -424,9 +424,7 @@ static const float *panels_of(const contraction *x, int64_t batch, int64_t colum
 typedef struct {
     int from, to; /* tensors */
     matrix left;
-    int64_t rows, depth, bytes;
-    int last;        /* stage of the last contraction that reads the parts */
-    int overwritten; /* later, by another step */
+    int64_t rows, depth;
 } splitting;
 
 enum { MOST_SPLIT_BYTES = 3 << 19 };
@@ -468,29 +466,22 @@ static const char *split_apart(plan *p, contraction *x)
     int64_t units = tiles_of(x->rows, 2 * UNIT_ROWS), bytes = left_bytes(x->rows, x->depth) + units;
     if (!x->parts || p->stream_tensors || bytes > MOST_SPLIT_BYTES)
         return NULL;
-    splitting *made = NULL, *over = NULL; /* over: nobody will read what it made */
+    splitting *made = NULL;
     for (int i = 0; i < p->steps; i++) {
         splitting *s = p->step[i].run == run_splitting ? p->step[i].state : NULL;
-        if (!s || s->overwritten)
-            continue;
-        if (s->from == x->code->left && s->rows == x->rows && s->depth == x->depth
+        if (s && s->from == x->code->left && s->rows == x->rows && s->depth == x->depth
             && memcmp(&s->left, &x->left, sizeof s->left) == 0)
             made = s;
-        if (s->last < p->stage && s->bytes >= bytes)
-            over = s;
     }
     if (!made) {
         shape room = {1, {bytes}};
-        if (!over && p->temporaries == MAX_TEMPORARIES)
+        if (p->temporaries == MAX_TEMPORARIES)
             return NULL;
         made = calloc(1, sizeof *made);
         if (!made)
             return NO_MEMORY;
-        *made = (splitting){x->code->left, over ? over->to : p->inputs + p->outputs + p->temporaries, x->left, x->rows, x->depth,
-                            over ? over->bytes : bytes, 0, 0};
-        if (over)
-            over->overwritten = 1;
-        const char *error = over ? NULL : add_temporary(p, &room, 1);
+        *made = (splitting){x->code->left, p->inputs + p->outputs + p->temporaries, x->left, x->rows, x->depth};
+        const char *error = add_temporary(p, &room, 1, p->stage, p->stage);
         if (!error)
             error = add_step(p, (step){run_splitting, free, made, units, x->rows * x->depth, 0});
         else
@@ -498,7 +489,7 @@ static const char *split_apart(plan *p, contraction *x)
         if (error)
             return error;
     }
-    made->last = p->stage + 1;
+    p->temporary[made->to - p->inputs - p->outputs].last = p->stage + 1;
     x->split = made->to;
     return NULL;
 }

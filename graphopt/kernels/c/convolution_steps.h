@@ -128,7 +128,7 @@ SHARED const char *plan_convolution_step(plan *p, const convolution *c, const sh
                 error = NO_MEMORY;
         } else {
             x->packed = p->inputs + p->outputs + p->temporaries;
-            error = add_temporary(p, &packed, sizeof(float));
+            error = add_temporary(p, &packed, sizeof(float), p->stage, p->stage + 1);
             convolution_state *packing = error ? NULL : malloc(sizeof *packing);
             if (packing) {
                 *packing = *x;

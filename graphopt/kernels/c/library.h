@@ -150,6 +150,7 @@ static plan *new_plan(const kernel *k, const shape *in, const void *const *data,
         p->streams = 1;
         free_steps(p);
     }
+    place_temporaries(p);
     find_identities(p);
     return p;
 }
@@ -215,7 +216,7 @@ static OrtStatus *run_plan(const OrtApi *api, OrtKernelContext *context, plan *p
             return go_status(api, GO_ORT_RUNTIME_EXCEPTION, NO_MEMORY);
     }
     for (int i = 0; i < p->temporaries; i++)
-        tensors[p->inputs + p->outputs + i] = (unsigned char *)memory + ALIGNMENT + p->temporary_at[i];
+        tensors[p->inputs + p->outputs + i] = (unsigned char *)memory + ALIGNMENT + p->temporary[i].at;
     for (int first = 0, last; first < p->steps && !status; first = last) {
         job j = {p, first, first, tensors, 0, 0, NULL};
         int64_t work = 0;

@@ -14,6 +14,12 @@ typedef struct kept {
     void *memory;
 } kept;
 
+/* A tensor that is used from one stage to another: the memory is that of others before and after. */
+typedef struct {
+    int64_t bytes, at;
+    int first, last;
+} temporary;
+
 typedef struct plan plan;
 typedef struct step step;
 
@@ -43,7 +49,8 @@ struct plan {
     const void *const *constant; /* data of inputs that never change, NULL for others; NULL when all may */
     kept **made;                 /* what steps made of them, for all plans of a node */
     int temporaries;
-    int64_t temporary_at[MAX_TEMPORARIES], temporary_bytes; /* where each lies in their memory; bytes of all */
+    temporary temporary[MAX_TEMPORARIES];
+    int64_t temporary_bytes; /* of the memory that all of them lie in */
 };
 
 static const char TOO_MANY_PIECES[] __attribute__((unused)) = "too many pieces";
@@ -92,8 +99,9 @@ static inline void *take_aligned(int64_t bytes)
     return posix_memalign(&memory, ALIGNMENT, bytes > 0 ? (size_t)bytes : 1) ? NULL : memory;
 }
 
-/* The next temporary, for a tensor of shape s. In a stream it is taken at once, else by the run that needs it. */
-SHARED const char *add_temporary(plan *p, const shape *s, int64_t bytes)
+/* The next temporary, for a tensor of shape s that is used from stage `first` to stage `last`. In a stream it is taken at once,
+ * else by the run that needs it. */
+SHARED const char *add_temporary(plan *p, const shape *s, int64_t bytes, int first, int last)
 {
     int64_t room = (elements(s) * bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     int number = p->temporaries++;
@@ -102,10 +110,35 @@ SHARED const char *add_temporary(plan *p, const shape *s, int64_t bytes)
         *tensor = take_aligned(room);
         return *tensor ? NULL : NO_MEMORY;
     }
-    p->temporary_at[number] = p->temporary_bytes;
-    p->temporary_bytes += room;
+    p->temporary[number] = (temporary){room, -1, first, last};
     return NULL;
 }
+
+#if !defined(KERNELS_ONLY)
+/* Finds a place for each temporary, beside all that are used at the same time: the largest first, each as low as it fits. */
+static void place_temporaries(plan *p)
+{
+    p->temporary_bytes = 0;
+    for (int round = 0; round < p->temporaries; round++) {
+        temporary *next = NULL;
+        for (int i = 0; i < p->temporaries; i++)
+            if (p->temporary[i].at < 0 && (!next || p->temporary[i].bytes > next->bytes))
+                next = &p->temporary[i];
+        int64_t at = 0;
+        for (int i = 0; i < p->temporaries; i++) {
+            const temporary *other = &p->temporary[i];
+            if (other->at >= 0 && other->first <= next->last && next->first <= other->last && other->at < at + next->bytes
+                && at < other->at + other->bytes) {
+                at = other->at + other->bytes;
+                i = -1; /* it may lie over others now */
+            }
+        }
+        next->at = at;
+        if (at + next->bytes > p->temporary_bytes)
+            p->temporary_bytes = at + next->bytes;
+    }
+}
+#endif
 
 /* Says that a schedule, made for other shapes, is not right for these. */
 SHARED const char *does_not_fit(plan *p)

@@ -504,17 +504,17 @@ static int split_before(const contraction *x, int64_t row, int64_t rows, void *c
 
 /* A block of products of rows that a step before split. */
 static void multiply_split(const contraction *x, const unsigned char *split, int64_t rows, int64_t column, int64_t columns,
-                           const float *bias, float *to, int64_t to_row)
+                           int far, const float *bias, float *to, int64_t to_row)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
     sum_result f = {x->code->scale, 0, bias};
-    multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, x->parts + split_bytes(x->depth, column), blocks, &f, to,
+    multiply_run(rows, columns, blocks, split, blocks * PARTS_BYTES, x->parts + split_bytes(x->depth, column), blocks, far, &f, to,
                  to_row);
 }
 
 /* A block of products by the matrix unit; 0 where an element of the left operand is too large for it. */
 static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64_t column, int64_t columns, const float *left,
-                          int64_t left_row, contraction_state *state, const float *bias, float *to, int64_t to_row)
+                          int64_t left_row, contraction_state *state, int far, const float *bias, float *to, int64_t to_row)
 {
     int64_t blocks = tiles_of(x->depth, UNIT_DEPTH);
     const unsigned char *right = x->parts + split_bytes(x->depth, column);
@@ -528,7 +528,7 @@ static int multiply_parts(const contraction *x, int64_t row, int64_t rows, int64
         }
         sum_result f = {x->code->scale, k > 0, k > 0 ? NULL : bias};
         multiply_run(rows, columns, tiles_of(run, UNIT_DEPTH), state->scratch, tiles_of(run, UNIT_DEPTH) * PARTS_BYTES,
-                     right + k / UNIT_DEPTH * PARTS_BYTES, blocks, &f, to, to_row);
+                     right + k / UNIT_DEPTH * PARTS_BYTES, blocks, far, &f, to, to_row);
     }
     return 1;
 }
@@ -598,10 +598,10 @@ static const char *run_block(const contraction *x, int64_t unit, contraction_sta
     }
 #if defined(MATRIX_UNIT)
     if (is_split) {
-        multiply_split(x, split, rows, column, columns, bias, to, to_row);
+        multiply_split(x, split, rows, column, columns, far, bias, to, to_row);
     } else if (x->parts
                && (x->split >= 0
-                   || !multiply_parts(x, row, rows, column, columns, left, left_row, state, bias, to, to_row))) {
+                   || !multiply_parts(x, row, rows, column, columns, left, left_row, state, far, bias, to, to_row))) {
         const char *error = multiply_large(x, rows, column, columns, left, left_row, bias, to, to_row, tensors);
         if (error)
             return error;

@@ -221,6 +221,11 @@ static __attribute__((noinline, target("avx512bf16"))) int split_rows(unsigned c
     } while (0)
 #define RIGHT_PART(part)                                             \
     do {                                                             \
+        for (int line = 0; ahead && line < lines; line++) {          \
+            __builtin_prefetch(ahead + line * 64, 0, 2);             \
+            __builtin_prefetch(ahead + next->column_tile + line * 64, 0, 2); \
+        }                                                            \
+        ahead += ahead ? lines * 64 : 0;                             \
         _tile_loadd(6, right + (part) * TILE_BYTES, 64);             \
         if (column_tiles == 2)                                       \
             _tile_loadd(7, right + right_tile + (part) * TILE_BYTES, 64); \
@@ -235,7 +240,7 @@ typedef struct {
     int first, last;
 } fetch_ahead;
 
-enum { UNIT_LINES = PARTS_BYTES / 64 };
+enum { UNIT_LINES = PARTS_BYTES / 64, FETCHES = 4 /* for each tile of the depth: more lines at once hold up loads */ };
 
 /* Sums that are not stored straight from the registers: four tiles, kept from one cut of the depth to the next. */
 typedef struct {
@@ -254,7 +259,8 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
     const int whole = row_tiles == 2 && column_tiles == 2 && rows == 2 * UNIT_ROWS && columns == 2 * UNIT_COLUMNS && f->scale == 1.0f;
     int64_t row_bytes = to_row * (int64_t)sizeof(float);
     float *below = to + UNIT_ROWS * to_row;
-    const unsigned char *ahead = next->from;
+    const unsigned char *ahead = next->from ? next->from + next->first * 64 : NULL;
+    const int lines = (next->last - next->first + FETCHES - 1) / FETCHES;
     MEMORY_SETTLED();
     if (whole && f->add) {
         _tile_loadd(0, to, row_bytes);
@@ -278,13 +284,6 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
         _tile_zero(3);
     }
     for (int64_t k = 0; k < blocks; k++) { /* in an order that loads few tiles */
-        if (ahead) {
-            for (int line = next->first; line < next->last; line++) {
-                __builtin_prefetch(ahead + line * 64, 0, 2);
-                __builtin_prefetch(ahead + next->column_tile + line * 64, 0, 2);
-            }
-            ahead += PARTS_BYTES;
-        }
         LEFT_PART(0);
         RIGHT_PART(2);
         MULTIPLY_PARTS(0);
@@ -300,6 +299,7 @@ sum_tiles(const int row_tiles, const int column_tiles, int64_t blocks, const uns
         MULTIPLY_PARTS(1);
         left += PARTS_BYTES;
         right += PARTS_BYTES;
+        ahead += ahead ? PARTS_BYTES - FETCHES * lines * 64 : 0;
     }
     if (whole) {
         _tile_stored(0, to, row_bytes);
@@ -346,10 +346,12 @@ DEFINE_SUM_TILES(1, 2)
 DEFINE_SUM_TILES(2, 1)
 DEFINE_SUM_TILES(2, 2)
 
-/* DEPTH_TILES tiles of the depth are summed for up to WIDE_COLUMNS columns, then the next ones: so the parts of 64 rows stay in
- * the first-level cache for all these columns, and the sums, which are stored each time, beside them. A store behind more
- * tiles holds up those that follow. */
-enum { DEPTH_TILES = 2, WIDE_COLUMNS = 8 * UNIT_COLUMNS };
+/* Some tiles of the depth are summed for up to WIDE_COLUMNS columns of up to CHUNK_ROWS rows, then the next ones: so the parts of
+ * these rows stay in the first-level cache, or close to it, for all these columns. Each cut of the depth stores the sums and
+ * loads them again, which holds up the unit for about six products: so cuts are as deep as the caches allow. Weights that come
+ * from beyond the second-level cache leave less room in it. Many rows use what they load often enough without cuts. */
+enum { NEAR_DEPTH = 4, FAR_DEPTH = 2, MANY_ROWS_DEPTH = 32, FEW_UNIT_ROWS = 4 * UNIT_ROWS, CHUNK_ROWS = 8 * UNIT_ROWS,
+       WIDE_COLUMNS = 16 * UNIT_COLUMNS };
 
 /* A product of parts, or one run of its depth: as the arguments of multiply_run. */
 typedef struct {
@@ -389,18 +391,15 @@ static void sum_columns(const unit_product *x, int64_t column, int64_t blocks, i
     }
 }
 
-/* One run of the depth: to = left * right, or to += where f says so; f->bias: of the first column. left: parts of this
- * run, left_tile bytes from one tile of rows to the next. right: parts of the whole depth, which is `depth_blocks` tiles
- * deep, from the run's first tile on. The next ones are fetched into the second-level cache while tiles are used. */
-static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const unsigned char *left, int64_t left_tile,
-                         const unsigned char *right, int64_t depth_blocks, const sum_result *f, float *to, int64_t to_row)
+/* Products of up to CHUNK_ROWS rows. far: see multiply_run. */
+static void multiply_chunk(const unit_product *x, int64_t blocks, int far)
 {
-    unit_product x = {rows, columns, left, right, left_tile, depth_blocks * PARTS_BYTES, f, to, to_row};
     kept_sums kept[WIDE_COLUMNS / (2 * UNIT_COLUMNS)];
-    int in_cuts = f->scale == 1.0f && rows >= 2 * UNIT_ROWS && columns >= 2 * UNIT_COLUMNS;
-    int64_t cuts = in_cuts ? tiles_of(blocks, DEPTH_TILES) : 1; /* none has fewer tiles than the one before */
-    for (int64_t first = 0, last; first < columns; first = last) {
-        last = columns - first < WIDE_COLUMNS ? columns : first + WIDE_COLUMNS;
+    int in_cuts = x->f->scale == 1.0f && x->rows >= 2 * UNIT_ROWS && x->columns >= 2 * UNIT_COLUMNS;
+    int64_t deepest = x->rows > FEW_UNIT_ROWS ? MANY_ROWS_DEPTH : far ? FAR_DEPTH : NEAR_DEPTH;
+    int64_t cuts = in_cuts ? tiles_of(blocks, deepest) : 1; /* none has fewer tiles than the one before */
+    for (int64_t first = 0, last; first < x->columns; first = last) {
+        last = x->columns - first < WIDE_COLUMNS ? x->columns : first + WIDE_COLUMNS;
         for (int64_t cut = 0; cut < cuts; cut++) {
             int64_t k = blocks * cut / cuts, end = blocks * (cut + 1) / cuts;
             for (int64_t column = first; column < last; column += 2 * UNIT_COLUMNS) {
@@ -411,11 +410,25 @@ static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const un
                 } else if (next >= last) {
                     next_k = 0;
                 }
-                const unsigned char *fetched = right + next / UNIT_COLUMNS * x.right_tile + next_k * PARTS_BYTES;
-                sum_columns(&x, column, blocks, k, end, next + UNIT_COLUMNS < columns ? fetched : NULL,
+                const unsigned char *fetched = x->right + next / UNIT_COLUMNS * x->right_tile + next_k * PARTS_BYTES;
+                sum_columns(x, column, blocks, k, end, far && next + UNIT_COLUMNS < x->columns ? fetched : NULL,
                             &kept[(column - first) / (2 * UNIT_COLUMNS)]);
             }
         }
+    }
+}
+
+/* One run of the depth: to = left * right, or to += where f says so; f->bias: of the first column. left: parts of this
+ * run, left_tile bytes from one tile of rows to the next. right: parts of the whole depth, which is `depth_blocks` tiles
+ * deep, from the run's first tile on. Where it is far, beyond the second-level cache, the next tiles are fetched while tiles
+ * are used. */
+static void multiply_run(int64_t rows, int64_t columns, int64_t blocks, const unsigned char *left, int64_t left_tile,
+                         const unsigned char *right, int64_t depth_blocks, int far, const sum_result *f, float *to, int64_t to_row)
+{
+    for (int64_t row = 0; row < rows; row += CHUNK_ROWS) {
+        unit_product chunk = {rows - row < CHUNK_ROWS ? rows - row : CHUNK_ROWS, columns, left + row / UNIT_ROWS * left_tile, right,
+                              left_tile, depth_blocks * PARTS_BYTES, f, to + row * to_row, to_row};
+        multiply_chunk(&chunk, blocks, far);
     }
 }
 

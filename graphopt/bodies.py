@@ -165,10 +165,32 @@ def _count_trips(loop: NodeProto, probe: str) -> None:
 
 
 def _captured(model: ModelProto, seen: Observation, node: Node, body: GraphProto) -> Capture | None:
-    """A body as a capture of its own; None where a shape is unknown or changes from trip to trip."""
+    """A body as a capture of its own; None where a shape is unknown or changes from trip to trip.
+
+    States may change their shapes on the first trip: then it is the body from the second one on.
+    """
     shapes = _input_shapes(seen, node)
-    if shapes is None or len(shapes) != len(body.input):
-        return None
+    for _ in range(2):
+        if shapes is None or len(shapes) != len(body.input):
+            return None
+        found = _observed(model, seen, node, body, shapes)
+        if found is None:
+            return None
+        observer, inside = found
+        first_state, states = (2, len(shapes) - 2) if node.op_type == "Loop" else (0, 0)
+        results = [value.name for value in body.output][1 : 1 + states]
+        after = [inside.shapes.get(result, shapes[first_state + at][1]) for at, result in enumerate(results)]
+        if after == [shape for _, shape in shapes[first_state:][:states]]:
+            return Capture(inside.graph, inside.shapes, bodies=bodies_of(observer.model, inside, nested=True))
+        changed = [(name, shape) for (name, _), shape in zip(shapes[first_state:], after, strict=True)]
+        shapes = [*shapes[:first_state], *changed]
+    return None
+
+
+def _observed(
+    model: ModelProto, seen: Observation, node: Node, body: GraphProto, shapes: list[tuple[str, Shape]]
+) -> tuple[Observer, Observation] | None:
+    """A body as a model of its own, observed where its inputs have these shapes; None where that cannot be."""
     alone = ModelProto(ir_version=model.ir_version)
     alone.opset_import.extend(model.opset_import)
     alone.graph.CopyFrom(body)
@@ -187,11 +209,7 @@ def _captured(model: ModelProto, seen: Observation, node: Node, body: GraphProto
         inside = observer.observe(given)
     except (GraphoptError, RuntimeError, ValueError):
         return None
-    results = [value.name for value in body.output]
-    carried = zip(results[1:], shapes[2:], strict=False) if node.op_type == "Loop" else ()
-    if any(inside.shapes.get(result, shape) != shape for result, (_, shape) in carried):
-        return None
-    return Capture(inside.graph, inside.shapes, bodies=bodies_of(observer.model, inside, nested=True))
+    return observer, inside
 
 
 def _input_shapes(seen: Observation, node: Node) -> list[tuple[str, Shape]] | None:

@@ -87,6 +87,18 @@ def test_a_loop_ends_when_its_condition_does() -> None:
     assert sorted(inside) == ["Add", "Less", "Mul"]
 
 
+def test_a_state_may_change_its_shape_on_the_first_trip() -> None:
+    text = """g (float[2,4] x, float[1,4] start) => (float[N,4] y) <bool go = {1}, int64 n = {3}> {
+        y = Loop (n, go, start) <
+            body = one (int64 i, bool c, float[M,4] s) => (bool c2, float[K,4] t) { c2 = Identity(c) t = NEXT }
+        >
+    }"""
+    capture = captured(text.replace("NEXT", "Add(s, x)"))
+    (body,) = capture.bodies[capture.graph.nodes[0].name]
+    assert (body.trips, body.capture.shapes["s"], body.capture.shapes["t"]) == (3, (2, 4), (2, 4))
+    assert captured(text.replace("NEXT", "Concat<axis=0>(s, x)")).bodies == {}, "grows on every trip"
+
+
 def test_a_scan_takes_a_trip_per_slice() -> None:
     capture = captured(
         """g (float[7,2,3] x, float[2,4] start) => (float[2,4] last, float[7,2,4] all)

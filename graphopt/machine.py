@@ -222,7 +222,11 @@ def _with_capacity(machine: Machine, text: str) -> Machine:
     """The machine with another capacity of its first memory level; 0 takes that level away."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]i?B)", text)
     first = machine.memory[0]
-    if found is None or first.capacity is None or len(machine.memory) < 2:
+    if first.capacity is None or len(machine.memory) < 2:
+        raise GraphoptError(
+            f"{machine.name}@{text}: no memory level in front of {first.name} whose capacity could be chosen"
+        )
+    if found is None:
         raise GraphoptError(f"{machine.name}@{text}: the capacity of its first memory level reads like 64MB or 64MiB")
     size = float(found[1]) * _CAPACITIES[found[2]]
     capacity = replace(first.capacity, value=size, source=f"chosen by the caller: {text}")

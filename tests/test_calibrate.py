@@ -224,6 +224,15 @@ def test_a_busy_machine_writes_nothing(
     assert graphopt("calibrate").code == Exit.USAGE
 
 
+def test_a_folder_is_refused_before_anything_is_measured(
+    graphopt: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(calibrate, "calibrate")
+    refused = graphopt("calibrate", "--threads", "1", "-o", tmp_path)
+    assert refused.code == Exit.BAD_INPUT
+    assert "a folder" in refused.err
+
+
 @pytest.mark.slow
 def test_this_machine_can_be_calibrated() -> None:
     found = calibrate.calibrate("This machine!", threads=1)

@@ -200,3 +200,5 @@ def test_the_capacity_of_the_first_level_can_be_chosen() -> None:
     for wrong in (f"{name}@", f"{name}@12", f"{name}@x MB", f"{name}@900MB", "cray-1@1MB"):
         with pytest.raises(GraphoptError):
             machine.load(wrong)
+    with pytest.raises(GraphoptError, match="no memory level in front of DRAM"):
+        machine.load("t4@64MB")

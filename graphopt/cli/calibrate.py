@@ -7,6 +7,7 @@ import click
 from graphopt.cli import options, output
 from graphopt.cli.environment import Environment, Exit, available_processors
 from graphopt.cli.progress import progress
+from graphopt.errors import GraphoptError
 
 
 @options.command(
@@ -63,6 +64,8 @@ def command(
         else:
             output.show(environment, reports.document(learnt.machine))
         return Exit.DONE
+    if output_file.is_dir():  # said before half a minute of measurements, not after
+        raise GraphoptError(f"{output_file}: a folder; a file is written here")
     counts = tuple(dict.fromkeys(threads or (1, available_processors())))
     found = {}
     for count in counts:

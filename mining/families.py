@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.mining.compiled import compiled
 from graphopt.mining.levels import Numbers
 from graphopt.mining.refinement import Integers
 from graphopt.mining.symmetry import Symmetry
@@ -82,28 +83,13 @@ class Families:
         most = max(counts, default=0)
         self._binomials = np.array([[comb(n, k) for k in range(most + 1)] for n in range(most + 1)], dtype=object)
 
-    def representatives(self, sets: Integers) -> Integers:
-        """The representative of each set's orbit: a row of nodes per set, in the order of the nodes given."""
-        touched = np.flatnonzero(self.moved[sets].any(axis=1))
-        if not len(touched):
-            return sets
-        rows = sets[touched]
-        row, column, held, part = self._held(rows)
-        # Within a set and a family: the greatest state to the first branch.
-        order = np.lexsort((part.branch, ~part.state, part.family, part.row))
-        change = np.ones(len(order), dtype=np.bool_)
-        sorted_row, sorted_family = part.row[order], part.family[order]
-        change[1:] = (sorted_row[1:] != sorted_row[:-1]) | (sorted_family[1:] != sorted_family[:-1])
-        starts = np.flatnonzero(change)
-        target = np.empty(len(order), dtype=np.int64)
-        target[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-        nodes = rows[row, column]
-        family = self.family[nodes]
-        image = self._members[self._starts[family] + target[held] * self._lengths[family] + self.place[nodes]]
-        rows[row, column] = image
-        result = sets.copy()
-        result[touched] = rows
-        return result
+    def first_of_equal(self, nodes: Integers) -> Integers:
+        """For each node the one of those that it can change places with that stands for them: the first branch's."""
+        first = nodes.copy()
+        moved = np.flatnonzero(self.moved[nodes])
+        own = nodes[moved]
+        first[moved] = self._members[self._starts[self.family[own]] + self.place[own]]
+        return first
 
     def greatest(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """For each node the greatest value among the nodes that it can change places with."""
@@ -115,47 +101,70 @@ class Families:
             found[nodes] = values[nodes].max(axis=0)
         return found
 
-    def multiples(self, sets: Integers) -> tuple[Integers, Counts]:
-        """Sets whose orbits have several members, by position, and how many."""
-        touched = np.flatnonzero(self.moved[sets].any(axis=1))
-        if not len(touched):
-            return touched, np.zeros(0, dtype=np.int64)
-        _, _, _, part = self._held(sets[touched])
-        # Branches with the same state are a choice out of those that are left.
-        order = np.lexsort((part.state, part.family, part.row))
-        row, family, state = part.row[order], part.family[order], part.state[order]
-        set_start = np.ones(len(order), dtype=np.bool_)
-        set_start[1:] = (row[1:] != row[:-1]) | (family[1:] != family[:-1])
-        run_start = set_start.copy()
-        run_start[1:] |= state[1:] != state[:-1]
-        runs = np.flatnonzero(run_start)
-        length = np.diff(runs, append=len(order))
-        begin = np.maximum.accumulate(np.where(set_start, np.arange(len(order)), 0))[runs]
-        choices = self._binomials[self.counts[family[runs]] - (runs - begin), length]
-        row_start = np.ones(len(runs), dtype=np.bool_)
-        row_start[1:] = row[runs][1:] != row[runs][:-1]
-        product = np.multiply.reduceat(choices, np.flatnonzero(row_start))
-        several = product > 1
-        kind = np.int64 if product.max() < SMALL >> 16 else object
-        return touched[several], product[several].astype(kind)
+    def multiples(self, sets: Numbers) -> tuple[Integers, Counts]:
+        """Sets whose orbits have several members, by position, and how many.
 
-    def _held(self, rows: Integers) -> tuple[Integers, Integers, Integers, "_Held"]:
-        """What sets hold of branches: row and column of each node in a family, which entry it belongs to; entries."""
-        row, column = np.nonzero(self.moved[rows])
-        nodes = rows[row, column]
-        family, branch = self.family[nodes], self.branch[nodes]
-        number = (row * len(self.counts) + family) * int(self.counts.max()) + branch
-        _, first, held = np.unique(number, return_index=True, return_inverse=True)
-        held = held.ravel()
-        state = np.zeros(len(first), dtype=np.int64)
-        np.add.at(state, held, np.int64(1) << self.place[nodes])
-        return row, column, held, _Held(row[first], family[first], branch[first], state)
+        Args:
+            sets: rows of nodes, each the representative of its orbit.
+        """
+        rows, starts, left, taken = _choices(sets, self.branches)
+        if not len(rows):
+            return rows, np.zeros(0, dtype=np.int64)
+        counts = np.multiply.reduceat(self._binomials[left, taken], starts)
+        several = counts > 1
+        kind = np.int64 if counts.max() < SMALL >> 16 else object
+        return rows[several], counts[several].astype(kind)
 
 
-class _Held(NamedTuple):
-    """For each set and branch that it touches: bits of the places it holds there."""
+@compiled
+def _choices(sets: Numbers, branches: Branches) -> tuple[Integers, Integers, Integers, Integers]:
+    """How the branches that sets hold something of are chosen: those that hold the same, out of those that are left.
 
-    row: Integers
-    family: Integers
-    branch: Integers
-    state: Integers
+    Args:
+        sets: rows of nodes, each the representative of its orbit: in each family the first branches hold something,
+            those that hold the same one after the other.
+        branches: all families.
+
+    Returns:
+        the rows that hold something of a family; for each where its choices begin; for each choice how many branches
+        are left, and how many are taken.
+    """
+    states = np.zeros(branches.total, np.int64)
+    touched = np.empty(sets.shape[1], np.int64)
+    rows, starts = np.empty(len(sets), np.int64), np.empty(len(sets), np.int64)
+    left, taken = np.empty(1024, np.int64), np.empty(1024, np.int64)
+    found = made = 0
+    for row in range(len(sets)):
+        count = 0
+        for node in sets[row]:
+            if branches.family[node] >= 0:
+                slot = branches.slot[node]
+                if not states[slot]:
+                    touched[count] = node
+                    count += 1
+                states[slot] |= np.int64(1) << np.int64(branches.place[node])
+        if not count:
+            continue
+        rows[found], starts[found] = row, made
+        found += 1
+        if made + count > len(left):
+            left, taken = _twice(left), _twice(taken)
+        for at in range(count):
+            node = touched[at]
+            slot, branch = branches.slot[node], branches.branch[node]
+            if branch == 0 or states[slot] != states[slot - 1]:
+                equal = 1
+                most = branches.counts[branches.family[node]] - branch
+                while equal < most and states[slot + equal] == states[slot]:
+                    equal += 1
+                left[made], taken[made] = most, equal
+                made += 1
+        for at in range(count):
+            states[branches.slot[touched[at]]] = 0
+    return rows[:found].copy(), starts[:found].copy(), left[:made].copy(), taken[:made].copy()
+
+
+@compiled
+def _twice(values: Integers) -> Integers:
+    """The same with as much room again."""
+    return np.concatenate((values, values))

@@ -19,198 +19,219 @@ v(R) in R', by 3, nor is v(R) = v(R'), because Q's occurrences are disjoint wher
 gives way to that of R + v(R), which has one node more.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from graphopt.mining.batch import Batch
+from graphopt.mining.batch import Batch, Side
 from graphopt.mining.compiled import compiled
-from graphopt.mining.levels import Numbers, Steps
+from graphopt.mining.levels import Numbers, at_least_two_bytes
+from graphopt.mining.links import Links
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Flags, Hashes, Integers
+from graphopt.mining.refinement import Flags, Hashes
 
 MOST_ROWS = 16
 """Rows of a pattern in one graph, with different nodes that come along, that are compared."""
 
 
-def not_always(batch: Batch, patterns: Patterns, steps: Steps, pair: Integers, reach: int) -> Integers:
-    """Pairs of patterns of which the smaller one does not always give way to the larger one.
+def not_always(batch: Batch, patterns: Patterns, links: Links, chosen: Flags, reach: int) -> Flags:
+    """For each pair of patterns of which the smaller gives way to the larger whether it does not always.
 
     Args:
         batch: the graphs.
         patterns: the smaller patterns.
-        steps: all steps between patterns of which the smaller gives way to the larger.
-        pair: for each step the number of its pair.
+        links: the pairs.
+        chosen: which of them are asked for; False for all others.
         reach: the most nodes of what is considered.
     """
-    if not len(pair):
-        return pair
     below = batch.levels[-2]
-    rows = below.nodes[steps.parents].astype(np.int64)
-    refused = batch.families.moved[steps.node] | ~_enclosed(batch, patterns, rows, steps)
-    wrong = np.zeros(int(pair.max()) + 1, dtype=np.bool_)
-    wrong[pair[refused]] = True
-    left = np.flatnonzero(~wrong[pair])
-    left = left[np.lexsort((batch.graph_of[steps.node[left]], pair[left]))]
-    graph = batch.graph_of[steps.node[left]]
-    start = np.ones(len(left), dtype=np.bool_)
-    start[1:] = (pair[left[1:]] != pair[left[:-1]]) | (graph[1:] != graph[:-1])
-    starts = np.flatnonzero(start)
-    if not len(starts):
-        return np.flatnonzero(wrong)
-    lengths = np.diff(starts, append=len(left))
-    node = steps.node[left]
-    differing = np.maximum.reduceat(node, starts) > np.minimum.reduceat(node, starts)
-    several = below.multiplicities(steps.parents[left]) != 1
-    beyond = (lengths > MOST_ROWS) | np.logical_or.reduceat(several.astype(np.bool_), starts)
-    wrong[pair[left[starts[differing & beyond]]]] = True
-    compared = np.flatnonzero(np.repeat(differing & ~beyond, lengths))
-    compared = left[compared[~wrong[pair[left[compared]]]]]
+    several = np.zeros(len(below), dtype=np.bool_)
+    several[below.multiples] = True
     ahead, behind = batch.sides
-    _find_near(
-        wrong,
-        pair[compared],
-        batch.graph_of[steps.node[compared]],
-        rows[compared],
-        steps.node[compared],
-        batch.words,
-        batch.local,
-        ahead.reach,
-        behind.reach,
+    return _not_always(
+        links,
+        chosen,
+        at_least_two_bytes(below.nodes),
+        several,
+        patterns.rigid,
+        _Nodes(
+            batch.graph_of,
+            batch.local,
+            batch.families.moved,
+            batch.counts_beyond(ahead),
+            batch.counts_beyond(behind),
+        ),
+        ahead,
+        behind,
         batch.eligible_bits,
         reach,
     )
-    return np.flatnonzero(wrong)
 
 
-def _enclosed(batch: Batch, patterns: Patterns, rows: Integers, steps: Steps) -> Flags:
-    """Whether the first two conditions hold for each step.
+class _Nodes(NamedTuple):
+    """What is asked of nodes, for each node of a batch.
+
+    Attributes:
+        graph: the position of its graph.
+        local: its number in its graph.
+        moved: whether it has a family.
+        counts_ahead: whether patterns may hold it, or a node that it leads to.
+        counts_behind: whether patterns may hold it, or a node that leads to it.
+    """
+
+    graph: Numbers
+    local: Numbers
+    moved: Flags
+    counts_ahead: Flags
+    counts_behind: Flags
+
+
+@compiled
+def _not_always(
+    links: Links,
+    chosen: Flags,
+    rows: Numbers,
+    several: Flags,
+    rigid: Flags,
+    nodes: _Nodes,
+    ahead: Side,
+    behind: Side,
+    eligible: Hashes,
+    reach: int,
+) -> Flags:
+    """See not_always.
 
     Args:
-        batch: the graphs.
-        patterns: the smaller patterns.
-        rows: for each step the nodes of the smaller occurrence.
-        steps: the steps.
+        links: see there.
+        chosen: see there.
+        rows: nodes of the smaller occurrences.
+        several: which of these stand for several occurrences.
+        rigid: for each smaller pattern and place whether every automorphism leaves it where it is.
+        nodes: all nodes.
+        ahead: the edges to consumers.
+        behind: the edges to producers.
+        eligible: for each graph the bits of the nodes that patterns may hold.
+        reach: see there.
     """
-    found = np.ones(len(rows), dtype=np.bool_)
-    rigid = patterns.rigid[batch.levels[-2].pattern[steps.parents]]
-    for side, chosen in zip(batch.sides, (~steps.forward, steps.forward), strict=True):
-        _refuse_open(found, rows, rigid, steps.node, chosen, side.starts, side.other, batch.counts_beyond(side))
+    found = np.zeros(len(chosen), np.bool_)
+    sets = np.empty((MOST_ROWS, 3, eligible.shape[1]), np.uint64)
+    for pair in range(len(chosen)):
+        low, end = links.starts[pair], links.starts[pair + 1]
+        if not chosen[pair]:
+            continue
+        own = rigid[links.small[pair]]
+        for at in range(low, end):
+            row, node = rows[links.parents[at]], links.node[at]
+            if links.forward[at]:
+                enclosed = _enclosed(row, own, node, behind, nodes.counts_behind)
+            else:
+                enclosed = _enclosed(row, own, node, ahead, nodes.counts_ahead)
+            if nodes.moved[node] or not enclosed:
+                found[pair] = True
+                break
+        while low < end and not found[pair]:
+            # All rows in one graph.
+            graph = nodes.graph[links.node[low]]
+            high, differing, many = low, False, False
+            while high < end and nodes.graph[links.node[high]] == graph:
+                differing = differing or links.node[high] != links.node[low]
+                many = many or several[links.parents[high]]
+                high += 1
+            if differing:
+                parents, added = links.parents[low:high], links.node[low:high]
+                found[pair] = many or high - low > MOST_ROWS
+                if not found[pair]:
+                    found[pair] = _near(rows, parents, added, nodes.local, ahead, behind, eligible[graph], reach, sets)
+            low = high
     return found
 
 
 @compiled
-def _refuse_open(
-    found: Flags,
-    rows: Integers,
-    rigid: Flags,
-    added: Numbers,
-    chosen: Flags,
-    starts: Numbers,
-    others: Numbers,
-    counts: Flags,
-) -> None:
-    """Take back what was found of steps whose node is not enclosed by rigid nodes on one side.
+def _enclosed(row: Numbers, rigid: Flags, added: int, side: Side, counts: Flags) -> bool:
+    """Whether all neighbours of an added node on one side that count are rigid nodes of the occurrence.
 
     Args:
-        found: takes False.
-        rows: for each step the nodes of the smaller occurrence.
+        row: nodes of the occurrence.
         rigid: for each of them whether every automorphism leaves it where it is.
-        added: for each step the node that is added.
-        chosen: the steps to look at.
-        starts: for each node where its edges on this side begin.
-        others: for each edge the node at its other end.
-        counts: for each node whether it must be enclosed.
+        added: the node that is added.
+        side: its neighbours.
+        counts: for each node whether it must be in the occurrence.
     """
-    for step in np.flatnonzero(chosen):
-        for edge in range(starts[added[step]], starts[added[step] + 1]):
-            fits = not counts[others[edge]]
-            for place in range(rows.shape[1]):
-                if rows[step, place] == others[edge]:
-                    fits = rigid[step, place]
-                    break
-            if not fits:
-                found[step] = False
+    for edge in range(side.starts[added], side.starts[added + 1]):
+        other = side.other[edge]
+        fits = not counts[other]
+        for place in range(len(row)):
+            if row[place] == other:
+                fits = rigid[place]
                 break
+        if not fits:
+            return False
+    return True
 
 
 @compiled
-def _find_near(
-    wrong: Flags,
-    pair: Integers,
-    graph: Numbers,
-    rows: Integers,
-    added: Integers,
-    words: int,
+def _near(
+    rows: Numbers,
+    parents: Numbers,
+    added: Numbers,
     local: Numbers,
-    down: Hashes,
-    up: Hashes,
+    ahead: Side,
+    behind: Side,
     eligible: Hashes,
     most: int,
-) -> None:
-    """Mark pairs where a set of so many nodes may hold a row without its added node, and another's, or all of that.
+    sets: Hashes,
+) -> bool:
+    """Whether a set of so many nodes may hold a row without its added node, and another's, or all of that.
 
     Judged by the least convex set that holds them, which is part of any.
 
     Args:
-        wrong: what is marked.
-        pair: for each row the number of its pair, rising.
-        graph: for each row its graph, rising within a pair; only rows of the same pair and graph are compared.
         rows: rows of nodes.
-        added: a node for each of them.
-        words: words of 64 nodes in a set.
+        parents: which of them are asked for, of one graph and pattern.
+        added: a node for each of these.
         local: number of each node in its graph.
-        down: for each node the bits of those that it leads to.
-        up: for each node the bits of those that lead to it.
-        eligible: for each graph the bits of the nodes that patterns may hold.
+        ahead: bits of what each node leads to.
+        behind: bits of what leads to each node.
+        eligible: bits of the nodes that patterns may hold.
         most: the most nodes.
+        sets: room for three sets for each row: its nodes, what they lead to, and what leads to them.
     """
-    # Three sets for each row: its nodes, what they lead to, and what leads to them.
-    sets = np.zeros((len(rows), 3, words), dtype=np.uint64)
     one = np.uint64(1)
-    start = 0
-    while start < len(rows):
-        end = start
-        while end < len(rows) and pair[end] == pair[start] and graph[end] == graph[start]:
-            if not wrong[pair[start]]:
-                for node in rows[end]:
-                    sets[end, 0, local[node] >> 6] |= one << np.uint64(local[node] & 63)
-                    for word in range(words):
-                        sets[end, 1, word] |= down[node, word]
-                        sets[end, 2, word] |= up[node, word]
-            end += 1
-        found = wrong[pair[start]]
-        first = start
-        while first < end and not found:
-            own = added[first]
-            second = start
-            while second < end and not found:
-                other = added[second]
-                if other != own:
-                    for whole in (False, True):
-                        count = np.int64(0)
-                        for word in range(words):
-                            held = sets[first, 0, word]
-                            if whole:
-                                held |= sets[second, 0, word]
-                                below = sets[first, 1, word] | sets[second, 1, word]
-                                above = sets[first, 2, word] | sets[second, 2, word]
-                            else:
-                                if local[other] >> 6 == word:
-                                    held |= one << np.uint64(local[other] & 63)
-                                below = sets[first, 1, word] | down[other, word]
-                                above = sets[first, 2, word] | up[other, word]
-                            held |= below & above
-                            never = ~eligible[graph[start], word]
-                            if local[own] >> 6 == word:
-                                never |= one << np.uint64(local[own] & 63)
-                            count += np.int64(most + 1) if held & never else _ones(held)
-                            if count > most:
-                                break
-                        found = found or count <= most
-                second += 1
-            first += 1
-        if found:
-            wrong[pair[start]] = True
-        start = end
+    words = len(eligible)
+    for at in range(len(parents)):
+        sets[at] = 0
+        for node in rows[parents[at]]:
+            sets[at, 0, local[node] >> 6] |= one << np.uint64(local[node] & 63)
+            for word in range(words):
+                sets[at, 1, word] |= ahead.reach[node, word]
+                sets[at, 2, word] |= behind.reach[node, word]
+    for first in range(len(parents)):
+        own = added[first]
+        for second in range(len(parents)):
+            other = added[second]
+            for whole in range(2 if other != own else 0):
+                count = np.int64(0)
+                for word in range(words):
+                    held = sets[first, 0, word]
+                    if whole:
+                        held |= sets[second, 0, word]
+                        below = sets[first, 1, word] | sets[second, 1, word]
+                        above = sets[first, 2, word] | sets[second, 2, word]
+                    else:
+                        if local[other] >> 6 == word:
+                            held |= one << np.uint64(local[other] & 63)
+                        below = sets[first, 1, word] | ahead.reach[other, word]
+                        above = sets[first, 2, word] | behind.reach[other, word]
+                    held |= below & above
+                    never = ~eligible[word]
+                    if local[own] >> 6 == word:
+                        never |= one << np.uint64(local[own] & 63)
+                    count += np.int64(most + 1) if held & never else _ones(held)
+                    if count > most:
+                        break
+                if count <= most:
+                    return True
+    return False
 
 
 @compiled

@@ -34,8 +34,7 @@ CHUNK_FORMS = 10_000
 
 def start(batch: Batch, patterns: Patterns) -> None:
     """The level of single nodes."""
-    nodes = np.flatnonzero(batch.eligible)[:, None]
-    nodes = np.unique(batch.families.representatives(nodes))[:, None] if len(nodes) else nodes
+    nodes = np.unique(batch.families.first_of_equal(np.flatnonzero(batch.eligible)))[:, None].astype(np.int32)
     labels, inverse = np.unique(batch.label[nodes[:, 0]], return_inverse=True)
     labels = labels[:, None]
     forms = Forms(labels, labels[:, :0], np.zeros_like(labels), np.ones(labels.shape, dtype=np.bool_))

@@ -1,7 +1,7 @@
 """All occurrences of one size in a batch of graphs, in few bytes each: mining keeps every level until its end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,11 @@ def narrow(values: npt.NDArray[Any]) -> Numbers:
     greatest = int(values.max(initial=0))
     kinds = ((8, np.uint8), (16, np.uint16), (31, np.int32))
     return values.astype(next((kind for bits, kind in kinds if greatest < 1 << bits), np.int64))
+
+
+def at_least_two_bytes(values: Numbers) -> Numbers:
+    """The same numbers in 16 bits each rather than 8: a loop is compiled once for each kind that it is given."""
+    return values.astype(np.uint16) if values.dtype.itemsize == 1 else values
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Level:
 
     def kept(self, rows: Flags, numbers: Integers) -> "Level":
         """Some of the rows, with new numbers for their patterns."""
+        if rows.all():
+            return replace(self, pattern=narrow(numbers[self.pattern]))
         place = np.cumsum(rows) - 1
         multiples = rows[self.multiples]
         return Level(

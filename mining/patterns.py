@@ -1,11 +1,14 @@
 """The patterns of one size in one shard, as columns."""
 
+from functools import cached_property
+
 import numpy as np
 
 from graphopt.mining.canonical import PADDING, Forms, Vocabulary
 from graphopt.mining.compiled import compiled
 from graphopt.mining.hashing import empty_slots, home, slot_of
 from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
+from graphopt.mining.tallies import by_key
 
 
 class Patterns:
@@ -34,6 +37,11 @@ class Patterns:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def by_key(self) -> Integers:
+        """The order that sorts the patterns by key."""
+        return by_key(self.keys)
+
     def numbered(self, forms: Forms, vocabulary: Vocabulary) -> Integers:
         """Numbers of patterns in canonical form; those that are new are made known.
 
@@ -44,6 +52,7 @@ class Patterns:
         keys = vocabulary.keys(labels, edges)
         found, new = _found(self.keys, keys)
         if len(new):
+            self.__dict__.pop("by_key", None)
             starts, packed = _packed(edges, new)
             self.labels = np.concatenate([self.labels, labels[new]])
             self.starts = np.concatenate([self.starts, self.starts[-1] + starts[1:]])

@@ -8,15 +8,16 @@ import numpy as np
 from graphopt.mining import closedness, growth
 from graphopt.mining.batch import Batch
 from graphopt.mining.bounds import bounds
-from graphopt.mining.canonical import CanonicalForm, Vocabulary, digest
+from graphopt.mining.canonical import CanonicalForm, Edge, Vocabulary, digest
 from graphopt.mining.closedness import Judged
+from graphopt.mining.compiled import compiled
 from graphopt.mining.found import Found
 from graphopt.mining.graphs import MiningGraph
-from graphopt.mining.levels import Level, Numbers, narrow
+from graphopt.mining.levels import Level, Numbers, Steps, narrow
 from graphopt.mining.patterns import Patterns
-from graphopt.mining.refinement import Hashes, Integers, spread_out
+from graphopt.mining.refinement import Flags, Hashes, Integers, spread_out
 from graphopt.mining.symmetry import Occurrence
-from graphopt.mining.tallies import SMALL, Counts, Tallies, by_key, located
+from graphopt.mining.tallies import SMALL, Counts, Tallies, located
 
 BATCH_NODES = 40_000
 """Nodes of a batch, unless one graph has more."""
@@ -102,16 +103,15 @@ class Shard:
         """
         if small is not None and large is not None and len(small):
             inner, outer = self.patterns[-2:]
-            order = by_key(outer.keys)
+            order = outer.by_key
             only = np.full(len(inner), -1)
             at = _member(inner.ids, small)
             only[at >= 0] = order[located(large[at[at >= 0]], outer.keys[order])]
             kept = np.zeros(len(outer), dtype=np.bool_)
             for batch in self.batches:
                 assert batch.steps is not None
-                target = only[batch.levels[-2].pattern[batch.steps.parents]]
-                reached = batch.levels[-1].pattern[batch.steps.children]
-                kept[reached[(target < 0) | (target == reached)]] = True
+                target = only[batch.levels[-2].pattern].astype(np.int32)
+                _mark_reached(kept, batch.steps, target, batch.levels[-1].pattern.astype(np.int32))
             for batch in self.batches:
                 level = batch.levels[-1]
                 batch.levels[-1] = level.kept(kept[level.pattern], np.arange(len(outer)))
@@ -168,7 +168,7 @@ class Shard:
             np.add.at(support, pattern, weight)
             np.add.at(occurrences, pattern, weight * counts.astype(kind))
         found = Tallies(patterns.keys, support, occurrences, first, np.ones(count, dtype=np.int64), bound)
-        order = by_key(patterns.keys)
+        order = patterns.by_key
         return found.of(order[support[order] > 0])
 
     # Results
@@ -183,6 +183,7 @@ class Shard:
         codes = []
         vocabulary = self._vocabulary
         names = vocabulary.label_digests
+        known: dict[Edge, Edge] = {}  # one object for all equal edges: garbage collection goes over every object
         for size, patterns in enumerate(self.patterns, start=1):
             for batch in self.batches:
                 level = batch.levels[size - 1]
@@ -191,14 +192,15 @@ class Shard:
                 numbers, rows = np.unique(level.pattern[own], return_index=True)
                 rows = np.flatnonzero(own)[rows]
                 graphs = level.graph[rows]
-                nodes = (level.nodes[rows] - batch.offsets[graphs][:, None]).tolist()
+                nodes = list(zip(*(level.nodes[rows] - batch.offsets[graphs][:, None]).T.tolist(), strict=True))
                 indices = batch.indices[graphs].tolist()
                 labels = patterns.labels[numbers].tolist()
                 ids = patterns.ids[numbers].tolist()
                 lengths = np.diff(patterns.starts)[numbers]
                 packed = patterns.edges[spread_out(patterns.starts[numbers], lengths)]
                 columns = vocabulary.edges(size, packed, np.repeat(np.arange(len(numbers)), lengths)).astype("<i8")
-                content, edges = columns.tobytes(), list(map(tuple, columns.tolist()))
+                content = columns.tobytes()
+                edges = [known.setdefault(edge, edge) for edge in zip(*columns.T.tolist(), strict=True)]
                 low = 0
                 for place, length in enumerate(lengths.tolist()):
                     high = low + length
@@ -209,7 +211,7 @@ class Shard:
                             tuple(edges[low:high]),
                             ids[place],
                             indices[place],
-                            tuple(nodes[place]),
+                            nodes[place],
                         )
                     )
                     low = high
@@ -236,6 +238,22 @@ class Shard:
                 Found.of(patterns.ids[level.pattern[rows]], batch.indices[graphs], nodes, level.multiplicities(rows))
             )
         return Found.joined(parts, size)
+
+
+@compiled
+def _mark_reached(found: Flags, steps: Steps, target: Numbers, pattern: Numbers) -> None:
+    """Mark the patterns that steps lead to.
+
+    Args:
+        found: takes True.
+        steps: the steps.
+        target: for each row that they start from the only pattern that counts; -1 where all do.
+        pattern: for each row that they lead to its pattern.
+    """
+    for step in range(len(steps.parents)):
+        only, reached = target[steps.parents[step]], pattern[steps.children[step]]
+        if only < 0 or only == reached:
+            found[reached] = True
 
 
 def _batches(graphs: Sequence[tuple[int, MiningGraph]]) -> list[list[tuple[int, MiningGraph]]]:

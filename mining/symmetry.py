@@ -13,10 +13,8 @@ states. Branches within branches, and symmetries of other kinds, are not collaps
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import sha256
-from itertools import groupby
-from math import comb, factorial
 from typing import NamedTuple
 
 from graphopt.mining.canonical import Adjacency, Form
@@ -41,7 +39,6 @@ class Symmetry:
         self.families = tuple(families)
         self.moved = 0
         self._held: dict[tuple[int, int], list[int]] = {}
-        self._nested: dict[tuple[int, int], dict[int, Branches]] = {}
         for branches in self.families:
             for nodes in branches:
                 self.moved |= bits(nodes)
@@ -70,24 +67,6 @@ class Symmetry:
             branches[branch] = branches.get(branch, 0) | 1 << place
         return states
 
-    def nested(self, part: int, whole: int) -> "dict[int, Branches]":
-        """For each family that a set touches, what it and a part of it hold of its branches."""
-        if (part, whole) not in self._nested:
-            inner = self.states(part)
-            self._nested[part, whole] = {
-                family: tuple((inner.get(family, {}).get(branch, 0), state) for branch, state in branches.items())
-                for family, branches in self.states(whole).items()
-            }
-        return self._nested[part, whole]
-
-    def shape(self, mask: int) -> "Shape":
-        """What is the same for all images of a set, and, by family, how many branches hold which state."""
-        held = []
-        for family, branches in sorted(self.states(mask).items()):
-            values = sorted(branches.values())
-            held.append((family, tuple((state, len(list(equal))) for state, equal in groupby(values))))
-        return Shape(mask & ~self.moved, tuple(held))
-
     def representative(self, mask: int, nodes: Occurrence) -> tuple[int, Occurrence]:
         """The representative of a set's orbit, and the given nodes moved along with it."""
         if not mask & self.moved:
@@ -108,18 +87,6 @@ class Symmetry:
             if node in moves:
                 image |= 1 << moves[node]
         return image, tuple(moves.get(node, node) for node in nodes)
-
-    def multiplicity(self, mask: int) -> int:
-        """Number of sets in the orbit."""
-        count = 1
-        if mask & self.moved:
-            for family, states in self.states(mask).items():
-                total = len(self.families[family])
-                count *= factorial(total) // factorial(total - len(states))
-                values = list(states.values())
-                for value in set(values):
-                    count //= factorial(values.count(value))
-        return count
 
     def _masks(self, family: int, state: int) -> list[int]:
         """For each branch of a family, bits of the nodes at the places of a state."""
@@ -180,141 +147,6 @@ class Symmetry:
             for source, target in zip(sources, targets, strict=True):
                 moved.update(zip(branches[source], branches[target], strict=True))
             yield from self._images(left[1:], moved, nodes, blocked)
-
-
-Branches = tuple[tuple[int, int], ...]
-"""What two sets, one within the other, hold of each branch of a family that they touch: bits of places."""
-
-
-class Nested(NamedTuple):
-    """An occurrence and a smaller one within it.
-
-    Attributes:
-        part: bits of the smaller one.
-        whole: bits of the larger one.
-        held: for each family that they touch what they hold of its branches.
-    """
-
-    part: int
-    whole: int
-    held: dict[int, Branches]
-
-    @classmethod
-    def of(cls, symmetry: Symmetry, part: int, whole: int) -> "Nested":
-        """Both, with what they hold."""
-        return cls(part, whole, symmetry.nested(part & symmetry.moved, whole & symmetry.moved))
-
-
-def may_clash(symmetry: Symmetry, one: Nested, other: Nested) -> bool:
-    """Whether two wholes, each as given or an image of that, can overlap while their parts do not.
-
-    It is enough to move one of them. Fixed nodes stay; in each family the branches of the one that is moved are placed
-    on different branches, such that parts do not meet. If that can be done at all, and fixed nodes of the wholes meet
-    or the wholes meet on some branch of such a placement, they can clash.
-    """
-    if one.part & other.part & ~symmetry.moved:
-        return False
-    meets = bool(one.whole & other.whole & ~symmetry.moved)
-    for family in one.held.keys() & other.held.keys():
-        apart, together = _placements_apart(one.held[family], other.held[family], len(symmetry.families[family]))
-        if not apart:
-            return False
-        meets |= together
-    return meets
-
-
-@lru_cache(maxsize=1 << 16)
-def _placements_apart(held: Branches, placed: Branches, branches: int) -> tuple[bool, bool]:
-    """Whether one's branches can be placed so that no parts meet, and whether wholes can meet then.
-
-    Args:
-        held: what one holds of a family.
-        placed: what the other holds of it.
-        branches: how many branches the family has.
-    """
-    empty = branches - len(held)
-    apart = _placeable(held, placed, empty)
-    together = apart and any(
-        not part & own_part
-        and bool(whole & own_whole)
-        and _placeable(held[:at] + held[at + 1 :], placed[:number] + placed[number + 1 :], empty)
-        for number, (part, whole) in enumerate(placed)
-        if (part, whole) not in placed[:number]
-        for at, (own_part, own_whole) in enumerate(held)
-        if (own_part, own_whole) not in held[:at]
-    )
-    return apart, together
-
-
-def _placeable(held: Sequence[tuple[int, int]], placed: Sequence[tuple[int, int]], empty: int) -> bool:
-    """Whether branches can be placed on different branches, some of them empty, so that no parts meet."""
-    owner: dict[int, int] = {}
-
-    def settled(number: int, seen: set[int]) -> bool:
-        for at, (part, _) in enumerate(held):
-            if at in seen or part & placed[number][0]:
-                continue
-            seen.add(at)
-            if at not in owner or settled(owner[at], seen):
-                owner[at] = number
-                return True
-        return False
-
-    needed = len(placed) - empty
-    return needed <= 0 or sum(settled(number, set()) for number in range(len(placed))) >= needed
-
-
-Types = tuple[tuple[int, int], ...]
-"""States of branches of a family, rising, each with the number of branches that hold it."""
-
-
-class Shape(NamedTuple):
-    """An orbit of sets, by what its members have in common.
-
-    Attributes:
-        fixed: bits of the nodes outside of all families.
-        held: for each family that they touch, rising, what its branches hold.
-    """
-
-    fixed: int
-    held: tuple[tuple[int, Types], ...]
-
-
-def images_within(small: Shape, whole: Shape) -> int:
-    """How many sets of one orbit are part of a set of another one; 2 stands for all larger numbers."""
-    if small.fixed & ~whole.fixed:
-        return 0
-    there = dict(whole.held)
-    found = 1
-    for family, types in small.held:
-        found = min(2, found * _placements(types, there.get(family, ())))
-        if not found:
-            break
-    return found
-
-
-@lru_cache(maxsize=1 << 16)
-def _placements(small: Types, whole: Types) -> int:
-    """In how many ways branches fit into different branches that hold as much; 2 stands for all larger numbers."""
-    if not small:
-        return 1
-    (state, count), rest = small[0], small[1:]
-    hosts = [at for at, (held, free) in enumerate(whole) if free and not state & ~held]
-
-    def spread(at: int, left: int, ways: int, filled: Types) -> int:
-        if not left:
-            return min(2, ways * _placements(rest, filled))
-        found = 0
-        if at < len(hosts):
-            held, free = filled[hosts[at]]
-            for here in range(min(left, free), -1, -1):
-                now = (*filled[: hosts[at]], (held, free - here), *filled[hosts[at] + 1 :])
-                found += spread(at + 1, left - here, min(2, ways * comb(free, here)), now)
-                if found > 1:
-                    return 2
-        return found
-
-    return spread(0, count, 1, whole)
 
 
 class Arrangement(NamedTuple):

@@ -126,6 +126,13 @@ def test_a_dask_cluster_of_our_own(expected: bytes) -> None:
     assert written(mine(corpus(), engine="dask", jobs=2, **ARGUMENTS)) == expected
 
 
+def test_a_worker_whose_graphs_hold_nothing() -> None:
+    graph = nx.DiGraph([(0, 1)])
+    nx.set_node_attributes(graph, {0: "a", 1: "b"}, "label")
+    (found,) = mine([graph, nx.DiGraph()], engine="processes", jobs=2, max_size=12)
+    assert (found.labels, found.support) == (("a", "b"), 1)
+
+
 def test_a_dask_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_dask, "CONNECTING", 0.5)
     with pytest.raises(GraphoptError, match="cannot reach the dask scheduler tcp"):

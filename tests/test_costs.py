@@ -162,6 +162,14 @@ BY_HAND = [
         {},
         (2 * 3 * 22, 32 + 96 + 96, 32, 0),
     ),
+    # 3 positions of 5 become 16 columns: 2 heads of 3 for Q and K, of 2 for V; then 2 * (6 + 6 + 4) per pair of positions
+    (
+        f"{MS}.Attention",
+        [t(1, 3, 5), c(5, 16)],
+        [t(1, 3, 4)],
+        {"num_heads": 2, "qkv_hidden_sizes": (6, 6, 4)},
+        (480 + 9 * 32, 60, 48, 320),
+    ),
     ("Shape", [t(2, 3)], [t(2, dtype="int64")], {}, (0, 0, 16, 0)),
     ("ConstantOfShape", [c(2, dtype="int64")], [t(3, 4)], {}, (0, 0, 48, 0)),
     ("Reshape", [t(2, 3), c(1, dtype="int64")], [t(6)], {}, (0, 0, 0, 0)),

@@ -112,7 +112,8 @@ def packed_attention_cost(node: Node, inputs: Operands, outputs: Operands) -> Co
     """Projection of the input to Q, K, V by one matrix, its bias, then attention.
 
     Source: onnxruntime contrib operator Attention: input [batch, length, width], weights [width, 3 * hidden],
-    bias, mask, past [2, batch, heads, past length, size].
+    bias, mask, past [2, batch, heads, past length, size]. ``qkv_hidden_sizes`` says how wide Q, K and V are where they
+    differ.
     """
     source, weights, past = (present(inputs, slot) for slot in (0, 1, 4))
     if source is None or weights is None or len(source.shape) != 3:
@@ -120,10 +121,12 @@ def packed_attention_cost(node: Node, inputs: Operands, outputs: Operands) -> Co
     batch, length, width = source.shape
     columns = weights.shape[-1]
     heads = max(1, integer(node, "num_heads", 1))
-    size = columns // 3 // heads
+    widths = node.attributes.get("qkv_hidden_sizes")
+    given = [n for n in widths if isinstance(n, int)] if isinstance(widths, tuple) else []
+    size, value_size = (given[0] // heads, given[2] // heads) if len(given) == 3 else (columns // 3 // heads,) * 2
     earlier = past.shape[3] if past is not None and len(past.shape) == 5 else 0
     project = batch * length * columns * (2 * width + (present(inputs, 2) is not None))
-    attend = attention_flops(batch, heads, length, length + earlier, size, size)
+    attend = attention_flops(batch, heads, length, length + earlier, size, value_size)
     return traffic(inputs, outputs, project + attend)
 
 

@@ -8,6 +8,7 @@ already contracted, so all regions of one growth can be fused together without a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.operators import FusionClass, find
@@ -34,8 +35,28 @@ class Growth:
 
 
 def any_edge(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:
-    """Every edge may join regions, but for those of convolutions: what reads one ends its kernel."""
-    return not any(convolves(graph, end) for end in (edge[0], edge[2]))
+    """Every edge may join regions, but for those of convolutions of images: what reads one ends its kernel.
+
+    Nor does what leaves the blocked layout join the element-wise work of such a kernel: it begins the next one.
+    """
+    producer, _, consumer, _ = edge
+    if any(_convolves_image(graph, captures, end) for end in (producer, consumer)):
+        return False
+    operator, sources = find(graph.nodes[producer]), graph.nodes[producer].inputs
+    return not (
+        graph.nodes[consumer].op_type == "ReorderOutput"
+        and operator is not None
+        and operator.fusion_class is FusionClass.ELEMENTWISE
+        and any(
+            name in graph.producers and _convolves_image(graph, captures, graph.producers[name][0]) for name in sources
+        )
+    )
+
+
+def _convolves_image(graph: OperatorGraph, captures: Sequence[Capture], index: int) -> bool:
+    """Whether a convolution has more than one pixel; others are small products, as in a squeeze and excitation."""
+    shapes = [capture.shape(graph.nodes[index].outputs[0]) for capture in captures]
+    return convolves(graph, index) and not all(shape is not None and prod(shape[2:]) == 1 for shape in shapes)
 
 
 def same_size(graph: OperatorGraph, captures: Sequence[Capture], edge: tuple[int, int, int, int]) -> bool:

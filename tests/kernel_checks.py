@@ -110,7 +110,7 @@ def compute(node: NodeProto, operands: Sequence[Array | None], opset: int) -> li
         return [_reordered(node, operands[0])]
     if node.op_type in recurrent_layers.GATES:
         return _recurrent(node, operands)
-    special = NUMPY.get(node.op_type)
+    special = NUMPY.get(node.op_type) if node.domain != BLOCKED else None
     result = special(node, *operands) if special else None
     if result is not None:
         return [result]

@@ -291,6 +291,46 @@ def test_an_epilogue_and_threads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, again)
 
 
+def squeeze(size: int, channels: int, inner: int) -> Case:
+    """A squeeze and excitation of a blocked tensor; its inner channels fill no block."""
+    steps = [
+        helper.make_node("ReorderOutput", ["x"], ["p"], domain=BLOCKED, channels=channels),
+        helper.make_node("ReduceMean", ["p", "axes"], ["m"], keepdims=1),
+        helper.make_node("ReorderInput", ["m"], ["q"], domain=BLOCKED),
+        helper.make_node("Conv", ["q", "v", "a"], ["s"], domain=BLOCKED, kernel_shape=[1, 1], activation="Relu"),
+        helper.make_node("ReorderOutput", ["s"], ["t"], domain=BLOCKED, channels=inner),
+        helper.make_node("Conv", ["t", "w", "b"], ["e"], domain=BLOCKED, kernel_shape=[1, 1], activation="Sigmoid"),
+        helper.make_node("ReorderOutput", ["e"], ["g"], domain=BLOCKED, channels=channels),
+        helper.make_node("Mul", ["p", "g"], ["h"]),
+        helper.make_node("ReorderInput", ["h"], ["y"], domain=BLOCKED),
+    ]
+    block = block_size()
+    padded = -(-channels // block) * block
+    shapes = {"x": (2, padded, size, size + 3), "v": (block, padded, 1, 1), "w": (padded, inner, 1, 1), "a": (block,)}
+    random = np.random.default_rng(0)
+    feeds = {
+        name: random.standard_normal(shape).astype(np.float32) for name, shape in (shapes | {"b": (padded,)}).items()
+    }
+    constants = {"axes": np.array([2, 3])}
+    return Case("squeeze", tuple(steps), feeds, ("y",), constants, frozenset("vwab"), opset=18)
+
+
+@pytest.mark.skipif(not block_size(), reason="no blocked layout")
+def test_a_squeeze_and_excitation(tmp_path: Path) -> None:
+    case = squeeze(9, 3 * block_size() - 4, block_size() // 4)
+    kernels = KernelLibrary([case], tmp_path)
+    random = np.random.default_rng(1)
+    for size in ((9, 12), (1, 1), (17, 30)):
+        x = random.standard_normal((2, 3 * block_size(), *size)).astype(np.float32)
+        feeds = case.feeds | {"x": x}
+        expected = case.expected(feeds)["y"]
+        for run in (kernels.run, kernels.run_with_constants):
+            (found,) = run("squeeze", feeds)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        (again,) = kernels.run("squeeze", feeds, threads=2)
+        np.testing.assert_array_equal(found, again)
+
+
 def tiled_examples() -> list[Example]:
     """Blocked convolutions of windows that are summed with fewer multiplications, tiles cut off at borders."""
     block = block_size() or 16

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from onnx import NodeProto, helper
 
 from graphopt.operators import table
+from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import Rowwise
-from tests.kernel_checks import Array, Case, KernelLibrary, assert_same, random_values
+from tests.kernel_checks import BLOCKED, Array, Case, KernelLibrary, assert_same, random_values
 
 MICROSOFT = "com.microsoft"
 ONE = np.array([1])
@@ -94,6 +95,25 @@ ROWS = [
     Case("average", (_node("GlobalAveragePool", "x"),), {"x": _IMAGE["x"]}, ("y",)),
     Case("greatest", (_node("GlobalMaxPool", "x"),), {"x": _IMAGE["x"]}, ("y",)),
 ]
+
+
+def _blocked_pools() -> list[Case]:
+    """Reductions of positions in the blocked layout, and of what leaves it with channels that fill no block."""
+    x = {"x": _real(2, 3 * block_size(), 5, 7)}
+    cases = [
+        Case(f"blocked_{op}", (_node(op, "x", domain=BLOCKED),), x, ("y",))
+        for op in ("GlobalAveragePool", "GlobalMaxPool")
+    ]
+    for op, axes, last in (("Mean", [2, 3], 0), ("Max", [1, 2], 1), ("Mean", [2], 0), ("Min", [1, 2], 0)):
+        out = _node("ReorderOutput", "x", "p", BLOCKED, channels=2 * block_size() + 5, channels_last=last)
+        reduced = _node(f"Reduce{op}", "p", axes=axes, keepdims=last)
+        cases.append(Case(f"out_of_blocks_{op}{len(axes)}{last}", (out, reduced), x, ("y",), opset=13))
+    return cases
+
+
+ROWS += _blocked_pools() if block_size() else []
+AXES_OPERAND = _node("ReduceMean", "x axes", keepdims=0)
+ROWS.append(Case("axes_operand", (AXES_OPERAND,), {"x": _IMAGE["x"]}, ("y",), {"axes": np.array([-1, 1])}, opset=18))
 
 _SCORES = {"x": _real(2, 3, 8, 9), "m": _real(2, 1, 1, 9, seed=1), "w": np.array(0.125, np.float32)}
 FUSED = [

@@ -140,7 +140,10 @@ class _Lowering:
                 raise CannotLowerError(f"{node.operator}: rank {'unknown' if rank is None else f'over {MAX_RANK}'}")
         if isinstance(lowering, Elementwise | Rowwise):
             self._apart = isinstance(lowering, Rowwise)
-            operands = [_operand(self.body, slot, tensor) for slot, tensor in enumerate(node.inputs)]
+            unread = operator.structural if self._apart else ()  # its lowering knows them: axes
+            operands = [
+                None if slot in unread else _operand(self.body, slot, tensor) for slot, tensor in enumerate(node.inputs)
+            ]
             if isinstance(lowering, Elementwise):
                 results: tuple[Expression | None, ...] = (lowering.expression(node, operands),)
             else:
@@ -241,6 +244,9 @@ class _Lowering:
         if any(axis < 0 or axis >= rank for axis in axes):
             raise CannotLowerError(f"{node.operator}: axes beyond the rank")
         kept = [axis for axis in range(rank) if axis not in axes]
+        blocked = self._out_of_blocks(value, axes)
+        if blocked is not None:
+            return self._reduce_blocked(node, expression, *blocked)
         if axes != list(range(rank - len(axes), rank)):
             dtype = self.values[value].dtype
             value = self.add(View(Transpose((*kept, *axes)), (value,), (), dtype, node.op_type), rank)
@@ -249,6 +255,26 @@ class _Lowering:
             return result
         sizes = tuple(Dim() if axis in axes else Dim((kept.index(axis),)) for axis in range(rank))
         return self.add(View(Reshape(sizes=sizes), (result,), (), expression.dtype, node.op_type), rank)
+
+    def _out_of_blocks(self, value: int, axes: Sequence[int]) -> tuple[int, tuple[View, ...]] | None:
+        """For a tensor out of the blocked layout: [N, C / B, H, W, B] and the views behind; axes: height, width."""
+        views: list[View] = []
+        while isinstance(what := self.values[value], View) and what.origin == "ReorderOutput":
+            views.insert(0, what)
+            if self.ranks[value] == 5 and isinstance(what.index_map, Reshape):
+                moved = views[1].index_map if views[1:] else None
+                order = moved.permutation if isinstance(moved, Transpose) else ()
+                known = (order, tuple(axes)) in (((0, 1, 4, 2, 3), (2, 3)), ((0, 2, 3, 1, 4), (1, 2)))
+                return (value, tuple(views[1:])) if known else None
+            value = what.operands[0]
+        return None
+
+    def _reduce_blocked(self, node: Node, expression: Reduced, storage: int, views: Sequence[View]) -> int:
+        """Positions are reduced where they lie; only what is left of them goes out of the blocked layout."""
+        value = self._reduce(node, replace(expression, axes=(-3, -2)), storage)
+        for view in views:
+            value = self.add(replace(view, operands=(value,)), self._rank(value, view.index_map))
+        return value
 
     def _pick(self, node: Node, lowering: Picking) -> None:
         data, indices = node.inputs[0], node.inputs[1]

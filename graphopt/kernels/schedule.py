@@ -174,7 +174,7 @@ class _Scheduler:
         return found
 
     def _add(self, step: Step, reads: Sequence[int], tensors: Sequence[int]) -> int:
-        """Add a step that reads what some values are computed from, and writes some tensors; the stage that it is in."""
+        """Add a step that reads what some values are computed from and writes some tensors; the stage that it is in."""
         stage = self._stage(reads)
         self.result.steps.append(step)
         self.result.stages.append(stage)

@@ -44,14 +44,19 @@ def block_size() -> int:
     return int(result.shape[1])
 
 
-def _known_block_size() -> int:
+def known_block_size() -> int:
+    """The same.
+
+    Raises:
+        CannotLowerError: there is no blocked layout.
+    """
     if not block_size():
         raise CannotLowerError("this onnxruntime has no blocked layout")
     return block_size()
 
 
 def _output_maps(graph: OperatorGraph, node: Node, result: int) -> tuple[IndexMap, ...]:
-    channels, block = node.attributes.get("channels"), _known_block_size()
+    channels, block = node.attributes.get("channels"), known_block_size()
     if not isinstance(channels, int):
         raise CannotLowerError("ReorderOutput without channels")
     if graph.tensors[node.inputs[0]].rank != 4:
@@ -67,7 +72,7 @@ def _output_maps(graph: OperatorGraph, node: Node, result: int) -> tuple[IndexMa
 
 
 def _input_maps(graph: OperatorGraph, node: Node, result: int) -> tuple[IndexMap, ...]:
-    block = _known_block_size()
+    block = known_block_size()
     if graph.tensors[node.inputs[0]].rank != 4:
         raise CannotLowerError("ReorderInput of other than four dimensions")
     first: tuple[IndexMap, ...] = (Transpose((0, 3, 1, 2)),) if node.attributes.get("channels_last", 0) else ()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graphopt.graph import Node, OperatorGraph
+from graphopt.operators.blocked import known_block_size
 from graphopt.operators.lowering import (
     Call,
     CannotLowerError,
@@ -163,6 +164,21 @@ def global_pool(kind: str) -> Rowwise:
     def expressions(graph: OperatorGraph, node: Node, x: Operands) -> Results:
         value = required(x, 0)
         return (Reduced(kind, value, tuple(range(2 - rank_of(graph, node), 0)), value.dtype),)
+
+    return Rowwise(expressions, 1)
+
+
+def blocked_global_pool(kind: str) -> Rowwise:
+    """The same of a tensor in blocks of channels, whose storage is [N, C / B, H, W, B]."""
+
+    def expressions(graph: OperatorGraph, node: Node, x: Operands) -> Results:
+        value, block = required(x, 0), known_block_size()
+        if rank_of(graph, node) != 4:
+            raise CannotLowerError(f"blocked {node.op_type} of other than four dimensions")
+        storage = Reshape(sizes=(Dim((0,)), Dim((1,), divided=block), Dim((2,)), Dim((3,)), Dim(times=block)))
+        pooled = Reduced(kind, Moved(value, (storage,), value.dtype), (-3, -2), value.dtype)
+        shape = Reshape(sizes=(Dim((0,)), Dim((1, 4)), Dim(), Dim()))
+        return (Moved(pooled, (shape,), value.dtype),)
 
     return Rowwise(expressions, 1)
 

@@ -161,8 +161,8 @@ OPERATORS: tuple[Operator, ...] = (
     _global("GlobalAveragePool", 1, lowering=rowwise.global_pool("mean")),
     _global("GlobalMaxPool", 1, lowering=rowwise.global_pool("maximum")),
     _global("GlobalLpPool", 2, attributes=("p",)),
-    _global("GlobalAveragePool", 1, _BLOCKED),
-    _global("GlobalMaxPool", 1, _BLOCKED),
+    _global("GlobalAveragePool", 1, _BLOCKED, lowering=rowwise.blocked_global_pool("mean")),
+    _global("GlobalMaxPool", 1, _BLOCKED, lowering=rowwise.blocked_global_pool("maximum")),
     # Opset 10 had the scales in slot 1 and other coordinates.
     Operator(
         "Resize",

@@ -109,6 +109,13 @@ static const char *find_rows(const column_step *x, int i, row_block *b, void *co
                                               step * bytes, a->stride * bytes, a->size, b->width * bytes);
         return found ? NULL : OUT_OF_RANGE;
     }
+    if (j < 0 && x->depths <= 1 && !a->packed) {
+        const int64_t step = (x->depths ? a->depth[0] : 0) * bytes;
+        data += b->first * step;
+        for (int64_t r = 0; r < b->count; r++)
+            b->rows[i][r] = data + r * step;
+        return NULL;
+    }
     for (int64_t r = 0; r < b->count; r++) {
         int64_t from = rows_further(x, a, b->first + r);
         if (j >= 0) {
@@ -293,13 +300,19 @@ SHARED const char *plan_columns(plan *p, const column_kernel *what, int64_t oute
 typedef float half_vector_f32 __attribute__((vector_size(32)));
 typedef float quarter_vector_f32 __attribute__((vector_size(16)));
 #define SUM_ROWS(vector, from)                                                                                         \
-    do {                                                                                                               \
-        vector a, v;                                                                                                   \
-        memcpy(&a, (const float *)row[0] + (from), sizeof a);                                                          \
-        for (int64_t r = 1; r < rows; r++) {                                                                           \
-            memcpy(&v, (const float *)row[r] + (from), sizeof v);                                                      \
-            a += v;                                                                                                    \
+    do { /* four sums at a time: an addition waits for the one before it */                                            \
+        vector a, v[4] = {{0}, {0}, {0}, {0}};                                                                         \
+        int64_t r = 0;                                                                                                 \
+        for (; r + 4 <= rows; r += 4)                                                                                  \
+            for (int k = 0; k < 4; k++) {                                                                              \
+                memcpy(&a, (const float *)row[r + k] + (from), sizeof a);                                              \
+                v[k] += a;                                                                                             \
+            }                                                                                                          \
+        for (; r < rows; r++) {                                                                                        \
+            memcpy(&a, (const float *)row[r] + (from), sizeof a);                                                      \
+            v[0] += a;                                                                                                 \
         }                                                                                                              \
+        a = (v[0] + v[1]) + (v[2] + v[3]);                                                                             \
         memcpy(sum + (from), &a, sizeof a);                                                                            \
     } while (0)
 /* A last vector that is not full overlaps the one before it. */
@@ -331,7 +344,11 @@ ALWAYS void sum_rows_f32(int64_t rows, int64_t width, const void *const *row, fl
         SUM_ROWS(quarter_vector_f32, 0);
         SUM_ROWS(quarter_vector_f32, width - LANES / 4);
     } else {
-        for (; c < width; c++)
-            SUM_ROWS(float, c);
+        for (; c < width; c++) {
+            float a = *((const float *)row[0] + c);
+            for (int64_t r = 1; r < rows; r++)
+                a += *((const float *)row[r] + c);
+            sum[c] = a;
+        }
     }
 }

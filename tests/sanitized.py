@@ -54,7 +54,7 @@ static const char *run_once(const kernel *k, plan *p, int run, int64_t chunk, vo
 {
     for (int o = 0; o < k->outputs; o++)
         tensors[k->inputs + o] = fresh(out_bytes[o], run);
-    /* first each temporary in a block of its own, then all where runs have them: none may be overwritten while it is used */
+    /* first each temporary in a block of its own, then all where runs have them: none is overwritten while used */
     unsigned char *shared = run && !p->streams ? fresh(p->temporary_bytes, run) : NULL;
     for (int i = 0; i < p->temporaries; i++)
         tensors[k->inputs + k->outputs + i] = shared ? shared + p->temporary[i].at : fresh(p->temporary[i].bytes, run);

@@ -23,6 +23,7 @@ class Product:
 
     Attributes:
         lines: the C of its functions and tables.
+        left: number of the tensor that the left operand lies in.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Product:
         self.name = name
         self.operands = contraction.operands
         self.lines = list(epilogue.lines) if epilogue else []
-        left, right = (self._place(operand, side, operand) for operand, side in zip(self.operands, _SIDES, strict=True))
+        self.left, right = (
+            self._place(operand, side, operand) for operand, side in zip(self.operands, _SIDES, strict=True)
+        )
         scale, bias, place_bias = "1.0f", -1, "NULL"
         if linear:
             scale = number(Literal(linear.scale, "float32"))
@@ -66,7 +69,7 @@ class Product:
             product = product_load(epilogue) or 0
         places = ", ".join(f"{name}_{side}" for side in _SIDES)
         self.lines += [
-            f"static const contraction_code {name} = {{{left}, {right}, {tensor}, {places},",
+            f"static const contraction_code {name} = {{{self.left}, {right}, {tensor}, {places},",
             f"    {scale}, {bias}, {place_bias}, {table}, {stores}, {product}}};",
             "",
         ]

@@ -33,6 +33,7 @@ KERNEL_SUPPORT = (
     "products.h",
     "matrix_unit.h",
     "contraction.h",
+    "attention.h",
     "recurrence.h",
     "convolution.h",
     "winograd.h",
@@ -214,3 +215,6 @@ def _plan_schedule(program: Program, schedule: Schedule) -> Iterator[str]:
     for tensor in schedule.epilogues:
         yield "if (!error)"
         yield f"    fuse_epilogue(p, {tensor});"
+    for products, rows in schedule.attentions:
+        yield "if (!error)"
+        yield f"    join_attention(p, {products}, {rows});"

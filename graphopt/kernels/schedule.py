@@ -60,6 +60,8 @@ class Schedule:
         temporaries: values that are kept in memory only while the kernel runs.
         lifetimes: of these, the first and the last stage at which a step writes or reads each.
         epilogues: tensors written by a convolution and read by one nest.
+        attentions: tensors of products and of rows made of them, the left operand of other products: a block of rows
+            may go through all three steps at once.
         guards: C conditions on shapes under which the schedule is right.
     """
 
@@ -69,6 +71,7 @@ class Schedule:
     lifetimes: list[tuple[int, int]] = field(default_factory=list)
     guards: tuple[str, ...] = ()
     epilogues: list[int] = field(default_factory=list)
+    attentions: list[tuple[int, int]] = field(default_factory=list)
 
 
 def general(program: Program) -> Schedule:
@@ -115,7 +118,7 @@ class _Scheduler:
         self._done: set[int] = set()  # reductions that a step computes
         self._parts: dict[int, dict[int, int]] = {}  # concat to (operand that a step writes to the stage after it)
         self._part_tensor: dict[int, int] = {}
-        self._used: dict[int, list[int]] = {}  # tensor to the stages of the steps that write or read it
+        self._used: dict[int, list[int]] = {}  # tensor to the steps that write or read it
 
     def schedule(self, factors: Sequence[int] = ()) -> Schedule:
         """Make it, with some values in memory before all else."""
@@ -174,18 +177,36 @@ class _Scheduler:
         return found
 
     def _add(self, step: Step, reads: Sequence[int], tensors: Sequence[int]) -> int:
-        """Add a step that reads what some values are computed from and writes some tensors; the stage that it is in."""
-        stage = self._stage(reads)
+        """Add a step that reads what some values are computed from, and writes tensors; the stage that it is in."""
+        stage, number = self._stage(reads), len(self.result.steps)
         self.result.steps.append(step)
         self.result.stages.append(stage)
         for tensor in (*tensors, *(self.tensors[value] for value in self._sources(reads))):
-            self._used.setdefault(tensor, []).append(stage)
+            self._used.setdefault(tensor, []).append(number)
         return stage
+
+    def _attentions(self) -> dict[int, int]:
+        """Find products, rows made of them, products of these. To the first two steps, the one that they run with."""
+        later: dict[int, int] = {}
+        first = self._inputs + len(self.program.outputs)
+        chains = [(tensor, uses) for tensor, uses in self._used.items() if tensor >= first and len(uses) == 2]
+        for products, (scores, rows) in chains:
+            for tensor, (writer, values) in chains:
+                first_step, middle, last = (self.result.steps[number] for number in (scores, rows, values))
+                joined = writer == rows and isinstance(first_step, Product) and isinstance(middle, RowStep)
+                if joined and isinstance(last, Product) and last.left == tensor:
+                    self.result.attentions.append((products, tensor))
+                    later |= {scores: values, rows: values}
+        return later
 
     def _lifetimes(self) -> None:
         """Say when temporaries are in use. A step may run one stage later (see ``_contraction``)."""
         first = self._inputs + len(self.program.outputs)
-        used = [self._used[first + number] for number in range(len(self.result.temporaries))]
+        later, stages = self._attentions(), self.result.stages
+        used = [
+            [stages[step] for use in self._used[first + number] for step in (use, later.get(use, use))]
+            for number in range(len(self.result.temporaries))
+        ]
         if self.result.epilogues:  # run earlier than their own stage
             self.result.lifetimes = [(0, 2 * MAX_STEPS)] * len(used)
         else:

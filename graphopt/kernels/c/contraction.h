@@ -331,6 +331,13 @@ static int run_epilogue_by_rows(const contraction *x, int64_t batch, int64_t row
     }
     for (int i = 0; i < to->stores; i++)
         stores[i] = (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i];
+    int flat = columns == x->columns; /* rows follow each other wherever they lie */
+    for (int i = 0; i < what->loads && flat; i++)
+        flat = what->once[i] || load_row[i] == columns * what->bytes[i];
+    if (flat) {
+        what->compute(rows * columns, loads, stores);
+        return 1;
+    }
     for (int64_t r = 0; r < rows; r++) {
         what->compute(columns, loads, stores);
         for (int i = 0; i < what->loads; i++)
@@ -675,10 +682,9 @@ static const char *place_contraction(plan *p, contraction *x, const shape *resul
     return NULL;
 }
 
-/* Cuts the product into blocks, the units of the step. */
-static void cut_blocks(contraction *x)
+/* Cuts the product into blocks of at most so many rows, the units of the step. */
+static void cut_blocks(contraction *x, int64_t most_rows)
 {
-    int64_t most_rows = x->parts ? SPLIT_ROWS : x->panels ? BLOCK_ROWS : PACKED_BLOCK_ROWS;
     int64_t whole = (x->columns + PANEL - 1) / PANEL * PANEL;
     x->row_blocks = (x->rows + most_rows - 1) / most_rows;
     x->block_rows = (x->rows + x->row_blocks - 1) / x->row_blocks;
@@ -737,7 +743,7 @@ SHARED const char *plan_contraction(plan *p, const contraction_code *code, const
         free(x);
         return error;
     }
-    cut_blocks(x);
+    cut_blocks(x, x->parts ? SPLIT_ROWS : x->panels ? BLOCK_ROWS : PACKED_BLOCK_ROWS);
 #if defined(MATRIX_UNIT)
     error = split_apart(p, x);
     if (error) {

@@ -95,14 +95,9 @@ static const char *pack_rows(const row_step *x, int i, int64_t rows, const unsig
     return NULL;
 }
 
-static const char *run_rows(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+static const char *run_row_units(const row_step *x, int64_t begin, int64_t end, unsigned char *scratch, void *const *tensors)
 {
-    const row_step *x = s->state;
     const row_kernel *what = x->what;
-    (void)p;
-    unsigned char *scratch = take_scratch(x->scratch);
-    if (!scratch)
-        return NO_MEMORY;
     const unsigned char *packed[MAX_OPERANDS] = {0};
     int64_t packed_rows = 0;
     const char *error = NULL;
@@ -150,8 +145,33 @@ static const char *run_rows(const plan *p, const step *s, int64_t begin, int64_t
         if (!error)
             what->compute(rows, x->columns, loads, stores, scratch);
     }
+    return error;
+}
+
+static const char *run_rows(const plan *p, const step *s, int64_t begin, int64_t end, void *const *tensors)
+{
+    const row_step *x = s->state;
+    (void)p;
+    unsigned char *scratch = take_scratch(x->scratch);
+    if (!scratch)
+        return NO_MEMORY;
+    const char *error = run_row_units(x, begin, end, scratch, tensors);
     give_scratch(scratch);
     return error;
+}
+
+/* Cuts rows into blocks, the units of the step, and its scratch. */
+static void cut_rows(row_step *x, int64_t block)
+{
+    x->block = clamp(block, 1, x->rows);
+    x->blocks = (x->rows + x->block - 1) / x->block;
+    x->scratch = x->columns * x->what->kept_bytes + 8 * ALIGNMENT;
+    x->scratch += x->what->kept_bytes / 4 * 2 * ALIGNMENT; /* every kept row is aligned */
+    for (int i = 0; i < x->what->loads; i++)
+        if (x->load[i].packed_at >= 0) {
+            x->load[i].packed_at = (x->scratch + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            x->scratch = x->load[i].packed_at + x->block * (x->what->wide[i] ? x->columns : 1) * x->what->bytes[i];
+        }
 }
 
 #endif
@@ -224,16 +244,7 @@ SHARED const char *plan_rows(plan *p, const row_kernel *what, int64_t rows, int6
         if (!in_place)
             packed_bytes += (what->wide[i] ? columns : 1) * what->bytes[i];
     }
-    x->block = packed_bytes ? clamp(PACKED_BYTES / packed_bytes, 1, PACKED_ROWS) : clamp(BLOCK_WORK / (columns + 1), 1, x->rows);
-    x->block = clamp(x->block, 1, x->rows);
-    x->blocks = (x->rows + x->block - 1) / x->block;
-    x->scratch = columns * what->kept_bytes + 8 * ALIGNMENT;
-    x->scratch += what->kept_bytes / 4 * 2 * ALIGNMENT; /* every kept row is aligned */
-    for (int i = 0; i < what->loads; i++)
-        if (x->load[i].packed_at >= 0) {
-            x->load[i].packed_at = (x->scratch + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-            x->scratch = x->load[i].packed_at + x->block * (what->wide[i] ? columns : 1) * what->bytes[i];
-        }
+    cut_rows(x, packed_bytes ? clamp(PACKED_BYTES / packed_bytes, 1, PACKED_ROWS) : BLOCK_WORK / (columns + 1));
     free(place);
     int64_t units = x->blocks;
     for (int k = 0; k < x->outers; k++)

@@ -23,7 +23,7 @@ from graphopt.passes.fuse import Fusion, Fusions, restricted, standalone
 from graphopt.passes.isolated import DiedError, isolated
 from graphopt.passes.regions import multiplies
 from graphopt.passes.rewrite import rewrite
-from graphopt.passes.seconds import Seconds
+from graphopt.passes.seconds import Seconds, Turns
 from graphopt.runtime.session import Optimization, open_session
 from graphopt.runtime.verify import Verdict, Verification
 
@@ -42,6 +42,12 @@ CLEARLY_FASTER = 0.9
 
 CLEARLY_SLOWER = 1.15
 """Share of the replaced operators' time above which one call of a fused operator that pays elsewhere is dropped."""
+
+WIDE = 1.1
+"""Ratio of the ends of an interval from which on turns are taken again, if the least gain that counts lies within."""
+
+MOST_REPEATS = 3
+"""How often turns are taken again for what is undecided."""
 
 SHORT_RUN = 3e-3
 """Seconds of a run below which each fused operator is also timed in whole runs: there the profiler distorts."""
@@ -236,28 +242,12 @@ class Acceptance:
         """Those that are faster than what they replace, with the calls that are; the others are lost."""
         new = [fusion for fusion in fusions if not all(nodes in self.times for nodes in fusion.sets)]
         self.say(f"measuring {len(new)} kernels")
-        model, calls = self._rewritten(new)
-        names = {self.graph.nodes[index].name for nodes in calls for index in nodes}
         try:
-            apart, fused = isolated(
-                lambda: measure.node_turns(
-                    [(self.unfused, None), (model, library)],
-                    self.given,
-                    threads=self.threads,
-                    run_seconds=self.run_seconds,
-                    inside=names | set(calls.values()),
-                ),
-                measure.CHILD_SECONDS,
-                "the model with fused operators",
-            )
+            self._time(new, library)
         except DiedError as error:
             for fusion in new:
                 self.lost.append(Lost(fusion, str(error)))
             return tuple(fusion for fusion in fusions if fusion not in new)
-        unseen = np.zeros(measure.REPEATS)
-        for nodes, call in calls.items():
-            replaced = [apart.get(self.graph.nodes[index].name, unseen) for index in nodes]
-            self.times[nodes] = Seconds.of(replaced, fused.get(call, unseen))
         self._log(new)
         kept: list[Fusion] = [fusion for fusion in fusions if fusion not in new]
         tried: list[Fusion] = []
@@ -268,6 +258,45 @@ class Acceptance:
             if good:
                 tried.append(restricted(fusion, good))
         return (*kept, *(self._fast_alone(tried, library) if self.run_seconds < SHORT_RUN else tried))
+
+    def _time(self, fusions: Sequence[Fusion], library: Path) -> None:
+        """Measure the calls of some fused operators, in more turns where the machine disturbed those that decide.
+
+        Raises:
+            DiedError: a session crashed.
+        """
+        model, calls = self._rewritten(fusions)
+        names = {self.graph.nodes[index].name for nodes in calls for index in nodes}
+        measured: list[list[dict[str, Turns]]] = []
+        for number in range(1 + MOST_REPEATS):
+            measured.append(
+                isolated(
+                    lambda: measure.node_turns(
+                        [(self.unfused, None), (model, library)],
+                        self.given,
+                        threads=self.threads,
+                        run_seconds=self.run_seconds,
+                        inside=names | set(calls.values()),
+                    ),
+                    measure.CHILD_SECONDS,
+                    "the model with fused operators",
+                )
+            )
+            apart, fused = (measure.joined(tables) for tables in zip(*measured, strict=True))
+            unseen = np.zeros(measure.REPEATS * len(measured))
+            for nodes, call in calls.items():
+                replaced = [apart.get(self.graph.nodes[index].name, unseen) for index in nodes]
+                self.times[nodes] = Seconds.of(replaced, fused.get(call, unseen))
+            undecided = [fusion for fusion in fusions if is_undecided(self._seconds(fusion), self._least(fusion))]
+            if not undecided:
+                break
+            if number < MOST_REPEATS:
+                self.say(f"measuring again: {len(undecided)} kernels are undecided")
+
+    def _least(self, fusion: Fusion) -> float:
+        """How many times faster a kernel has to be at least."""
+        alone = len(fusion.body.nodes) == 1 and not multiplies(fusion.body, 0)
+        return 1 / (CLEARLY_FASTER if alone else FASTER)
 
     def _winning_calls(self, fusion: Fusion) -> frozenset[Nodes]:
         """The calls that stay, by the nodes that they replace.
@@ -392,6 +421,12 @@ class Acceptance:
         for fusion in winners:
             self._lose(fusion, reason)
         return None
+
+
+def is_undecided(seconds: Seconds, least: float) -> bool:
+    """Whether the interval of how many times faster a kernel is is wide, and holds the least that it has to be."""
+    interval = seconds.interval
+    return interval is not None and interval[0] < least < interval[1] and interval[1] > WIDE * interval[0]
 
 
 def run_seconds(session: InferenceSession, given: Sequence[measure.Case]) -> float:

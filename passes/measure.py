@@ -103,6 +103,13 @@ def node_turns(
     return tables
 
 
+def joined(tables: Sequence[Mapping[str, Turns]]) -> dict[str, Turns]:
+    """Turns of several measurements one after the other, by node; zeros where one has no time of a node."""
+    names = dict.fromkeys(name for table in tables for name in table)
+    unseen = np.zeros(REPEATS)
+    return {name: np.concatenate([table.get(name, unseen) for table in tables]) for name in names}
+
+
 def same_numbers(
     unfused: InferenceSession,
     fused: InferenceSession,

@@ -134,10 +134,15 @@ def multiplies_weights(graph: OperatorGraph, index: int) -> bool:
 
 
 def hard_to_price(graph: OperatorGraph, index: int) -> bool:
-    """Whether no rate says well how fast its kernel is: a convolution, a product with weights or a recurrent layer."""
+    """Whether no rate says well how fast its kernel is.
+
+    Convolutions, products with weights, recurrent layers, and what onnxruntime computes with integers of eight bits.
+    """
     operator = find(graph.nodes[index])
-    recurs = operator is not None and isinstance(operator.lowering, Recurring)
-    return recurs or convolves(graph, index) or multiplies_weights(graph, index)
+    if operator is None or operator.lowering is None:
+        return False
+    apart = isinstance(operator.lowering, Recurring) or operator.rate_class.endswith("_int8")
+    return apart or convolves(graph, index) or multiplies_weights(graph, index)
 
 
 FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)

@@ -34,6 +34,7 @@ KERNEL_SUPPORT = (
     "matrix_unit.h",
     "contraction.h",
     "attention.h",
+    "integers.h",
     "recurrence.h",
     "convolution.h",
     "winograd.h",

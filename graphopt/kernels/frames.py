@@ -2,10 +2,21 @@
 
 from collections.abc import Iterator
 
-from graphopt.kernels import convolution, recurrence
+from graphopt.kernels import convolution, integers, recurrence
 from graphopt.kernels.lower import plan_values
 from graphopt.kernels.places import ints
-from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Program, Recurrence, Reduce, View
+from graphopt.kernels.program import (
+    Contraction,
+    Convolution,
+    Input,
+    IntegerContraction,
+    Lookup,
+    Map,
+    Program,
+    Recurrence,
+    Reduce,
+    View,
+)
 from graphopt.operators.lowering import (
     Concat,
     Dim,
@@ -68,6 +79,8 @@ def shapes(program: Program) -> Iterator[str]:
             yield '    return "fewer dimensions than a reduction has axes";'
         elif isinstance(value, Convolution):
             yield from convolution.shape(program, index, value)
+        elif isinstance(value, IntegerContraction):
+            yield from integers.shape(index, value)
         elif isinstance(value, Recurrence):
             yield from recurrence.shape(index, value)
         elif isinstance(value, Lookup):

@@ -11,6 +11,7 @@ from graphopt.kernels.program import (
     Contraction,
     Convolution,
     Input,
+    IntegerContraction,
     Lookup,
     Map,
     Program,
@@ -34,6 +35,7 @@ from graphopt.operators.lowering import (
     Expression,
     Gather,
     IndexMap,
+    IntegerSums,
     Layout,
     Literal,
     MatrixProduct,
@@ -198,6 +200,12 @@ class _Lowering:
                 value = self.add(view, self._rank(value, index_map))
         elif isinstance(expression, Operand):
             value = _value(self.index, node.inputs[expression.slot], node)
+        elif isinstance(expression, IntegerSums):
+            parts = (expression.left, expression.right, expression.left_zero, expression.right_zero)
+            summed = tuple(-1 if part is None else self._expression(node, part, known, cost) for part in parts)
+            left, right, left_zero, right_zero = summed
+            rank = max(self.ranks[left], self.ranks[right])
+            value = self.add(IntegerContraction((left, right, left_zero, right_zero), expression.window), rank)
         else:
             operands: list[int] = []
             scalar = self._scalar(node, expression, known, cost, operands)
@@ -513,7 +521,7 @@ def _paths(values: Sequence[Value], output: int) -> dict[int, frozenset[str]]:
         if isinstance(value, Input):
             found.setdefault(value.position, set()).add(path.replace("io", ""))
             return
-        if isinstance(value, Convolution):
+        if isinstance(value, Convolution | IntegerContraction):
             path += "x"
         if isinstance(value, View):
             step = {"ReorderInput": "i", "ReorderOutput": "o"}.get(value.origin, "x")

@@ -107,6 +107,21 @@ class Contraction:
 
 
 @dataclass(frozen=True, slots=True)
+class IntegerContraction:
+    """Sums of products of integers of eight bits less their zero points, int32.
+
+    Attributes:
+        operands: left and right, and their zero points, which may be absent (-1).
+        window: of a convolution of weights (left) and an image (right); None for matrices [..., M, K] and [..., K, N].
+        dtype: int32.
+    """
+
+    operands: tuple[int, int, int, int]
+    window: Window | None
+    dtype: str = "int32"
+
+
+@dataclass(frozen=True, slots=True)
 class Convolution:
     """A convolution: ``operands`` are input, weights, bias and a tensor to add; the last two may be absent (-1)."""
 
@@ -140,7 +155,7 @@ class Recurrence:
         return (*self.inputs, *self.states)
 
 
-Value = Input | Map | View | Reduce | Lookup | Contraction | Convolution | Recurrence
+Value = Input | Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | Recurrence
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +230,8 @@ def check(program: Program) -> list[str]:
             wrong += [f"{where}: {line}" for line in _check_recurrence(value, program)]
         elif isinstance(value, Contraction):
             wrong += [f"{where}: {line}" for line in _check_contraction(value, program)]
+        elif isinstance(value, IntegerContraction):
+            wrong += [f"{where}: {line}" for line in _check_integers(value, program)]
         else:
             wrong += [f"{where}: {line}" for line in _check_view(value, program)]
     wrong += [f"output {value} is not a value" for value in program.outputs if value >= len(program.values)]
@@ -295,6 +312,19 @@ def _check_lookup(value: Lookup, program: Program) -> list[str]:
 def _check_contraction(value: Contraction, program: Program) -> list[str]:
     dtypes = {program.values[operand].dtype for operand in value.operands} | {value.dtype}
     return [] if dtypes == {"float32"} else [f"no contraction of {', '.join(sorted(dtypes))}"]
+
+
+def _check_integers(value: IntegerContraction, program: Program) -> list[str]:
+    wrong = []
+    left, right, left_zero, right_zero = (program.values[o].dtype if o >= 0 else None for o in value.operands)
+    if left not in ("int8", "uint8") or right not in ("int8", "uint8"):
+        wrong.append(f"sums products of {left} and {right}")
+    if left_zero not in (None, left) or right_zero not in (None, right) or value.dtype != "int32":
+        wrong.append("zero points of another element type, or sums other than int32")
+    window = value.window
+    if window is not None and (window.dimensions not in (1, 2) or window.block or window.groups != 1 or window.same):
+        wrong.append("a window of other than one or two dimensions, one group and given pads")
+    return wrong
 
 
 def _check_recurrence(value: Recurrence, program: Program) -> list[str]:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from math import prod
 
 from graphopt.kernels.places import Place, has_choices, is_load, is_once
-from graphopt.kernels.program import Contraction, Input, Lookup, Map, Program, Recurrence, Reduce, View
+from graphopt.kernels.program import (
+    Contraction,
+    Input,
+    IntegerContraction,
+    Lookup,
+    Map,
+    Program,
+    Recurrence,
+    Reduce,
+    View,
+)
 from graphopt.operators.lowering import Reshape
 
 Shape = tuple[int, ...]
@@ -113,7 +123,7 @@ class RowSpace:
             what = self.program.values[value]
             if value in self.tensors:
                 self._depends[value] = False
-            elif isinstance(what, Reduce | Contraction | Recurrence):
+            elif isinstance(what, Reduce | Contraction | IntegerContraction | Recurrence):
                 self._depends[value] = True
             else:
                 operands = () if isinstance(what, Input) else what.operands

@@ -6,7 +6,7 @@ Values of float16 and bfloat16 are held in float32 and rounded only where they a
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from graphopt.operators.lowering import Call, Expression, Literal, Moved, Reduced
+from graphopt.operators.lowering import Call, Expression, IntegerSums, Literal, Moved, Reduced
 
 STORAGE = {
     "float32": "float",
@@ -246,6 +246,8 @@ def simplified(expression: Expression) -> Expression:
     """
     if isinstance(expression, Reduced | Moved):
         return replace(expression, argument=simplified(expression.argument))
+    if isinstance(expression, IntegerSums):
+        return replace(expression, left=simplified(expression.left), right=simplified(expression.right))
     if not isinstance(expression, Call):
         return expression
     arguments = tuple(simplified(argument) for argument in expression.arguments)

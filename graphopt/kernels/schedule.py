@@ -14,12 +14,14 @@ from graphopt.kernels.columns import ColumnStep, Stack, stack_of
 from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, product_load
 from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.factors import repeated_factors
+from graphopt.kernels.integers import IntegerStep
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
 from graphopt.kernels.program import (
     Contraction,
     Convolution,
     Input,
+    IntegerContraction,
     Lookup,
     Map,
     Program,
@@ -133,6 +135,8 @@ class _Scheduler:
                 self._convolution(index, value)
             elif isinstance(value, Recurrence):
                 self._recurrence(index, value)
+            elif isinstance(value, IntegerContraction):
+                self._integers(index, value)
         self._nests()
         self.result.guards = tuple(self._guards)
         if len(self.result.steps) > MAX_STEPS or len(self.result.temporaries) > MAX_TEMPORARIES:
@@ -253,6 +257,9 @@ class _Scheduler:
             if isinstance(what, Recurrence):
                 self._recurrence(value, what)
                 return
+            if isinstance(what, IntegerContraction):
+                self._integers(value, what)
+                return
             for operand in what.operands:
                 if operand >= 0:
                     visit(operand)
@@ -282,6 +289,15 @@ class _Scheduler:
         tensor, present = self._behind(value, what.operands)
         step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
         stage = self._add(step, present, [tensor])
+        self.tensors[value] = tensor
+        self.stage_of[value] = stage + 1
+
+    def _integers(self, value: int, what: IntegerContraction) -> None:
+        """Have sums of products of integers in memory, by a step of their own."""
+        if value in self.tensors:
+            return
+        tensor, present = self._behind(value, what.operands)
+        stage = self._add(IntegerStep(self.program, value, self.tensors, self._next(), tensor), present, [tensor])
         self.tensors[value] = tensor
         self.stage_of[value] = stage + 1
 

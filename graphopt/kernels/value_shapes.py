@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from graphopt.graph import Shape
-from graphopt.kernels.program import Contraction, Convolution, Input, Lookup, Map, Recurrence, Reduce, Value, View
+from graphopt.kernels.program import (
+    Contraction,
+    Convolution,
+    Input,
+    IntegerContraction,
+    Lookup,
+    Map,
+    Recurrence,
+    Reduce,
+    Value,
+    View,
+)
 from graphopt.operators.lowering import Concat, PadTo, Reshape, Slice, Take, Transpose, Window
 
 
@@ -31,8 +42,11 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 
 
 def _computed_shape(
-    value: Map | View | Reduce | Lookup | Contraction | Convolution | Recurrence, operands: Sequence[Shape]
+    value: Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | Recurrence,
+    operands: Sequence[Shape],
 ) -> Shape | None:
+    if isinstance(value, IntegerContraction) and value.window is not None:
+        return _convolved_shape(value.window, operands[1], operands[0])
     if isinstance(value, Convolution):
         return _convolved_shape(value.window, operands[0], operands[1])
     if isinstance(value, Recurrence):
@@ -45,7 +59,7 @@ def _computed_shape(
         return (*first[:kept], *(1,) * value.axes)
     if isinstance(value, Lookup):
         return (*first[: value.axis], *operands[1], *first[value.axis + 1 :])
-    if isinstance(value, Contraction):
+    if isinstance(value, Contraction | IntegerContraction):
         second = operands[1]
         batch = _broadcast([first[:-2], second[:-2]])
         return (*batch, first[-2], second[-1])

@@ -101,12 +101,21 @@ def _pair(node: Node, name: str, default: int, dimensions: int) -> tuple[int, in
 
 
 def _window(graph: OperatorGraph, node: Node) -> Window:
-    rank = graph.tensors[node.inputs[0]].rank
-    if rank not in (3, 4):
-        raise CannotLowerError(f"{node.op_type} of other than one or two dimensions")
     for slot in (0, 1):
         if graph.tensors[node.inputs[slot]].dtype != "float32":
             raise CannotLowerError(f"{node.op_type} of other than float32")
+    return window_of(graph, node)
+
+
+def window_of(graph: OperatorGraph, node: Node) -> Window:
+    """The window of a convolution of operand 0.
+
+    Raises:
+        CannotLowerError: it has other than one or two dimensions, or attributes that no kernel knows.
+    """
+    rank = graph.tensors[node.inputs[0]].rank
+    if rank not in (3, 4):
+        raise CannotLowerError(f"{node.op_type} of other than one or two dimensions")
     dimensions = rank - 2
     blocked = node.domain == DOMAIN
     if blocked and not block_size():

@@ -1,11 +1,11 @@
 """How an operator is computed inside a kernel: scalar expressions for values, index maps for layout.
 
 An operator lowers in one of five ways. An *element-wise* operator gives one scalar expression, over one element of each
-(broadcast) operand. A *row-wise* operator gives one expression per result, in which values reduced along axes and moved
-values may stand as operands. A *layout* operator gives a chain of index maps, each of which says from which element of
-its operand an element of its result comes. A *picking* operator takes slices where index values say. A *matrix product*
-gives index maps that bring its operands into rows and columns, and an expression over each sum.
-``graphopt.kernels`` strings them together.
+(broadcast) operand. A *row-wise* operator gives one expression per result, in which values reduced along axes, moved
+values and sums of products of integers may stand as operands. A *layout* operator gives a chain of index maps, each of
+which says from which element of its operand an element of its result comes. A *picking* operator takes slices where
+index values say. A *matrix product* gives index maps that bring its operands into rows and columns, and an expression
+over each sum. ``graphopt.kernels`` strings them together.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,7 +67,27 @@ class Moved:
     dtype: str
 
 
-Expression = Operand | Literal | Call | Reduced | Moved
+@dataclass(frozen=True, slots=True)
+class IntegerSums:
+    """Sums of products of integers of eight bits less their zero points, int32: [..., M, K] by [..., K, N].
+
+    Attributes:
+        left: the left operand; weights [M, channels, window] where there is a window.
+        right: the right operand; an image [batch, channels, positions] where there is a window.
+        left_zero: one zero point for all of the left operand, or one for each channel of weights; None for zero.
+        right_zero: one for all of the right operand, or for matrices one for each column; None for zero.
+        window: of a convolution of one group.
+    """
+
+    left: "Expression"
+    right: "Expression"
+    left_zero: "Expression | None"
+    right_zero: "Expression | None"
+    window: "Window | None" = None
+    dtype: str = "int32"
+
+
+Expression = Operand | Literal | Call | Reduced | Moved | IntegerSums
 
 POSITIONS = ("first_greatest", "last_greatest", "first_least", "last_least")
 """Kinds of reduction to where a bound stands, counted from 0 along one axis; NaN is beyond every number."""

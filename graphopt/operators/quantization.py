@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.graph import Node, OperatorGraph
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator
+from graphopt.operators.convolution import window_of
 from graphopt.operators.formulas import (
     contracted,
     elements,
@@ -24,6 +25,7 @@ from graphopt.operators.lowering import (
     CannotLowerError,
     Dim,
     Expression,
+    IntegerSums,
     Literal,
     Moved,
     Reduced,
@@ -121,18 +123,30 @@ def quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
     value, to = required(x, 0), graph.tensors[node.outputs[0]].dtype or ""
     if to not in _QUANTIZED or value.dtype != scale.dtype or value.dtype not in ("float32", "float16"):
         raise CannotLowerError(f"QuantizeLinear from {value.dtype} by {scale.dtype} to {to}")
-    real = cast(call("round", call("divide", value, scale)), "float32")
+    return (_stepped(call("divide", value, scale), zero, to),)
+
+
+def _stepped(value: Expression, zero: Expression | None, to: str) -> Expression:
+    """A real number of steps, rounded half to even, plus the zero point, within an integer type; NaN is its least."""
+    real = cast(call("round", value), "float32")
     if zero is not None:
         real = call("add", real, cast(zero, "float32"))
     bounds = np.iinfo(to)
     low, high = literal(int(bounds.min), real), literal(int(bounds.max), real)
     bounded = call("minimum", call("select", call("less", low, real), real, low), high)
-    return (cast(cast(bounded, "int32"), to),)
+    return cast(cast(bounded, "int32"), to)
 
 
 def dynamic_quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
     """ONNX DynamicQuantizeLinear: quantized by a range with zero in it, its scale (1 for zeros), its zero point."""
     value = required(x, 0)
+    axes = tuple(range(-rank_of(graph, node), 0))
+    steps, scale, zero = _by_range(graph, node, value)
+    return steps, without_axes(graph, node, scale, axes), without_axes(graph, node, zero, axes)
+
+
+def _by_range(graph: OperatorGraph, node: Node, value: Expression) -> tuple[Expression, Expression, Expression]:
+    """A tensor in uint8 by its range, and the scale and zero point, with all dimensions of size one."""
     axes = tuple(range(-rank_of(graph, node), 0))
     low = call("minimum", Reduced("minimum", value, axes, value.dtype), literal(0, value))
     high = call("maximum", Reduced("maximum", value, axes, value.dtype), literal(0, value))
@@ -141,11 +155,88 @@ def dynamic_quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Result
     zero = call("round", call("minimum", call("negate", call("divide", low, scale)), literal(255, value)))
     shifted = call("add", call("round", call("divide", value, scale)), zero)
     bounded = call("minimum", call("maximum", shifted, literal(0, value)), literal(255, value))
-    return (
-        cast(cast(bounded, "int32"), "uint8"),
-        without_axes(graph, node, scale, axes),
-        without_axes(graph, node, cast(cast(zero, "int32"), "uint8"), axes),
-    )
+    return cast(cast(bounded, "int32"), "uint8"), scale, cast(cast(zero, "int32"), "uint8")
+
+
+def _matrix_sums(
+    graph: OperatorGraph, node: Node, x: Expressions, left: int, right: int, left_zero: int, right_zero: int
+) -> IntegerSums:
+    """Sums of products of matrices, by the slots of operands and zero points."""
+    for slot in (left, right):
+        rank = graph.tensors[node.inputs[slot]].rank
+        if rank is None or rank < 2:
+            raise CannotLowerError(f"{node.op_type} of a vector")
+    for slot, most in ((left_zero, 1), (right_zero, 1)):
+        if operand(x, slot) is not None and (graph.tensors[node.inputs[slot]].rank or 0) > most:
+            raise CannotLowerError(f"{node.op_type} with zero points of several dimensions")
+    return IntegerSums(required(x, left), required(x, right), operand(x, left_zero), operand(x, right_zero))
+
+
+def _window_sums(graph: OperatorGraph, node: Node, x: Expressions, weights: int, image_zero: int) -> IntegerSums:
+    """Sums of products of weights and the image in slot 0; the weights' zero point stands behind the image's."""
+    window = window_of(graph, node)
+    if window.groups != 1 or window.same:
+        raise CannotLowerError(f"{node.op_type} in groups, or with pads of its own")
+    weights_zero = image_zero + 1 if node.op_type == "ConvInteger" else weights + 2
+    return IntegerSums(required(x, weights), required(x, 0), operand(x, weights_zero), operand(x, image_zero), window)
+
+
+def matmul_integer(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX MatMulInteger (A, B, their zero points)."""
+    return (_matrix_sums(graph, node, x, 0, 1, 2, 3),)
+
+
+def conv_integer(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX ConvInteger (x, weights, their zero points)."""
+    return (_window_sums(graph, node, x, 1, 2),)
+
+
+def matmul_quantized(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX QLinearMatMul (a, its scale and zero point; b, …; the result's): sums in steps of the result."""
+    sums = _matrix_sums(graph, node, x, 0, 3, 2, 5)
+    if any((graph.tensors[node.inputs[slot]].rank or 0) > 1 for slot in (1, 4, 6)):
+        raise CannotLowerError("QLinearMatMul with scales of several dimensions")
+    scale = call("divide", call("multiply", required(x, 1), required(x, 4)), required(x, 6))
+    zero = required(x, 7)
+    return (_stepped(call("multiply", cast(sums, scale.dtype), scale), zero, zero.dtype),)
+
+
+def conv_quantized(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """ONNX QLinearConv (x, its scale and zero point; weights, …; the result's; a bias), also by channels."""
+    sums: Expression = _window_sums(graph, node, x, 3, 2)
+    positions = rank_of(graph, node) - 2
+    scale = call("divide", call("multiply", required(x, 1), required(x, 4)), required(x, 6))
+    if graph.tensors[node.inputs[4]].rank:
+        scale = call("divide", call("multiply", required(x, 1), _channel(required(x, 4), positions)), required(x, 6))
+    bias, zero = operand(x, 8), required(x, 7)
+    if bias is not None:
+        sums = call("add", sums, _channel(bias, positions))
+    return (_stepped(call("multiply", cast(sums, scale.dtype), scale), zero, zero.dtype),)
+
+
+def _channel(x: Expression, positions: int) -> Expression:
+    """A value for each channel, with a dimension of one for each position behind it."""
+    return Moved(x, (Reshape(sizes=(Dim((0,)), *(Dim() for _ in range(positions)))),), x.dtype)
+
+
+def matmul_to_float(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """Onnxruntime MatMulIntegerToFloat (A, B, their scales, their zero points, a bias)."""
+    sums = _matrix_sums(graph, node, x, 0, 1, 4, 5)
+    return (_scaled_sums(sums, call("multiply", required(x, 2), required(x, 3)), operand(x, 6)),)
+
+
+def matmul_dynamic(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
+    """Onnxruntime DynamicQuantizeMatMul (A, B, B's scale and zero point, a bias): A is quantized by its range."""
+    left, scale, zero = _by_range(graph, node, required(x, 0))
+    if (graph.tensors[node.inputs[0]].rank or 0) < 2 or graph.tensors[node.inputs[1]].rank != 2:
+        raise CannotLowerError("DynamicQuantizeMatMul of other than rows and a matrix")
+    sums = IntegerSums(left, required(x, 1), zero, operand(x, 3))
+    return (_scaled_sums(sums, call("multiply", scale, required(x, 2)), operand(x, 4)),)
+
+
+def _scaled_sums(sums: Expression, scale: Expression, bias: Expression | None) -> Expression:
+    product = call("multiply", cast(sums, scale.dtype), scale)
+    return product if bias is None else call("add", product, bias)
 
 
 def quantized_softmax(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
@@ -199,14 +290,23 @@ OPERATORS: tuple[Operator, ...] = (
         "quantize",
         lowering=Rowwise(dynamic_quantize, 6),
     ),
-    Operator("MatMulInteger", _MATRIX, matmul_cost(0), "", "gemm_int8"),
-    Operator("QLinearMatMul", _MATRIX, matmul_cost(QUANTIZE), "", "gemm_int8"),
+    Operator("MatMulInteger", _MATRIX, matmul_cost(0), "", "gemm_int8", lowering=Rowwise(matmul_integer, 1)),
+    Operator("QLinearMatMul", _MATRIX, matmul_cost(QUANTIZE), "", "gemm_int8", lowering=Rowwise(matmul_quantized, 6)),
     Operator("QGemm", _MATRIX, matmul_cost(1 + QUANTIZE), _MS, "gemm_int8", ("alpha", "transA", "transB")),
-    Operator("MatMulIntegerToFloat", _MATRIX, matmul_cost(2), _MS, "gemm_int8"),
-    Operator("DynamicQuantizeMatMul", _MATRIX, matmul_cost(2, quantize_input=True), _MS, "gemm_int8"),
+    Operator("MatMulIntegerToFloat", _MATRIX, matmul_cost(2), _MS, "gemm_int8", lowering=Rowwise(matmul_to_float, 2)),
+    Operator(
+        "DynamicQuantizeMatMul",
+        _MATRIX,
+        matmul_cost(2, quantize_input=True),
+        _MS,
+        "gemm_int8",
+        lowering=Rowwise(matmul_dynamic, 6),
+    ),
     Operator("MatMulInteger16", _MATRIX, matmul_cost(0), _MS, "gemm_int8"),
-    Operator("ConvInteger", _MATRIX, conv_cost(1, 0), "", "conv_int8", _WINDOW),
-    Operator("QLinearConv", _MATRIX, conv_cost(3, QUANTIZE), "", "conv_int8", _WINDOW),
+    Operator("ConvInteger", _MATRIX, conv_cost(1, 0), "", "conv_int8", _WINDOW, lowering=Rowwise(conv_integer, 1)),
+    Operator(
+        "QLinearConv", _MATRIX, conv_cost(3, QUANTIZE), "", "conv_int8", _WINDOW, lowering=Rowwise(conv_quantized, 6)
+    ),
     Operator("QLinearConv", _MATRIX, conv_cost(3, QUANTIZE), _MS, "conv_int8", (*_WINDOW, "channels_last")),
     # A table of 256 exponentials replaces exp: table value, sum, scale and round (3).
     Operator(

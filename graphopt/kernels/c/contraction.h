@@ -155,8 +155,9 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
 
 /* ---------------------------------------------------------------- a contraction as a step */
 
-/* How a right operand is packed: in panels, split into parts, column by column; or not at all, as its columns lie in memory. */
-enum { IN_PANELS, IN_PARTS, IN_COLUMNS, AS_COLUMNS };
+/* How an operand is packed: in panels, split into parts, column by column; or not at all, as its columns lie in memory; or as
+ * sums of integers want it (integers.h). */
+enum { IN_PANELS, IN_PARTS, IN_COLUMNS, AS_COLUMNS, AS_INTEGER_ROWS, AS_INTEGER_COLUMNS };
 
 /* A packed right operand. Only contractions keep anything. */
 typedef struct {

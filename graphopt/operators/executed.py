@@ -155,6 +155,8 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape, comput
     turned = extent[1] == kernel[1] == size[1] == 1  # columns are what kernels run along
     if turned:
         kernel, size, extent = kernel[::-1], size[::-1], extent[::-1]
+    elif prod(kernel) == 1 and size == extent:  # pixel by pixel: one long row
+        size = extent = (1, prod(size))
     strides, dilations = (_numbers(node, name) for name in ("strides", "dilations"))
     depthwise = blocked and groups > 1 and weights[1] == 1 and weights[0] == groups
     reach = (kernel[1] - 1) * dilations[1]
@@ -207,8 +209,6 @@ def _tiles(width: int, kind: int) -> tuple[int, float]:
 
 def _depthwise(sizes: _Sizes, image: int) -> Executed:
     height, width = sizes.size
-    if sizes.taps == 1 and image == height * width:
-        height, width = 1, image
     rows = sizes.batch * height * ceil(sizes.groups / LANES)
     tiles, pixels = _tiles(width, 0)
     copied = sizes.border * (sizes.taps * 4 // 3) >= width > 0 and sizes.border > 0
@@ -226,8 +226,6 @@ def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
     """Sums over the taps and channels of each pixel."""
     height, width = sizes.size
     pointwise = sizes.taps == 1 and not bordered
-    if pointwise and image == height * width:
-        height, width = 1, height * width
     pitch = 1 if sizes.plain_input else LANES
     runs = ceil(sizes.input_blocks / max(1, min(sizes.input_blocks, PLAN.sum_run // (sizes.taps * pitch))))
     products = 2.0 * LANES * sizes.taps * sizes.input_blocks * pitch

@@ -130,6 +130,8 @@ def _expected(name: str, feeds: Mapping[str, Array]) -> tuple[Array, Array]:
 @example("plain", 64, 1, 557, 0)
 @example("gated", 65, 3, 300, 1)
 @example("scaled", 7, 4, 64, 2)
+@example("plain", 200, 320, 1300, 3)
+@example("gated", 64, 330, 300, 4)
 @given(
     st.sampled_from(NAMES),
     st.integers(1, 300),

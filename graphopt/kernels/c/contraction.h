@@ -183,7 +183,8 @@ typedef struct {
     int64_t left_at, products_at, packed_at, scratch;
 } contraction;
 
-enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20, SHORT_ROW = 128, FAR_BYTES = 1 << 20, PRODUCT_BYTES = 1 << 18, LONG_ROW = 32,
+enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20,
+       LEAST_UNIT_SUMS = 1 << 21 /* the matrix unit takes a while to begin */, SHORT_ROW = 128, FAR_BYTES = 1 << 20, PRODUCT_BYTES = 1 << 18, LONG_ROW = 32,
        FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
 static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
@@ -697,7 +698,8 @@ static void cut_blocks(contraction *x, int64_t most_rows)
         x->run = split_run(x->block_rows, x->depth);
     }
     x->column_blocks = (whole + widest - 1) / widest;
-    if (x->batches * x->row_blocks * x->column_blocks < LEAST_UNITS && x->block_rows * x->columns * x->depth > LEAST_SUMS)
+    int64_t least = x->parts ? LEAST_UNIT_SUMS : LEAST_SUMS;
+    if (x->batches * x->row_blocks * x->column_blocks < LEAST_UNITS && x->block_rows * x->columns * x->depth > least)
         x->column_blocks = LEAST_UNITS;
     x->block_columns = ((whole + x->column_blocks - 1) / x->column_blocks + PANEL - 1) / PANEL * PANEL;
     x->column_blocks = (x->columns + x->block_columns - 1) / x->block_columns;

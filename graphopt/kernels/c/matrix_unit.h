@@ -346,11 +346,11 @@ DEFINE_SUM_TILES(1, 2)
 DEFINE_SUM_TILES(2, 1)
 DEFINE_SUM_TILES(2, 2)
 
-/* Some tiles of the depth are summed for up to WIDE_COLUMNS columns of up to CHUNK_ROWS rows, then the next ones: so the parts of
- * these rows stay in the first-level cache, or close to it, for all these columns. Each cut of the depth stores the sums and
- * loads them again, which holds up the unit for about six products: so cuts are as deep as the caches allow. Weights that come
- * from beyond the second-level cache leave less room in it. Many rows use what they load often enough without cuts. */
-enum { NEAR_DEPTH = 4, FAR_DEPTH = 2, MANY_ROWS_DEPTH = 32, FEW_UNIT_ROWS = 4 * UNIT_ROWS, CHUNK_ROWS = 8 * UNIT_ROWS,
+/* Some tiles of the depth are summed for up to WIDE_COLUMNS columns of up to CHUNK_ROWS rows, then the next ones. Of few rows, it is
+ * two tiles: so their parts stay in the first-level cache for all these columns. Each cut of the depth stores the sums and loads
+ * them again, which holds up the unit for about six products: many rows, which use what they load often enough, are summed
+ * over as many tiles as leave room for other things in the second-level cache. */
+enum { FEW_ROWS_DEPTH = 2, MANY_ROWS_DEPTH = 32, FEW_UNIT_ROWS = 4 * UNIT_ROWS, CHUNK_ROWS = 8 * UNIT_ROWS,
        WIDE_COLUMNS = 16 * UNIT_COLUMNS };
 
 /* A product of parts, or one run of its depth: as the arguments of multiply_run. */
@@ -396,7 +396,7 @@ static void multiply_chunk(const unit_product *x, int64_t blocks, int far)
 {
     kept_sums kept[WIDE_COLUMNS / (2 * UNIT_COLUMNS)];
     int in_cuts = x->f->scale == 1.0f && x->rows >= 2 * UNIT_ROWS && x->columns >= 2 * UNIT_COLUMNS;
-    int64_t deepest = x->rows > FEW_UNIT_ROWS ? MANY_ROWS_DEPTH : far ? FAR_DEPTH : NEAR_DEPTH;
+    int64_t deepest = x->rows > FEW_UNIT_ROWS ? MANY_ROWS_DEPTH : FEW_ROWS_DEPTH;
     int64_t cuts = in_cuts ? tiles_of(blocks, deepest) : 1; /* none has fewer tiles than the one before */
     for (int64_t first = 0, last; first < x->columns; first = last) {
         last = x->columns - first < WIDE_COLUMNS ? x->columns : first + WIDE_COLUMNS;

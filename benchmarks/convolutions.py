@@ -11,21 +11,20 @@ class of convolutions: how many, the share of it in the models' time in convolut
 import argparse
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 from corpus import captures
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from graphopt import models, operators
+from graphopt.calibrate.timing import Run, bound, model_of, session
 from graphopt.capture import capture_model
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, Shape
@@ -174,15 +173,12 @@ def timed(found: Sequence[Found]) -> Iterator[tuple[Found, float, float]]:
 def against(one: Found, name: str, library: Path) -> tuple[float, float]:
     """Seconds of the nodes and of the kernel, taking turns."""
     copies = int(min(MOST_COPIES, max(1, 2e8 // max(one.flops, 1))))
-    pair = [session(one, copies, None, name), session(one, copies, library, name)]
+    pair = [opened(one, copies, None, name), opened(one, copies, library, name)]
     best = [float("inf")] * 2
     rounds = 1
     for turn in range(TURNS + 2):
         for which, run in enumerate(pair):
-            begin = time.perf_counter()
-            for _ in range(rounds):
-                run[0].run_with_iobinding(run[1])
-            seconds = (time.perf_counter() - begin) / rounds
+            seconds = timeit(run, number=rounds) / rounds
             if turn > 1:
                 best[which] = min(best[which], seconds)
             elif turn == 1:
@@ -190,11 +186,10 @@ def against(one: Found, name: str, library: Path) -> tuple[float, float]:
     return best[0] / copies, best[1] / copies
 
 
-def session(one: Found, copies: int, library: Path | None, name: str):  # type: ignore[no-untyped-def]
-    """A session of some copies, and its binding."""
+def opened(one: Found, copies: int, library: Path | None, name: str) -> Run:
+    """So many copies in a session, as nodes of onnxruntime or as calls of a kernel."""
     body = one.extraction.body
     random = np.random.default_rng(0)
-    weights = {x for x in body.inputs if body.tensors[x].constant}
     nodes = []
     for copy in range(copies):
         renamed = {y: f"{y}_{copy}" for node in body.nodes for y in node.outputs}
@@ -203,58 +198,21 @@ def session(one: Found, copies: int, library: Path | None, name: str):  # type: 
             continue
         for node in body.nodes:
             attributes: dict[str, Any] = {k: v for k, v in node.attributes.items() if v != ()}
-            nodes.append(
-                helper.make_node(
-                    node.op_type,
-                    [renamed.get(x, x) for x in node.inputs],
-                    [renamed[y] for y in node.outputs],
-                    domain=node.domain,
-                    **attributes,
-                )
-            )
-    initializers = [
-        numpy_helper.from_array((random.standard_normal(one.shapes[x]) / 8).astype(np.float32), x)
-        for x in sorted(weights)
-    ]
-    initializers += [
-        numpy_helper.from_array(np.asarray(t.value), t.name)
-        for t in body.tensors.values()
-        if t.value is not None and t.name not in body.inputs
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "convolution",
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, one.shapes[x]) for x in body.inputs if x not in weights],
-        [
-            helper.make_tensor_value_info(f"{y}_{c}", TensorProto.FLOAT, None)
-            for c in range(copies)
-            for y in body.outputs
-        ],
-        initializers,
-    )
-    version = (
-        max(node.version for node in body.nodes if not node.domain) if any(not n.domain for n in body.nodes) else 17
-    )
-    imports = [
-        helper.make_opsetid(d, v)
-        for d, v in (("", version), ("com.microsoft", 1), ("com.microsoft.nchwc", 1), (FUSED, 1))
-    ]
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    opened = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = opened.io_binding()
-    for x in body.inputs:
-        if x not in weights:
-            value = random.standard_normal(one.shapes[x]).astype(np.float32)
-            binding.bind_ortvalue_input(x, onnxruntime.OrtValue.ortvalue_from_numpy(value))
-    for output in opened.get_outputs():
-        binding.bind_output(output.name)
-    return opened, binding
+            operands, results = ([renamed.get(x, x) for x in names] for names in (node.inputs, node.outputs))
+            nodes.append(helper.make_node(node.op_type, operands, results, domain=node.domain, **attributes))
+    feeds = {
+        x: random.standard_normal(one.shapes[x]).astype(np.float32) for x in body.inputs if not body.tensors[x].constant
+    }
+    constants = {
+        x: (random.standard_normal(one.shapes[x]) / 8).astype(np.float32)
+        for x in sorted(body.inputs)
+        if body.tensors[x].constant
+    }
+    inner = {t.name: t.value for t in body.tensors.values() if t.value is not None and t.name not in body.inputs}
+    constants |= {x: np.asarray(value) for x, value in inner.items()}
+    results = [f"{y}_{copy}" for copy in range(copies) for y in body.outputs]
+    version = max((node.version for node in body.nodes if not node.domain), default=17)
+    return bound(session(model_of(nodes, feeds, constants, results, version), 1, library), feeds)
 
 
 def print_table(rows: Sequence[tuple[Found, float, float]]) -> None:

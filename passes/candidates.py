@@ -233,7 +233,9 @@ def _regions(
     for position, allowed in enumerate(regions.FILTERS):
         growth = regions.grow(graph, captures, fusibility.reason, allowed=allowed, max_size=max_size)
         found = (regions.without_last_reorders(graph, nodes) for nodes in growth.regions)
-        sets.update(dict.fromkeys(nodes for nodes in found if len(nodes) > 1))
+        several = (nodes for nodes in found if len(nodes) > 1)
+        whole = (regions.with_first_reorders(graph, captures, nodes, fusibility.reason) for nodes in several)
+        sets.update(dict.fromkeys(whole))
         if position == 0:
             refusals += [Refusal(nodes, reason) for nodes, reason in growth.stopped]
     sets.update({(index,): None for index in range(len(graph.nodes)) if fusibility.reason((index,)) is None})

@@ -116,6 +116,29 @@ def without_last_reorders(graph: OperatorGraph, nodes: tuple[int, ...]) -> tuple
         kept -= set(last)
 
 
+def with_first_reorders(
+    graph: OperatorGraph, captures: Sequence[Capture], nodes: tuple[int, ...], fusible: Fusible
+) -> tuple[int, ...]:
+    """A region and what leaves the blocked layout for nobody else: its kernel reads the blocks where they lie.
+
+    Kernels of convolutions of images read plain tensors that are in memory.
+    """
+    if any(_convolves_image(graph, captures, index) for index in nodes):
+        return nodes
+    members = set(nodes)
+    sources = {
+        graph.producers[name][0] for index in nodes for name in graph.nodes[index].inputs if name in graph.producers
+    }
+    for source in sorted(sources - members):
+        node = graph.nodes[source]
+        readers = {user for user, _ in graph.consumers.get(node.outputs[0], ())}
+        if node.op_type == "ReorderOutput" and readers <= members and node.outputs[0] not in graph.outputs:
+            union = tuple(sorted((*members, source)))
+            if fusible(union) is None:
+                members.add(source)
+    return tuple(sorted(members))
+
+
 def convolves(graph: OperatorGraph, index: int) -> bool:
     """Whether an operator is a convolution that a kernel can compute."""
     operator = find(graph.nodes[index])

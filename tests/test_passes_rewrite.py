@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphopt import models
 from graphopt.errors import GraphoptError
-from graphopt.graph import Capture, OperatorGraph
+from graphopt.graph import Capture, Node, OperatorGraph, Tensor
 from graphopt.model_graphs import with_unique_names
 from graphopt.passes import regions
 from graphopt.passes.base import LOCAL_DOMAIN, Context, Observed
@@ -298,3 +298,47 @@ def test_node_names_become_unique() -> None:
     names = [n.name for n in with_unique_names(model).graph.node]
     assert len(set(names)) == 3 and all(names) and names[0] == "n"
     assert with_unique_names(with_unique_names(model)) is not model
+
+
+def _squeeze(pixels: int) -> tuple[OperatorGraph, Capture]:
+    """A convolution with an activation, whose channels a squeeze and excitation scales; sizes of the small convolution."""
+    blocked = "com.microsoft.nchwc"
+    steps = [
+        (blocked, "Conv", ("x", "w"), "c"),
+        ("com.microsoft", "QuickGelu", ("c",), "a"),
+        (blocked, "ReorderOutput", ("a",), "p"),
+        ("", "ReduceMean", ("p",), "m"),
+        (blocked, "ReorderInput", ("m",), "q"),
+        (blocked, "Conv", ("q", "v"), "e"),
+        (blocked, "ReorderOutput", ("e",), "g"),
+        ("", "Mul", ("p", "g"), "h"),
+        (blocked, "ReorderInput", ("h",), "y"),
+    ]
+    large, small = (1, 16, 8, 8), (1, 16, pixels, pixels)
+    shapes = {
+        name: small if name in "mqeg" else (16, 16, 1, 1) if name in "wv" else large for name in "xwcapmqvegh" + "y"
+    }
+    tensors = {name: Tensor(name, "float32", 4, name in "wv") for name in shapes}
+    nodes = tuple(Node(f"at_{y}", domain, kind, 17, x, (y,), {}) for domain, kind, x, y in steps)
+    graph = OperatorGraph("squeeze", nodes, tensors, ("x", "w", "v"), ("y",))
+    return graph, Capture(graph, shapes)
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(1, [(2, 3, 4, 5, 6, 7, 8)]), (8, [(2, 3, 4), (6, 7, 8)])])
+def test_small_convolutions_join_regions(pixels: int, expected: list[tuple[int, ...]]) -> None:
+    graph, capture = _squeeze(pixels)
+    growth = regions.grow(graph, [capture], anything_of_nodes)
+    assert [nodes for nodes in growth.regions if nodes[0] > 1] == expected
+
+
+def test_a_region_begins_where_its_operands_leave_the_blocked_layout() -> None:
+    graph, capture = _squeeze(1)
+    inside = (3, 4, 5, 6, 7, 8)
+    assert regions.with_first_reorders(graph, [capture], inside, anything_of_nodes) == (2, *inside)
+    assert regions.with_first_reorders(graph, [capture], inside, lambda nodes: "no") == inside
+    assert regions.with_first_reorders(graph, [capture], (7, 8), anything_of_nodes) == (6, 7, 8)  # (3,) reads p, too
+    assert regions.with_first_reorders(graph, [capture], (0, 7, 8), anything_of_nodes) == (0, 7, 8)
+
+
+def anything_of_nodes(nodes: tuple[int, ...]) -> str | None:
+    return None

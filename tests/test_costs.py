@@ -162,7 +162,7 @@ BY_HAND = [
         {},
         (2 * 3 * 22, 32 + 96 + 96, 32, 0),
     ),
-    # 3 positions of 5 become 16 columns: 2 heads of 3 for Q and K, of 2 for V; then 2 * (6 + 6 + 4) per pair of positions
+    # 3 positions of 5 become 16 columns: 2 heads of 3 for Q and K, of 2 for V; 2 * (6 + 6 + 4) per pair of positions
     (
         f"{MS}.Attention",
         [t(1, 3, 5), c(5, 16)],

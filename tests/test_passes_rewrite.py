@@ -301,7 +301,7 @@ def test_node_names_become_unique() -> None:
 
 
 def _squeeze(pixels: int) -> tuple[OperatorGraph, Capture]:
-    """A convolution with an activation, whose channels a squeeze and excitation scales; sizes of the small convolution."""
+    """A convolution with an activation, whose channels a squeeze and excitation scales; positions of the small one."""
     blocked = "com.microsoft.nchwc"
     steps = [
         (blocked, "Conv", ("x", "w"), "c"),

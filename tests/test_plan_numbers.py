@@ -29,8 +29,8 @@ EXPORTED int product_by_unit(int64_t rows, int64_t columns, int64_t depth)
     return matrix_unit_pays(rows, columns, depth);
 }
 
-static int planned(int64_t batch, int64_t channels, int64_t out, int64_t size, int64_t taps, int64_t groups, int64_t stride,
-                   convolution_plan *plan)
+static int planned(int64_t batch, int64_t channels, int64_t out, int64_t size, int64_t taps, int64_t groups,
+                   int64_t stride, convolution_plan *plan)
 {
     convolution c;
     memset(&c, 0, sizeof c);

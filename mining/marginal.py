@@ -1,6 +1,7 @@
 """Marginal order, and the best k of it: the best is taken, its nodes count as covered, the others are valued again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from heapq import heapify, heappop, heappush
 from typing import Protocol, TypeVar
 
 FIRST_SHARE = 0.1
@@ -24,6 +25,9 @@ Found = TypeVar("Found")
 class Values(Protocol):
     """What patterns, by name, save while some nodes are covered."""
 
+    def most(self, name: str, covered: Covered) -> float:
+        """No less than what ``value`` says with this or anything more covered, and faster."""
+
     def value(self, name: str, covered: Covered) -> float:
         """What occurrences save that are disjoint and hold nothing covered."""
 
@@ -34,25 +38,31 @@ class Values(Protocol):
         """The nodes of the occurrences that ``value`` counts."""
 
 
-def marginal_order(most: Mapping[str, float], values: Values, k: int | None) -> list[str]:
+def marginal_order(names: Iterable[str], values: Values, k: int | None) -> list[str]:
     """Patterns that save anything, each beyond what those before it save; of equals, the first by name.
 
+    Most patterns are never valued: what is left of the nodes that they hold is worth too little.
+
     Args:
-        most: for each name a bound on what the pattern saves, while nothing is covered or anything is. Most patterns
-            are never valued, for their bound is too low.
+        names: the patterns.
         values: what they save.
         k: how many at most; all when None.
     """
-    waiting = sorted(most, key=lambda name: (most[name], name))  # the most promising last
     known: dict[str, float] = {}
     covered: dict[int, int] = {}
     chosen: list[str] = []
+    # The most promising first, with how many were chosen when their bound was found.
+    waiting = [(-values.most(name, covered), name, 0) for name in names]
+    heapify(waiting)
     while k is None or len(chosen) < k:
         greatest = max(known.values(), default=0.0)
-        while waiting and most[waiting[-1]] >= greatest and most[waiting[-1]] > 0:
-            name = waiting.pop()
-            known[name] = values.value(name, covered)
-            greatest = max(greatest, known[name])
+        while waiting and -waiting[0][0] >= greatest and waiting[0][0] < 0:
+            _, name, then = heappop(waiting)
+            if then < len(chosen):
+                heappush(waiting, (-values.most(name, covered), name, len(chosen)))
+            else:
+                known[name] = values.value(name, covered)
+                greatest = max(greatest, known[name])
         if greatest <= 0:
             break
         best = min(name for name, value in known.items() if value == greatest)

@@ -19,7 +19,7 @@ from graphopt.graph import Capture
 from graphopt.machine import Machine
 from graphopt.mining.canonical import topological_order
 from graphopt.mining.folding import Folded
-from graphopt.mining.graphs import bits
+from graphopt.mining.graphs import bits, members
 from graphopt.mining.marginal import SLACK, Covered, marginal_order
 from graphopt.mining.opportunity import (
     FUSIBLE,
@@ -74,6 +74,7 @@ class Ranking:
             self.by_graph.setdefault(graph, []).append(one.capture)
             self._observed[graph] = self._observed.get(graph, 0) + one.count
         self._numbers: dict[int, list[int]] = {}
+        self._savings: dict[tuple[str, int], dict[tuple[int, ...], float]] = {}
         self.times = {id(capture): roofline.operator_times(capture, machine) for capture in captures}
         self.gains = {graph: self._gains(graph) for graph in self.by_graph}
         self.seconds = fsum(
@@ -90,18 +91,6 @@ class Ranking:
             np.zeros(len(self.by_graph[graph][0].graph.nodes)),
         )
 
-    def _most(self, pattern: Pattern) -> float:
-        """No less than what a pattern saves, found without valuing its occurrences."""
-        found = 0.0
-        for places in pattern.places:
-            gains = self.gains[places.graph]
-            whole = float(gains.sum())
-            if max(places.multiplicities) > 1:  # images hold other nodes
-                found += whole
-            else:
-                found += min(whole, float(gains[places.nodes].sum()))
-        return found * (1 + SLACK)
-
     def best(self, patterns: Iterable[Pattern], k: int | None, verdict: Verdict = lambda _: None) -> list[Opportunity]:
         """The patterns that save most, in marginal order.
 
@@ -112,26 +101,29 @@ class Ranking:
         """
         known = {pattern.digest: pattern for pattern in patterns}
         offer = _Offer(self, known, verdict)
-        marginal_order({name: self._most(pattern) for name, pattern in known.items()}, offer, k)
+        marginal_order(known, offer, k)
         return offer.taken
 
-    def candidates(self, pattern: Pattern) -> list[_Candidate]:
-        """Occurrences that save time, best first."""
+    def candidates(self, pattern: Pattern, covered: Covered) -> list[_Candidate]:
+        """Occurrences that save time and hold nothing covered, best first."""
         found: list[tuple[list[int], _Candidate]] = []
         for places in pattern.places:
             alike = self._alike(places.graph)
             place = pattern.arrangement(places.graph).place
-            savings: dict[tuple[int, ...], float] = {}
+            savings = self._savings.setdefault((pattern.digest, places.graph), {})
             for nodes, multiplicity in zip(places.nodes.tolist(), places.multiplicities, strict=True):
                 most = MOST_OVERLAPPING_IMAGES if multiplicity > len(alike) else MOST_IMAGES
                 for image in islice(pattern.images(places.graph, tuple(nodes), multiplicity), most):
+                    mask = bits(image)
+                    if mask & covered.get(places.graph, 0):
+                        continue
                     key = tuple([alike[node] for node in image])
                     saving = savings.get(key)
                     if saving is None:
                         saving = savings[key] = self._saving(places.graph, image)
                     if saving > 0:
                         order = sorted([place[node] for node in image])
-                        found.append((order, _Candidate(places.graph, image, bits(image), saving)))
+                        found.append((order, _Candidate(places.graph, image, mask, saving)))
         found.sort(key=lambda pair: (-pair[1].saving, pair[1].graph, pair[0]))
         return [candidate for _, candidate in found]
 
@@ -229,14 +221,35 @@ class _Offer:
         self._ranking = ranking
         self._patterns = patterns
         self._verdict = verdict
-        self._candidates: dict[str, list[_Candidate]] = {}
+        self._candidates: dict[str, list[_Candidate]] = {}  # but for what was covered when they were found
         self._touched: dict[str, dict[int, int]] = {}
+        self._left: dict[int, tuple[int, Gains]] = {}
         self.taken: list[Opportunity] = []
+
+    def most(self, name: str, covered: Covered) -> float:
+        """No less than what a pattern saves: the gains of all nodes that it holds and that are not covered."""
+        found = 0.0
+        for places in self._patterns[name].places:
+            gains = self._gains_left(places.graph, covered.get(places.graph, 0))
+            if max(places.multiplicities) == 1:  # else images hold other nodes
+                held = np.zeros(len(gains), dtype=np.bool_)
+                held[places.nodes] = True
+                gains = gains[held]
+            found += float(gains.sum())
+        return found * (1 + SLACK)
+
+    def _gains_left(self, graph: int, covered: int) -> Gains:
+        """The gains of a graph's nodes, 0 for those that are covered."""
+        if graph not in self._left or self._left[graph][0] != covered:
+            gains = self._ranking.gains[graph].copy()
+            gains[list(members(covered))] = 0.0
+            self._left[graph] = (covered, gains)
+        return self._left[graph][1]
 
     def value(self, name: str, covered: Covered) -> float:
         """What occurrences save that are disjoint and hold nothing covered."""
         if name not in self._candidates:
-            self._candidates[name] = self._ranking.candidates(self._patterns[name])
+            self._candidates[name] = self._ranking.candidates(self._patterns[name], covered)
             self._touched[name] = _union(self._candidates[name])
         return fsum(candidate.saving for candidate in _packed(self._candidates[name], covered))
 

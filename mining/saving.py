@@ -46,17 +46,17 @@ class Savings:
 
     def best(self, k: int | None) -> list[Pattern]:
         """The patterns that save most, in marginal order."""
-        most = {digest: self._most(pattern) for digest, pattern in self._patterns.items()}
-        return [self._patterns[digest] for digest in marginal_order(most, self, k)]
+        return [self._patterns[digest] for digest in marginal_order(self._patterns, self, k)]
 
-    def _most(self, pattern: Pattern) -> float:
+    def most(self, name: str, covered: Covered) -> float:
         """No less than what a pattern saves: as if as many occurrences as fit were disjoint."""
-        runs = sum(
-            self._graphs[places.graph].weight
-            * min(sum(places.multiplicities), len(self._graphs[places.graph].labels) // pattern.size)
-            for places in pattern.places
-        )
-        return runs * self._each[pattern.digest] * (1 + SLACK)
+        pattern = self._patterns[name]
+        runs = 0
+        for places in pattern.places:
+            graph = self._graphs[places.graph]
+            left = len(graph.labels) - covered.get(places.graph, 0).bit_count()
+            runs += graph.weight * min(sum(places.multiplicities), left // pattern.size)
+        return runs * self._each[name] * (1 + SLACK)
 
     def value(self, name: str, covered: Covered) -> float:
         """What occurrences save that are disjoint and hold nothing covered."""

@@ -85,7 +85,7 @@ def by_definition(ranking: Ranking, patterns: list[Pattern]) -> list[str]:
     def taken(pattern: Pattern) -> list[tuple[int, tuple[int, ...], float]]:
         found: list[tuple[int, tuple[int, ...], float]] = []
         held = set(covered)
-        for one in ranking.candidates(pattern):
+        for one in ranking.candidates(pattern, {}):
             own = {(one.graph, node) for node in one.nodes}
             assert one.saving == pytest.approx(saving(one.graph, one.nodes))
             if not own & held:

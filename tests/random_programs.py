@@ -286,6 +286,34 @@ def quantized(builder: Builder, x: Known) -> None:
 QUANTIZED = ("uint8", "int8", "uint16", "int16")
 
 
+def integers(builder: Builder, x: Known) -> None:
+    """Products with integers of eight bits, as matrices or through a window, with zero points or without."""
+    if x.dtype not in BYTES or len(builder.shape(x)) < 2 or 0 in builder.shape(x):
+        sizes = [int(builder.pick((1, 2, 3, 7, 17, 33, 70))) for _ in range(int(builder.pick((2, 3, 4))))]
+        dtype = str(builder.pick(BYTES))
+        x = Known(builder.input(sizes, dtype), dtype, True)
+    shape = builder.shape(x)
+    windowed, constant = len(shape) in (3, 4) and builder.chance(0.5), builder.chance(0.6)
+    width = int(builder.pick((1, 2, 5, 17, 40)))
+    other = str(builder.pick(BYTES))
+    window = [min(int(builder.pick((1, 2, 3))), size) for size in shape[2:]]
+    weights = builder.input([width, shape[1], *window] if windowed else [shape[-1], width], other, constant=constant)
+    zeros = [
+        builder.input(many, dtype, constant=constant)
+        for dtype, many in ((x.dtype, ()), (other, (width,) if not windowed and builder.chance(0.3) else ()))
+    ]
+    operands = [x.name, weights, *zeros[: int(builder.pick((0, 1, 2, 2)))]]
+    if windowed:
+        pads = [int(builder.pick((0, 0, 1, 2))) for _ in range(2 * len(window))]
+        strides = [int(builder.pick((1, 1, 2, 3))) for _ in window]
+        builder.add("ConvInteger", operands, exact=True, pads=pads, strides=strides)
+    else:
+        builder.add("MatMulInteger", operands, exact=True)
+
+
+BYTES = ("uint8", "int8")
+
+
 def cast(builder: Builder, x: Known) -> None:
     if x.exact:
         to = builder.pick(["float32", "float64", "float16", "int32", "int64", "bool"])
@@ -698,6 +726,7 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (normalized, 2),
     (of_channels, 2),
     (quantized, 2),
+    (integers, 3),
     (product, 2),
     (weighted, 2),
     (bags, 1),

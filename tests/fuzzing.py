@@ -86,7 +86,7 @@ def _perturbed(value: Array, scale: Array, random: np.random.Generator) -> Itera
 
 CANCELLING = {
     *("Gelu", "FastGelu", "HardSwish", "HardSigmoid", "Celu", "Elu", "Selu", "Mish", "LogSoftmax", "Sinh"),
-    *("BiasGelu", "GRU", "LSTM"),
+    *("BiasGelu", "GRU", "LSTM", "ReduceLogSumExp"),
 }
 """Operators that add up terms inside, of the size of one or of their operand, which may cancel."""
 CONVOLUTIONS = {"Conv", "FusedConv"}

@@ -70,6 +70,18 @@ def _attention(
     return Case(name, tuple(nodes), feeds, ("y",), constants)
 
 
+def _bare(name: str, batch: int, rows: int, columns: int, depth: int) -> Case:
+    """Only the two products and the softmax, so that any size may be none."""
+    node = helper.make_node
+    nodes = (
+        node("MatMul", ["q", "k"], ["products"]),
+        node("Softmax", ["products"], ["weights"], axis=-1),
+        node("MatMul", ["weights", "v"], ["y"]),
+    )
+    sizes = {"q": (batch, rows, depth), "k": (batch, depth, columns), "v": (batch, columns, depth)}
+    return Case(name, nodes, {name: random_values(size, "float32", 3) for name, size in sizes.items()}, ("y",))
+
+
 def _causal(rows: int) -> Array:
     return np.triu(np.full((rows, rows), -np.inf, np.float32), 1)
 
@@ -96,6 +108,10 @@ CASES = [
     (_with_nan(_attention("special", 2, 2, 19, 33, 7)), 4),
     (_attention("one_row", 2, 3, 1, 40, 16), 6),
     (_attention("one_column", 2, 2, 3, 1, 1), 0),
+    (_bare("no_batch", 0, 5, 6, 4), 0),
+    (_bare("no_rows", 2, 0, 6, 4), 0),
+    (_bare("no_columns", 2, 5, 0, 4), 0),
+    (_bare("no_depth", 2, 5, 6, 0), 0),
 ]
 """Each with the units of its joined step; 0 where the steps stay apart."""
 

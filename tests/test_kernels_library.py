@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -222,3 +223,21 @@ def test_the_first_error_is_told(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError) as error:
         build_library([_cases()[0].fused()], tmp_path, "k", compiler=["false"])
     assert "\n" not in str(error.value)
+
+
+def test_what_ends_compiling_early_begins_no_more_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path] = []
+
+    def part(command: list[str], flags: list[str], text: str, file: Path, objects: ObjectCache | None) -> Path:
+        begun.append(file)
+        if len(begun) > 1:
+            time.sleep(0.1)
+            return file
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compile, "_object", part)
+    monkeypatch.setattr(compile, "_processors", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        build_library([case.fused() for case in _cases()], tmp_path, "k", portable=True)
+    assert len(begun) <= 3
+    assert not list(tmp_path.glob(".compile-*"))

@@ -154,14 +154,18 @@ def compile_library(
     for level in chosen:
         flags = flags_of(command, level)
         parts += [(text, flags) for text in level_parts(source, level, together)]
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-") as name:
+    # Two interruptions in a row leave a compiler running, which still writes.
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with ThreadPoolExecutor(max_workers=_processors()) as pool:
             jobs = [
                 pool.submit(_object, command, flags, text, folder / f"part{number}.o", objects)
                 for number, (text, flags) in enumerate(parts)
             ]
-            files = [job.result() for job in jobs]
+            try:
+                files = [job.result() for job in jobs]
+            finally:
+                pool.shutdown(cancel_futures=True)
         listing = folder / "objects.txt"  # there may be more than a command line takes
         listing.write_text("\n".join(f'"{file}"' for file in files))
         _run([*command, "-shared", "-pthread", f"@{listing}", "-o", str(library), "-lm"])

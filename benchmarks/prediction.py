@@ -470,7 +470,10 @@ def value_of(pair: Pair, name: str, rng: np.random.Generator) -> np.ndarray:
         if len(shape) < 2:
             return (0.5 + rng.random(shape)).astype(tensor.dtype)
         # Weights as large as trained ones: larger ones lead to subnormal numbers, which take a core much longer.
-        weights: np.ndarray = (rng.standard_normal(shape) / max(shape[-2:]) ** 0.5).astype(tensor.dtype)
+        nodes = pair.capture.graph.nodes
+        convolved = any("Conv" in node.op_type and name == node.inputs[1] for node in nodes)
+        terms = prod(shape[1:]) if convolved else max(shape[-2:])
+        weights: np.ndarray = (rng.standard_normal(shape) / terms**0.5).astype(tensor.dtype)
         return weights
     return np.zeros(shape, tensor.dtype)
 

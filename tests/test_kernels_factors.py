@@ -36,6 +36,7 @@ def case(name: str, nodes: list[NodeProto], feeds: Feeds, constants: frozenset[s
 
 DIVIDED = [node("Div", ["a", "b"], "t"), node("Mul", ["x", "t"], "y")]
 SCALED = {"a": real(COLUMNS), "b": real(COLUMNS, seed=1), "x": real(ROWS, COLUMNS, seed=2)}
+GATED = [node("Conv", ["p", "w"], "c"), node("Sigmoid", ["c"], "g"), node("Mul", ["x", "g"], "y")]
 NORMALISED = {"x": real(2, COLUMNS, 6, 8), **{name: real(COLUMNS, seed=ord(name)) for name in "sbmv"}}
 
 APART = (
@@ -50,6 +51,8 @@ APART = (
     case("one_behind_the_other",
          [node("Div", ["a", "b"], "t"), node("Div", ["t", "c"], "u"), node("Mul", ["x", "u"], "y")],
          {"a": real(1, 8), "b": real(1, 8, seed=1), "c": real(512, 8, seed=2), "x": real(8, 512, 8)}),
+    case("behind_a_convolution", GATED,
+         {"p": real(2, 8, 1, 1), "w": real(COLUMNS, 8, 1, 1), "x": real(2, COLUMNS, 6, 8)}),
     case("before_a_sum", [*DIVIDED[:1], node("Mul", ["x", "t"], "p"), node("ReduceSum", ["p"], "y")], SCALED),
 )  # fmt: skip
 INSIDE = (
@@ -60,6 +63,8 @@ INSIDE = (
     case("behind_a_sum",
          [node("ReduceMax", ["x"], "m", keepdims=1), node("Exp", ["m"], "e"), node("Mul", ["x", "e"], "y")],
          {"x": real(ROWS, COLUMNS)}),
+    case("behind_a_convolution_of_as_many_elements", GATED,
+         {"p": real(2, 8, 6, 8), "w": real(COLUMNS, 8, 1, 1), "x": real(2, COLUMNS, 6, 8)}),
     case("concatenated", [node("Exp", ["a"], "e"), node("Concat", ["e", "x"], "y", axis=0)],
          {"a": real(1, COLUMNS), "x": real(ROWS, COLUMNS)}),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import NodeProto, helper
 
-from graphopt.operators import table
+from graphopt.operators import quantization, table
 from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import Rowwise
 from tests.kernel_checks import BLOCKED, Array, Case, KernelLibrary, assert_same, random_values
@@ -463,5 +463,6 @@ def test_every_row_wise_operator_is_checked() -> None:
     checked = {f"{n.domain}.{n.op_type}" if n.domain else n.op_type for c in CASES.values() for n in c.nodes}
     same = {"RMSNormalization", "com.microsoft.SimplifiedLayerNormalization"}  # share a lowering that is
     positions = {"ArgMax", "ArgMin"}  # tests/test_kernels_positions.py
-    quantizing = {name for name in lowered if name.endswith("uantizeLinear")}  # tests/test_kernels_quantization.py
+    # tests/test_kernels_quantization.py and tests/test_kernels_integers.py
+    quantizing = {name for name, operator in table().items() if operator in quantization.OPERATORS}
     assert lowered - same - positions - quantizing <= checked

@@ -6,7 +6,7 @@ from math import prod
 from graphopt.graph import Shape
 from graphopt.kernels.lower import COSTLY
 from graphopt.kernels.places import has_choices
-from graphopt.kernels.program import Input, Map, Program, View, readers_of
+from graphopt.kernels.program import Convolution, Input, Map, Program, View, readers_of
 from graphopt.operators.lowering import Call, Expression
 
 MANY_TIMES = 8
@@ -29,8 +29,8 @@ VECTORS = COSTLY - SINGLE | {"divide", "sqrt", "softplus"}
 def repeated_factors(program: Program) -> list[int]:
     """Values, each behind those that it is computed from, that are better computed once and kept in memory.
 
-    They are computed from inputs by maps and views and cost more than simple operations, and in every example what
-    reads them repeats each of their elements often.
+    They are computed from inputs and convolutions by maps and views and cost more than simple operations, and in every
+    example what reads them repeats each of their elements often.
     """
     if not program.examples:
         return []
@@ -66,15 +66,16 @@ def _repeated(program: Program, readers: list[list[int]], example: Sequence[Shap
 
 
 def _work_behind(program: Program, value: int, ready: set[int]) -> int:
-    """Work for an element of a value that is computed from inputs and ready ones by maps and views; 0 for others.
+    """Work for an element of a value that is computed from what is in memory by maps and views; 0 for others.
 
-    Single constants are read once, and what is computed from them alone is, too.
+    In memory are inputs, ready values and convolutions: each is a step of its own. Single constants are read once, and
+    what is computed from them alone is, too.
     """
     work, varies, pending, seen = 0, False, [value], {value}
     while pending:
         number = pending.pop()
         what = program.values[number]
-        if isinstance(what, Input) or number in ready:
+        if isinstance(what, Input | Convolution) or number in ready:
             varies |= not (isinstance(what, Input) and what.once)
             continue
         if not isinstance(what, Map | View) or (isinstance(what, View) and has_choices(what)):

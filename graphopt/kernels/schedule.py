@@ -226,6 +226,8 @@ class _Scheduler:
         if value in self.tensors:
             return
         self._lookups_ready([value])
+        if value in self.tensors:  # stored by a step that had to be ready
+            return
         tensor = self._tensor(value)
         step = Nest(self.program, [(value, tensor)], dict(self.tensors), self._next())
         stage = self._add(step, [value], [tensor])

@@ -36,6 +36,7 @@ typedef struct {
     int64_t left_zero_step, right_zero_step; /* from one row or column to the next */
     int64_t taps[2], image[2], out_width; /* of a window: its sizes, those of the image, and of the result */
     int64_t right_at, lines_at, scratch;
+    int as_it_lies; /* the right operand is [depth, columns] in memory: a matrix, or an image under a window of one pixel */
 } integer_sums;
 
 static inline int64_t whole_tiles(int64_t count) { return tiles_of(count, INTEGER_COLUMNS) * INTEGER_COLUMNS; }
@@ -70,38 +71,46 @@ static void read_tap(const integer_sums *x, const unsigned char *image, int64_t 
     int64_t window = x->taps[0] * x->taps[1], width = x->image[1];
     int64_t row_tap = tap % window / x->taps[1] * w->dilation[0] - w->before[0];
     int64_t shift = tap % x->taps[1] * w->dilation[1] - w->before[1], step = w->stride[1];
+    int64_t column = first % x->out_width, row = first / x->out_width * w->stride[0] + row_tap;
     image += tap / window * x->image[0] * width;
-    while (count > 0) {
-        int64_t column = first % x->out_width, row = first / x->out_width * w->stride[0] + row_tap;
+    for (; count > 0; column = 0, row += w->stride[0]) {
         int64_t run = x->out_width - column < count ? x->out_width - column : count;
         int64_t begin = 0, end = 0; /* the positions of this run that meet the image */
         if (row >= 0 && row < x->image[0]) {
             int64_t start = column * step + shift;
-            begin = start >= 0 ? 0 : clamp((-start + step - 1) / step, 0, run);
-            end = start >= width ? begin : clamp((width - 1 - start) / step + 1, begin, run);
             const unsigned char *from = image + row * width + start;
-            if (step == 1)
+            if (step == 1) {
+                begin = clamp(-start, 0, run);
+                end = clamp(width - start, begin, run);
                 memcpy(to + begin, from + begin, (size_t)(end - begin));
-            else
-                for (int64_t i = begin; i < end; i++)
-                    to[i] = from[i * step];
+            } else {
+                begin = start >= 0 ? 0 : clamp((-start + step - 1) / step, 0, run);
+                end = start >= width ? begin : clamp((width - 1 - start) / step + 1, begin, run);
+                if (step == 2)
+                    for (int64_t i = begin; i < end; i++)
+                        to[i] = from[2 * i];
+                else
+                    for (int64_t i = begin; i < end; i++)
+                        to[i] = from[i * step];
+            }
         }
-        memset(to, outside, (size_t)begin);
-        memset(to + end, outside, (size_t)(run - end));
+        if (begin > 0)
+            memset(to, outside, (size_t)begin);
+        if (end < run)
+            memset(to + end, outside, (size_t)(run - end));
         to += run;
-        first += run;
         count -= run;
     }
 }
 
 /* Four lines of 16 elements as 16 times four elements. */
-static inline void interleave(unsigned char *to, const unsigned char *lines, int64_t line, unsigned char flip)
+static inline void interleave(unsigned char *to, const unsigned char *const lines[4], int64_t at, unsigned char flip)
 {
 #if defined(__SSE2__)
     const __m128i flips = _mm_set1_epi8((char)flip);
     __m128i x[4];
     for (int i = 0; i < 4; i++)
-        x[i] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)(lines + i * line)), flips);
+        x[i] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)(lines[i] + at)), flips);
     __m128i low[2] = {_mm_unpacklo_epi8(x[0], x[1]), _mm_unpacklo_epi8(x[2], x[3])};
     __m128i high[2] = {_mm_unpackhi_epi8(x[0], x[1]), _mm_unpackhi_epi8(x[2], x[3])};
     __m128i *all = (__m128i *)(void *)to;
@@ -112,8 +121,24 @@ static inline void interleave(unsigned char *to, const unsigned char *lines, int
 #else
     for (int j = 0; j < INTEGER_COLUMNS; j++)
         for (int i = 0; i < 4; i++)
-            to[4 * j + i] = lines[i * line + j] ^ flip;
+            to[4 * j + i] = lines[i][at + j] ^ flip;
 #endif
+}
+
+typedef uint32_t integer_vector __attribute__((vector_size(64)));
+typedef int32_t signed_vector __attribute__((vector_size(64)));
+
+/* Sums of 16 prepared columns. */
+static inline void add_prepared(const unsigned char *columns, int64_t deep, uint32_t *to)
+{
+    signed_vector sum = {0};
+    integer_vector four;
+    for (int64_t k = 0; k < deep; k += 4) {
+        memcpy(&four, columns + k * INTEGER_COLUMNS, sizeof four);
+        sum += ((signed_vector)(four << 24) >> 24) + ((signed_vector)(four << 16) >> 24) + ((signed_vector)(four << 8) >> 24)
+               + ((signed_vector)four >> 24);
+    }
+    memcpy(to, &sum, sizeof sum);
 }
 
 /* Prepares columns [column, column + columns) of a right operand. lines: room for four times as many bytes, in whole tiles; outside: what
@@ -122,28 +147,29 @@ static void prepare_columns(const integer_sums *x, unsigned char *to, const unsi
                             unsigned char outside, unsigned char *lines)
 {
     const unsigned char flip = x->code->right_signed ? 0 : 128;
-    const int64_t whole = whole_tiles(columns);
+    const int64_t whole = whole_tiles(columns), used = tiles_of(x->depth, 4) * 4, in_place = x->as_it_lies && whole == columns;
     uint32_t *sums = (uint32_t *)(void *)(to + whole * x->deep);
-    memset(sums, 0, (size_t)whole * sizeof *sums);
-    memset(lines, flip, (size_t)(4 * whole)); /* zeros, once they are signed */
-    for (int64_t k = 0; k < x->deep; k += 4) {
+    if (!in_place)
+        memset(lines, flip, (size_t)(4 * whole)); /* zeros, once they are signed */
+    for (int64_t k = 0; k < used; k += 4) {
+        const unsigned char *line[4];
         for (int64_t i = 0; i < 4; i++) {
-            unsigned char *line = lines + i * whole;
+            unsigned char *copy = lines + i * whole;
+            const unsigned char *there = from + (k + i) * x->columns + column;
+            line[i] = in_place && k + i < x->depth ? there : copy;
             if (k + i >= x->depth)
-                memset(line, flip, (size_t)columns);
-            else if (x->code->window)
-                read_tap(x, from, k + i, column, columns, outside, line);
-            else
-                memcpy(line, from + (k + i) * x->columns + column, (size_t)columns);
-        }
-        for (int64_t j = 0; j < whole; j++) {
-            int all = 0;
-            for (int i = 0; i < 4; i++)
-                all += (signed char)(lines[i * whole + j] ^ flip);
-            sums[j] += (uint32_t)all;
+                memset(copy, flip, (size_t)columns);
+            else if (!x->as_it_lies)
+                read_tap(x, from, k + i, column, columns, outside, copy);
+            else if (!in_place)
+                memcpy(copy, there, (size_t)columns);
         }
         for (int64_t j = 0; j < whole; j += INTEGER_COLUMNS)
-            interleave(to + j * x->deep + k * INTEGER_COLUMNS, lines + j, whole, flip);
+            interleave(to + j * x->deep + k * INTEGER_COLUMNS, line, j, flip);
+    }
+    for (int64_t j = 0; j < whole; j += INTEGER_COLUMNS) {
+        memset(to + j * x->deep + used * INTEGER_COLUMNS, 0, (size_t)((x->deep - used) * INTEGER_COLUMNS));
+        add_prepared(to + j * x->deep, used, sums + j);
     }
 }
 
@@ -314,32 +340,33 @@ typedef struct {
     int64_t step;
 } zero_points;
 
-typedef uint32_t integer_vector __attribute__((vector_size(64)));
-
 /* Stores sums of rows x columns with what zero points take away; left_zeros: of the first row, right_zeros: of the first column. */
 static void store_integers(const integer_sums *x, const integer_tiles sums, int64_t rows, int64_t columns, const zero_points *left_zeros,
                            const uint32_t *row_sums, const uint32_t *column_sums, const zero_points *right_zeros, int32_t *to)
 {
     for (int64_t c = 0; c < columns; c += INTEGER_COLUMNS) {
-        integer_vector column_sum, zero, less = {0};
+        integer_vector column_sum, zero;
         int64_t count = columns - c < INTEGER_COLUMNS ? columns - c : INTEGER_COLUMNS;
         memcpy(&column_sum, column_sums + c, sizeof column_sum);
-        for (int64_t j = 0; j < INTEGER_COLUMNS; j++) {
-            const unsigned char *of = right_zeros->of ? right_zeros->of + (j < count ? (c + j) * right_zeros->step : 0) : NULL;
-            zero[j] = (uint32_t)zero_point(of, x->code->right_signed, 0);
-        }
-        for (int64_t r = 0; r < rows; r++) {
-            if (r == 0 || left_zeros->step) { /* the zero point times the sum of b - zb */
-                const unsigned char *of = left_zeros->of ? left_zeros->of + r * left_zeros->step : NULL;
-                less = (uint32_t)zero_point(of, x->code->left_signed, 1) * (column_sum - (uint32_t)x->depth * zero);
-            }
+        if (right_zeros->of && right_zeros->step)
+            for (int64_t j = 0; j < INTEGER_COLUMNS; j++)
+                zero[j] = (uint32_t)zero_point(right_zeros->of + (j < count ? c + j : 0), x->code->right_signed, 0);
+        else
+            zero = (integer_vector){0} + (uint32_t)zero_point(right_zeros->of, x->code->right_signed, 0);
+        column_sum -= (uint32_t)x->depth * zero;
+        integer_vector less = (uint32_t)zero_point(left_zeros->of, x->code->left_signed, 1) * column_sum; /* the zero point times the sum of b - zb */
+        const int each = left_zeros->of && left_zeros->step;
+        int32_t *result = to + c;
+        for (int64_t r = 0; r < rows; r++, result += x->columns) {
             integer_vector sum;
-            memcpy(&sum, sums[r / INTEGER_ROWS][c / INTEGER_COLUMNS][r % INTEGER_ROWS], sizeof sum);
+            if (each)
+                less = (uint32_t)zero_point(left_zeros->of + r, x->code->left_signed, 1) * column_sum;
+            memcpy(&sum, sums[r >> 4][c >> 4][r & 15], sizeof sum);
             sum -= less + zero * row_sums[r];
             if (count == INTEGER_COLUMNS)
-                memcpy(to + r * x->columns + c, &sum, sizeof sum);
+                memcpy(result, &sum, sizeof sum);
             else
-                memcpy(to + r * x->columns + c, &sum, (size_t)count * sizeof(int32_t));
+                memcpy(result, &sum, (size_t)count * sizeof(int32_t));
         }
     }
 }
@@ -528,7 +555,11 @@ SHARED const char *plan_integers(plan *p, const integer_code *code, const shape 
         x->image[0] = flat ? 1 : right->size[2];
         x->image[1] = right->size[right->rank - 1];
         x->out_width = columns;
+        const integer_window *w = code->window;
+        int64_t around = w->before[0] | w->before[1] | w->after[0] | w->after[1];
+        x->as_it_lies = x->taps[0] * x->taps[1] == 1 && w->stride[0] == 1 && w->stride[1] == 1 && around == 0;
     } else {
+        x->as_it_lies = 1;
         for (int k = 0; k < result->rank - 2; k++)
             x->batches *= result->size[k];
         if (one_right && elements(left) == x->batches * x->rows * x->depth) { /* rows of all are rows of one product */

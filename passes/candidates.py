@@ -145,6 +145,9 @@ class Fusibility:
                 return f"rule {rule.name}: {node.operator}: {rule.reason}"
             if operator is None or operator.lowering is None:
                 return f"no lowering for {node.operator}"
+            better = regions.better_in_runtime(self.graph, index)
+            if better is not None:
+                return f"{node.operator} {better}: the runtime's own is as fast"
             if all(self._is_shape(name) for name in node.outputs if name):
                 return f"{node.operator} computes a shape"
         pattern_rule = rules.stopped_pattern(self.graph, nodes) if len(nodes) > 1 else None

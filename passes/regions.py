@@ -168,6 +168,40 @@ def hard_to_price(graph: OperatorGraph, index: int) -> bool:
     return apart or convolves(graph, index) or multiplies_weights(graph, index)
 
 
+_FACTORS = {
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "QLinearMatMul": (0, 3),
+    "DynamicQuantizeMatMul": (None, 1),
+    "ConvInteger": (0, 1),
+    "QLinearConv": (0, 3),
+}
+"""Slots of what products and convolutions of integers multiply; None: quantized by the operator, without a sign."""
+LEAST_WINDOW = 64
+"""Elements under a window from which a kernel takes a convolution of integers: a tile of the matrix unit."""
+
+
+def better_in_runtime(graph: OperatorGraph, index: int) -> str | None:
+    """Why onnxruntime computes products of integers at least as fast as a kernel; None where it does not.
+
+    It multiplies unsigned integers by signed weights on the matrix unit, and scales each block of sums while it is in
+    the cache. Of convolutions, those with unsigned weights are its faster ones; windows of fewer elements than a tile
+    are mostly zeros in a kernel.
+    """
+    node = graph.nodes[index]
+    if node.op_type not in _FACTORS:
+        return None
+    first, second = _FACTORS[node.op_type]
+    weights = graph.tensors[node.inputs[second]]
+    if not weights.constant:
+        return None
+    if "Conv" in node.op_type:
+        few = weights.shape is not None and prod(weights.shape[1:]) < LEAST_WINDOW and weights.dtype == "uint8"
+        return f"has fewer than {LEAST_WINDOW} elements under a window without signs" if few else None
+    unsigned = first is None or graph.tensors[node.inputs[first]].dtype == "uint8"
+    return "multiplies unsigned integers by signed weights" if unsigned and weights.dtype == "int8" else None
+
+
 FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)
 """Ways to grow regions: first the largest, then such as remain right where the largest do not pay."""
 

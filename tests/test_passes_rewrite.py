@@ -117,6 +117,27 @@ def test_growing_and_rewriting_keeps_the_model(
     assert_same(model, after)
 
 
+@pytest.mark.parametrize(
+    ("operator", "shape", "dtype", "reason"),
+    [
+        ("MatMulInteger", (4, 9), "int8", "signed weights"),
+        ("MatMulInteger", (4, 9), "uint8", None),
+        ("ConvInteger", (5, 3, 5), "uint8", "fewer than 64 elements"),
+        ("ConvInteger", (5, 3, 5), "int8", None),
+        ("ConvInteger", (5, 3, 22), "uint8", None),
+    ],
+)
+def test_products_of_integers_that_the_runtime_computes_as_fast_stay_there(
+    operator: str, shape: tuple[int, ...], dtype: str, reason: str | None
+) -> None:
+    quantizing = node("DynamicQuantizeLinear", "x", "quantized,scale,zero")
+    pads = {} if len(shape) == 2 else {"pads": [20, 20]}
+    product = node(operator, "quantized,weights,zero", "y", **pads)
+    graph, capture = observed(build([quantizing, product], ["y"], {"weights": np.ones(shape, dtype)}))
+    found = Fusibility(graph, [capture], anything).reason((1,))
+    assert found is None if reason is None else reason in str(found)
+
+
 @settings(max_examples=25, deadline=None)
 @given(random_models(), st.randoms(use_true_random=False))
 def test_identity_does_not_depend_on_names_or_order(model: onnx.ModelProto, random: Any) -> None:

@@ -354,14 +354,15 @@ static void store_integers(const integer_sums *x, const integer_tiles sums, int6
         else
             zero = (integer_vector){0} + (uint32_t)zero_point(right_zeros->of, x->code->right_signed, 0);
         column_sum -= (uint32_t)x->depth * zero;
-        integer_vector less = (uint32_t)zero_point(left_zeros->of, x->code->left_signed, 1) * column_sum; /* the zero point times the sum of b - zb */
+        /* the left zero point times the sum of b - zb */
+        integer_vector less = (uint32_t)zero_point(left_zeros->of, x->code->left_signed, 1) * column_sum;
         const int each = left_zeros->of && left_zeros->step;
         int32_t *result = to + c;
-        for (int64_t r = 0; r < rows; r++, result += x->columns) {
+        for (uint64_t r = 0; r < (uint64_t)rows; r++, result += x->columns) {
             integer_vector sum;
             if (each)
                 less = (uint32_t)zero_point(left_zeros->of + r, x->code->left_signed, 1) * column_sum;
-            memcpy(&sum, sums[r >> 4][c >> 4][r & 15], sizeof sum);
+            memcpy(&sum, sums[r / INTEGER_ROWS][c / INTEGER_COLUMNS][r % INTEGER_ROWS], sizeof sum);
             sum -= less + zero * row_sums[r];
             if (count == INTEGER_COLUMNS)
                 memcpy(result, &sum, sizeof sum);

@@ -17,11 +17,18 @@ def held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    came: list[int] = []
+    # The mask is for processes that are started; a thread of a library may get a signal in spite of it.
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ALL}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 def let_through(signals: Collection[signal.Signals]) -> None:

@@ -19,7 +19,9 @@ def held_back() -> Iterator[None]:
         return
     came: list[int] = []
     # The mask is for processes that are started; a thread of a library may get a signal in spite of it.
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ALL}
+    # A handler that C code installed (None) could not be put back.
+    ours = [number for number in ALL if signal.getsignal(number) is not None]
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ours}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
     try:
         yield

@@ -24,8 +24,9 @@ from graphopt.passes.isolated import DiedError, isolated
 from graphopt.passes.regions import multiplies
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.seconds import Seconds, Turns
+from graphopt.runtime.compare import Verdict
 from graphopt.runtime.session import Optimization, open_session
-from graphopt.runtime.verify import Verdict, Verification
+from graphopt.runtime.verify import Verification
 
 Accept = Literal["measured", "predicted", "all"]
 Progress = Callable[[str], None]

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from graphopt import kernels
 from graphopt.errors import GraphoptError
+from graphopt.runtime.compare import Verdict, compare_values
 from graphopt.runtime.reference import open_reference, run
 from graphopt.runtime.session import open_session
-from graphopt.runtime.verify import Verdict, compare_values
 from tests.runtime_models import fused_model, model, other_library, tensor
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL

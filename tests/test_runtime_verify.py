@@ -14,9 +14,10 @@ from onnx import TensorProto, helper
 
 from graphopt import kernels
 from graphopt.errors import GraphoptError
+from graphopt.runtime.compare import Tolerance, Verdict, compare, compare_values
 from graphopt.runtime.feeds import inputs_of, seeded_inputs, with_batch
 from graphopt.runtime.session import open_session
-from graphopt.runtime.verify import Tolerance, Verdict, compare, compare_values, verify
+from graphopt.runtime.verify import verify
 from tests.runtime_models import fused_model, model, other_library, tensor
 
 NAN, INF = float("nan"), float("inf")

@@ -472,6 +472,15 @@ def describe(node: NodeProto) -> str:
     return f"{node.op_type} {node.name!r}" if node.name else f"{node.op_type} that makes {list(node.output)[:1]}"
 
 
+def own_names(graph: GraphProto) -> list[str]:
+    """Names of the tensors that a graph itself has, not those in bodies: inputs, constants, results; each once."""
+    names = [value.name for value in graph.input]
+    names += [tensor.name for tensor in graph.initializer]
+    names += [sparse.values.name for sparse in graph.sparse_initializer]
+    names += [name for node in graph.node for name in node.output if name]
+    return list(dict.fromkeys(names))
+
+
 def captured_names(node: NodeProto) -> list[str]:
     """Names that a node's bodies read from outside, each once, in order of first use."""
     return list(dict.fromkeys(name for body in bodies(node) for name in free_names(body)))
@@ -479,9 +488,7 @@ def captured_names(node: NodeProto) -> list[str]:
 
 def free_names(graph: GraphProto) -> Iterator[str]:
     """Names that a body, and the bodies in it, read from outside; with repetitions."""
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {sparse.values.name for sparse in graph.sparse_initializer}
-    own |= {name for node in graph.node for name in node.output}
+    own = set(own_names(graph))
     for node in graph.node:
         yield from (name for name in (*node.input, *captured_names(node)) if name and name not in own)
     yield from (value.name for value in graph.output if value.name not in own)

@@ -14,6 +14,7 @@ from graphopt.model_files import (
     captured_names,
     every_graph,
     inline_functions,
+    own_names,
     topological_order,
     without_weights,
 )
@@ -34,7 +35,7 @@ def with_unique_names(model: ModelProto) -> ModelProto:
     """
     graphs = list(every_graph(model.graph))
     nodes = [node.name for graph in graphs for node in graph.node]
-    tensors = [name for graph in graphs for name in _own_names(graph)]
+    tensors = [name for graph in graphs for name in own_names(graph)]
     if all(nodes) and len(set(nodes)) == len(nodes) and len(set(tensors)) == len(tensors):
         return model
     changed = ModelProto()
@@ -44,11 +45,11 @@ def with_unique_names(model: ModelProto) -> ModelProto:
     taken_nodes = {node.name for graph in every_graph(changed.graph) for node in graph.node}
     seen_nodes = {node.name for node in changed.graph.node}
     taken = set(tensors) | {value.name for graph in graphs for value in graph.output}
-    seen = set(_own_names(changed.graph))
+    seen = set(own_names(changed.graph))
 
     def name_body(graph: GraphProto, outer: Mapping[str, str]) -> None:
         renamed = dict(outer)
-        for name in _own_names(graph):
+        for name in own_names(graph):
             renamed[name] = _unlike(name, taken) if name in seen else name
             seen.add(renamed[name])
         for value in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
@@ -68,15 +69,6 @@ def with_unique_names(model: ModelProto) -> ModelProto:
         for body in bodies(node):
             name_body(body, {})
     return changed
-
-
-def _own_names(graph: GraphProto) -> list[str]:
-    """Names of tensors that a graph itself defines, each once."""
-    names = [value.name for value in graph.input]
-    names += [tensor.name for tensor in graph.initializer]
-    names += [sparse.values.name for sparse in graph.sparse_initializer]
-    names += [name for node in graph.node for name in node.output if name]
-    return list(dict.fromkeys(names))
 
 
 def _unlike(name: str, taken: set[str]) -> str:

@@ -4,13 +4,14 @@ Exporters from TensorFlow pass a cell's weights through the loop as states. As s
 neither folded nor packed, because nothing says that they stay the same.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx
 from onnx import helper
 
-from graphopt.model_files import bodies, every_graph
+from graphopt.model_files import bodies, every_graph, own_names
 from graphopt.passes.base import Context, PassResult, register
 from graphopt.passes.protos import copy, drop_unused, replace_nodes, uses
 
@@ -77,7 +78,7 @@ def _free_node(node: onnx.NodeProto) -> list[tuple[str, str]]:
         while given in same:
             given = same[given]
         result = node.output[state] if state < len(node.output) else ""
-        hidden = {outer, inner} & _defined(body, first_input + state)
+        hidden = {outer, inner} & _defined(body, inner)
         if given != inner or not outer or hidden or len(node.output) <= 1:
             continue
         del body.input[first_input + state], body.output[first_output + state], node.input[first_operand + state]
@@ -90,16 +91,11 @@ def _free_node(node: onnx.NodeProto) -> list[tuple[str, str]]:
     return freed
 
 
-def _defined(body: onnx.GraphProto, apart_from: int) -> set[str]:
+def _defined(body: onnx.GraphProto, apart_from: str) -> set[str]:
     """Names that a body or a graph in it gives to values of its own, apart from one of the body's inputs."""
-    names = {value.name for position, value in enumerate(body.input) if position != apart_from}
-    for graph in every_graph(body):
-        if graph is not body:
-            names.update(value.name for value in graph.input)
-        names.update(tensor.name for tensor in graph.initializer)
-        names.update(sparse.values.name for sparse in graph.sparse_initializer)
-        names.update(name for node in graph.node for name in node.output)
-    return names
+    names = Counter(name for graph in every_graph(body) for name in own_names(graph))
+    names[apart_from] -= 1
+    return {name for name, count in names.items() if count}
 
 
 def _read_instead(body: onnx.GraphProto, inner: str, outer: str) -> None:

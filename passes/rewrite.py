@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 from graphopt.errors import GraphoptError
 from graphopt.graph import AttributeValue, Capture, OperatorGraph
-from graphopt.model_files import every_graph
+from graphopt.model_files import every_graph, own_names
 from graphopt.passes.base import LOCAL_DOMAIN
 from graphopt.passes.extract import Extraction
 from graphopt.passes.fixed_shapes import declare_shapes
@@ -101,11 +101,11 @@ def _bring_constants(
     graphs: Sequence[onnx.GraphProto],
 ) -> None:
     """Give a body constants of its own for those outside of it that its calls read."""
-    own = {tensor.name for tensor in body.initializer} | {name for node in body.node for name in node.output}
+    own = set(own_names(body))
     wanted = {
         name for node in calls for name in node.input if name and graph.tensors[name].constant and name not in own
     }
-    taken = {name for inner in graphs for name in (*(t.name for t in inner.initializer), *_results(inner))}
+    taken = {name for inner in graphs for name in own_names(inner)}
     brought: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
     for name in sorted(wanted):
@@ -127,10 +127,6 @@ def _bring_constants(
         replace_nodes(body, [*nodes, *body.node])
     for node in calls:
         node.input[:] = [brought.get(name, name) for name in node.input]
-
-
-def _results(graph: onnx.GraphProto) -> list[str]:
-    return [name for node in graph.node for name in node.output]
 
 
 def _merge(

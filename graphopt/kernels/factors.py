@@ -6,7 +6,7 @@ from math import prod
 from graphopt.graph import Shape
 from graphopt.kernels.lower import COSTLY
 from graphopt.kernels.places import has_choices
-from graphopt.kernels.program import Convolution, Input, Map, Program, View, readers_of
+from graphopt.kernels.program import Convolution, Input, Map, Program, View, present, readers_of
 from graphopt.operators.lowering import Call, Expression
 
 MANY_TIMES = 8
@@ -81,7 +81,7 @@ def _work_behind(program: Program, value: int, ready: set[int]) -> int:
         if not isinstance(what, Map | View) or (isinstance(what, View) and has_choices(what)):
             return 0
         work += _work(what.expression) if isinstance(what, Map) else 0
-        fresh = {operand for operand in what.operands if operand >= 0} - seen
+        fresh = set(present(what)) - seen
         seen |= fresh
         pending += fresh
     return work if varies else 0

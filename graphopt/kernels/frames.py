@@ -16,6 +16,7 @@ from graphopt.kernels.program import (
     Recurrence,
     Reduce,
     View,
+    present,
 )
 from graphopt.operators.lowering import (
     Concat,
@@ -97,7 +98,7 @@ def shapes(program: Program) -> Iterator[str]:
 
 
 def _map_shape(index: int, value: Map) -> Iterator[str]:
-    operands = [operand for operand in value.operands if operand >= 0]
+    operands = present(value)
     if not operands:
         yield f"f.of[{index}].rank = 0;"
         return

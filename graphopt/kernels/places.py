@@ -4,7 +4,7 @@ A place function is one straight list of calls of ``c/planner.h``. It begins wit
 ends with the index into each loaded tensor; every call may ask for a loop to be split instead (``STEP``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphopt.kernels.program import Input, Lookup, Program, View
@@ -208,7 +208,7 @@ def has_choices(view: View) -> bool:
     return isinstance(view.index_map, Concat | Pad | PadTo)
 
 
-def is_load(program: Program, tensors: dict[int, int], value: int) -> bool:
+def is_load(program: Program, tensors: Mapping[int, int], value: int) -> bool:
     """Whether a value is in memory, or reached from there by views without choices."""
     while value not in tensors:
         what = program.values[value]

@@ -186,13 +186,17 @@ class Program:
         return tuple(value for value in self.values if isinstance(value, Input))
 
 
+def present(value: Value) -> list[int]:
+    """The operands of a value, without those that are absent; none of an input."""
+    return [] if isinstance(value, Input) else [operand for operand in value.operands if operand >= 0]
+
+
 def readers_of(program: Program) -> list[list[int]]:
     """For each value the values that are computed from it, once for each time."""
     found: list[list[int]] = [[] for _ in program.values]
     for number, value in enumerate(program.values):
-        for operand in () if isinstance(value, Input) else value.operands:
-            if operand >= 0:
-                found[operand].append(number)
+        for operand in present(value):
+            found[operand].append(number)
     return found
 
 
@@ -278,9 +282,7 @@ def _check_reduce(value: Reduce, program: Program) -> list[str]:
 
 def _check_convolution(value: Convolution, program: Program) -> list[str]:
     wrong = []
-    if any(
-        program.values[operand].dtype != "float32" for operand in (*value.operands[:2], *_present(value.operands[2:]))
-    ):
+    if any(program.values[operand].dtype != "float32" for operand in present(value)):
         wrong.append("convolves other than float32")
     if value.dtype != "float32":
         wrong.append(f"convolves to {value.dtype}")
@@ -292,10 +294,6 @@ def _check_convolution(value: Convolution, program: Program) -> list[str]:
     if max(*window.strides, *window.dilations, *window.before, *window.after, window.groups) > MAX_WINDOW:
         wrong.append(f"strides, dilations, pads or groups over {MAX_WINDOW}")
     return wrong
-
-
-def _present(operands: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(operand for operand in operands if operand >= 0)
 
 
 def _check_lookup(value: Lookup, program: Program) -> list[str]:
@@ -329,7 +327,7 @@ def _check_integers(value: IntegerContraction, program: Program) -> list[str]:
 
 def _check_recurrence(value: Recurrence, program: Program) -> list[str]:
     wrong = []
-    dtypes = {program.values[operand].dtype for operand in _present(value.operands)} | {value.dtype}
+    dtypes = {program.values[operand].dtype for operand in present(value)} | {value.dtype}
     if dtypes != {"float32"}:
         wrong.append(f"no recurrent layer of {', '.join(sorted(dtypes))}")
     layer = value.layer

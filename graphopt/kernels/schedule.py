@@ -7,11 +7,11 @@ right for all shapes: every reduction is a step of its own, over an operand that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Protocol
 
+from graphopt.kernels.behind_products import Behind
 from graphopt.kernels.columns import ColumnStep, Stack, stack_of
-from graphopt.kernels.contraction import PRODUCT, Linear, Product, linear_of, product_load
+from graphopt.kernels.contraction import PRODUCT, Linear, Product
 from graphopt.kernels.convolution import ConvolutionStep
 from graphopt.kernels.factors import repeated_factors
 from graphopt.kernels.integers import IntegerStep
@@ -27,7 +27,9 @@ from graphopt.kernels.program import (
     Program,
     Recurrence,
     Reduce,
+    Value,
     View,
+    present,
     readers_of,
 )
 from graphopt.kernels.recurrence import RecurrenceStep
@@ -109,6 +111,7 @@ class _Scheduler:
         self.name = f"{program.name}_{'fitted' if fits else 'general'}"
         self.result = Schedule()
         self._inputs = len(program.inputs)
+        self._readers = readers_of(program)
         self.tensors: dict[int, int] = {
             index: value.position for index, value in enumerate(program.values) if isinstance(value, Input)
         }
@@ -117,7 +120,7 @@ class _Scheduler:
         for position, value in enumerate(program.outputs):
             self._outputs.setdefault(value, len(program.inputs) + position)
         self._guards: dict[str, None] = {}
-        self._done: set[int] = set()  # reductions that a step computes
+        self._done: set[int] = set()  # reductions and contractions that a step computes
         self._parts: dict[int, dict[int, int]] = {}  # concat to (operand that a step writes to the stage after it)
         self._part_tensor: dict[int, int] = {}
         self._used: dict[int, list[int]] = {}  # tensor to the steps that write or read it
@@ -127,16 +130,8 @@ class _Scheduler:
         for factor in factors:
             self.in_memory(factor)
         for index, value in enumerate(self.program.values):
-            if isinstance(value, Reduce) and index not in self._done:
-                self._reduction(index)
-            elif isinstance(value, Contraction) and index not in self._done:
-                self._contraction(index)
-            elif isinstance(value, Convolution):
-                self._convolution(index, value)
-            elif isinstance(value, Recurrence):
-                self._recurrence(index, value)
-            elif isinstance(value, IntegerContraction):
-                self._integers(index, value)
+            if index not in self._done:
+                self._computed_by_step(index, value)
         self._nests()
         self.result.guards = tuple(self._guards)
         if len(self.result.steps) > MAX_STEPS or len(self.result.temporaries) > MAX_TEMPORARIES:
@@ -162,23 +157,21 @@ class _Scheduler:
         """The first stage at which all these values are in memory."""
         return max((self.stage_of.get(value, 0) for value in self._sources(values)), default=0)
 
-    def _sources(self, values: Sequence[int]) -> set[int]:
-        """Values in memory that some values are computed from."""
+    def _cone(self, values: Sequence[int]) -> set[int]:
+        """Values that some are computed from, themselves included, and that are not in memory."""
         found: set[int] = set()
-        seen: set[int] = set()
         pending = list(values)
         while pending:
-            value = pending.pop()
-            if value in seen:
-                continue
-            seen.add(value)
-            if value in self.tensors:
-                found.add(value)
-                continue
-            what = self.program.values[value]
-            if not isinstance(what, Input):
-                pending += [operand for operand in what.operands if operand >= 0]
+            number = pending.pop()
+            if number not in found and number not in self.tensors:
+                found.add(number)
+                pending += present(self.program.values[number])
         return found
+
+    def _sources(self, values: Sequence[int]) -> set[int]:
+        """Values in memory that some values are computed from."""
+        read = {operand for number in self._cone(values) for operand in present(self.program.values[number])}
+        return {value for value in read.union(values) if value in self.tensors}
 
     def _add(self, step: Step, reads: Sequence[int], tensors: Sequence[int]) -> int:
         """Add a step that reads what some values are computed from, and writes tensors; the stage that it is in."""
@@ -246,25 +239,10 @@ class _Scheduler:
                 self._finish(value)
                 return
             what = self.program.values[value]
-            assert not isinstance(what, Input)
-            if isinstance(what, Reduce | Contraction):
-                if isinstance(what, Reduce):
-                    self._reduction(value)
-                else:
-                    self._contraction(value)
+            if self._computed_by_step(value, what):
                 return
-            if isinstance(what, Convolution):
-                self._convolution(value, what)
-                return
-            if isinstance(what, Recurrence):
-                self._recurrence(value, what)
-                return
-            if isinstance(what, IntegerContraction):
-                self._integers(value, what)
-                return
-            for operand in what.operands:
-                if operand >= 0:
-                    visit(operand)
+            for operand in present(what):
+                visit(operand)
             if isinstance(what, Lookup):
                 self.in_memory(what.data)
                 if not is_load(self.program, self.tensors, what.indices):
@@ -273,42 +251,39 @@ class _Scheduler:
         for value in values:
             visit(value)
 
-    # -------------------------------------------------------------------------------------------- convolutions
+    def _computed_by_step(self, value: int, what: Value) -> bool:
+        """Have a value in memory that has a step of its own kind; False for all others, which nests compute."""
+        if isinstance(what, Reduce):
+            self._reduction(value, what)
+        elif isinstance(what, Contraction):
+            self._contraction(value, what)
+        elif isinstance(what, Convolution | Recurrence | IntegerContraction):
+            self._step_alone(value, what)
+        else:
+            return False
+        return True
 
-    def _convolution(self, value: int, what: Convolution) -> None:
-        """Have a convolution in memory, by a step of its own."""
+    # -------------------------------------------------------------------------------------------- convolutions, layers
+
+    def _step_alone(self, value: int, what: Convolution | Recurrence | IntegerContraction) -> None:
+        """Have a value in memory by a step that computes nothing else, from operands in memory."""
         if value in self.tensors:
             return
-        tensor, present = self._behind(value, what.operands)
-        stage = self._add(ConvolutionStep(self.program, value, what, dict(self.tensors), tensor), present, [tensor])
-        self.tensors[value] = tensor
-        self.stage_of[value] = stage + 2  # a stage to pack weights in that are no constants
-
-    def _recurrence(self, value: int, what: Recurrence) -> None:
-        """Have the states of a recurrent layer in memory, by a step of its own."""
-        if value in self.tensors:
-            return
-        tensor, present = self._behind(value, what.operands)
-        step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
-        stage = self._add(step, present, [tensor])
-        self.tensors[value] = tensor
-        self.stage_of[value] = stage + 1
-
-    def _integers(self, value: int, what: IntegerContraction) -> None:
-        """Have sums of products of integers in memory, by a step of their own."""
-        if value in self.tensors:
-            return
-        tensor, present = self._behind(value, what.operands)
-        stage = self._add(IntegerStep(self.program, value, self.tensors, self._next(), tensor), present, [tensor])
-        self.tensors[value] = tensor
-        self.stage_of[value] = stage + 1
-
-    def _behind(self, value: int, operands: Sequence[int]) -> tuple[int, list[int]]:
-        """The tensor of a value whose step reads operands (negative: absent) in memory, and those that are present."""
-        present = [operand for operand in operands if operand >= 0]
-        for operand in present:
+        operands = present(what)
+        for operand in operands:
             self.in_memory(operand)
-        return self._tensor(value), present
+        tensor = self._tensor(value)
+        stages = 1
+        if isinstance(what, Convolution):
+            step: Step = ConvolutionStep(self.program, value, what, dict(self.tensors), tensor)
+            stages = 2  # one to pack weights in that are no constants
+        elif isinstance(what, Recurrence):
+            step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
+        else:
+            step = IntegerStep(self.program, value, self.tensors, self._next(), tensor)
+        stage = self._add(step, operands, [tensor])
+        self.tensors[value] = tensor
+        self.stage_of[value] = stage + stages
 
     def _epilogues(self) -> None:
         """Nests that alone read a convolution: its step may compute them."""
@@ -323,10 +298,8 @@ class _Scheduler:
 
     # -------------------------------------------------------------------------------------------- reductions
 
-    def _reduction(self, value: int) -> None:
+    def _reduction(self, value: int, what: Reduce) -> None:
         """Have a reduction in memory, and with it what else its step can compute."""
-        what = self.program.values[value]
-        assert isinstance(what, Reduce)
         self._lookups_ready([what.operand])
         stack = stack_of(self.program, value) if self.fits else None
         if stack is not None:
@@ -353,20 +326,20 @@ class _Scheduler:
 
     def _is_scattered(self, value: int) -> bool:
         """Whether a reshape of transposed elements lies on the way to a value: a row may be several loops in memory."""
-        cone = self._cone(value)
+        cone = self._cone([value])
         return any(
             isinstance(view := self.program.values[number], View)
             and isinstance(view.index_map, Reshape)
             and any(
                 isinstance(below := self.program.values[source], View) and isinstance(below.index_map, Transpose)
-                for source in self._cone(number)
+                for source in self._cone([number])
             )
             for number in cone
         )
 
     def _part(self, value: int) -> Part | None:
         """Where a value goes that is only wanted, but for reshapes, as an operand of a concat."""
-        readers = readers_of(self.program)
+        readers = self._readers
         while value not in self._outputs and len(readers[value]) == 1:
             reader = readers[value][0]
             view = self.program.values[reader]
@@ -439,9 +412,8 @@ class _Scheduler:
             if isinstance(what, View) and has_choices(what):
                 self.in_memory(number)
             elif isinstance(what, Map | View):
-                for operand in what.operands:
-                    if operand >= 0:
-                        visit(operand)
+                for operand in present(what):
+                    visit(operand)
 
         visit(value)
 
@@ -476,10 +448,9 @@ class _Scheduler:
                 inside.add(number)
         computed = {element.value for element in space.elements if element.whole}
         wanted = []
-        readers = readers_of(self.program)
         for number in range(len(program.values)):
             if number in inside:
-                if number in self._outputs or any(reader not in inside for reader in readers[number]):
+                if number in self._outputs or any(reader not in inside for reader in self._readers[number]):
                     wanted.append(number)
             elif number in self._outputs and number in computed and not space.depends(number):
                 wanted.append(number)
@@ -498,14 +469,13 @@ class _Scheduler:
 
     # -------------------------------------------------------------------------------------------- contractions
 
-    def _contraction(self, value: int) -> None:
+    def _contraction(self, value: int, what: Contraction) -> None:
         """Have a contraction in memory, or what an epilogue makes of it."""
-        what = self.program.values[value]
-        assert isinstance(what, Contraction)
         for operand in what.operands:
             self.in_memory(self._beneath(operand))
-        linear = self._linear(value) if self.fits else Linear(value)
-        last, nest = self._epilogue(linear.value) if self.fits else (value, None)
+        behind = Behind(self.program, self._readers, self.tensors, self._outputs)
+        linear = behind.linear(value) if self.fits else Linear(value)
+        last, nest = behind.epilogue(linear.value) if self.fits else (value, None)
         tensor = self._tensor(last)
         reads = [*what.operands, *(self._sources([last]) if last != value else ())]
         name = self._next()
@@ -529,92 +499,6 @@ class _Scheduler:
             what = self.program.values[value]
         return value
 
-    def _linear(self, value: int) -> Linear:
-        """The maps behind a contraction that only scale it and add a bias to each row."""
-        found, readers = Linear(value), readers_of(self.program)
-        while found.value not in self._outputs and len(readers[found.value]) == 1:
-            (reader,) = readers[found.value]
-            what = self.program.values[reader]
-            longer = linear_of(what, reader, found) if isinstance(what, Map) else None
-            if longer is None or not self._same_count(reader, value):
-                break
-            if longer.bias >= 0 and not self._is_bias(longer.bias, value):
-                break
-            found = longer
-        return found
-
-    def _is_bias(self, value: int, product: int) -> bool:
-        """Whether a value is in memory below views without choices, and has an element for each column of a product."""
-        return is_load(self.program, self.tensors, value) and all(
-            (shape := example[value]) is not None
-            and (whole := example[product]) is not None
-            and len(shape) > 0
-            and shape[-1] == prod(shape) == whole[-1]
-            for example in self.program.examples
-        )
-
-    def _same_count(self, value: int, product: int) -> bool:
-        """Whether two values had as many elements in every example."""
-        return all(
-            (shape := example[value]) is not None
-            and (whole := example[product]) is not None
-            and prod(shape) == prod(whole)
-            for example in self.program.examples
-        )
-
-    def _epilogue(self, value: int) -> tuple[int, Nest | None]:
-        """The last value that can be computed from blocks of products alone, and its nest; the contraction itself."""
-        members, readers = {value}, readers_of(self.program)
-        found: tuple[int, Nest | None] = (value, None)
-        for number in range(value + 1, len(self.program.values)):
-            if value in self._outputs or not self._joins(number, members, value):
-                continue
-            members.add(number)
-            inside = self._between(number, members)
-            closed = all(set(readers[m]) <= inside and m not in self._outputs for m in inside - {number})
-            if closed and isinstance(self.program.values[number], Map) and inside >= {value}:
-                try:
-                    nest = Nest(self.program, [(number, 0)], {**self.tensors, value: PRODUCT}, "trial")
-                except TooLargeError:
-                    break
-                if product_load(nest) is not None:
-                    found = (number, nest)
-        return found
-
-    def _joins(self, number: int, members: set[int], product: int) -> bool:
-        """Whether a value is computed from members and from what is in memory, an element from each element."""
-        what = self.program.values[number]
-        if number in self.tensors or not isinstance(what, Map | View):
-            return False
-        if isinstance(what, View) and not isinstance(what.index_map, Reshape):
-            return False
-        operands = [operand for operand in what.operands if operand >= 0]
-        if not members.intersection(operands):
-            return False
-        ready = all(operand in members or self._is_ready(operand) for operand in operands)
-        return ready and self._same_count(number, product)
-
-    def _is_ready(self, value: int) -> bool:
-        """Whether a value is computed from what is in memory by maps and views without choices."""
-        if value in self.tensors:
-            return True
-        what = self.program.values[value]
-        if not isinstance(what, Map | View) or (isinstance(what, View) and has_choices(what)):
-            return False
-        return all(self._is_ready(operand) for operand in what.operands if operand >= 0)
-
-    def _between(self, value: int, members: set[int]) -> set[int]:
-        """Members that a value is computed from, itself included."""
-        found: set[int] = set()
-        pending = [value]
-        while pending:
-            number = pending.pop()
-            what = self.program.values[number]
-            if number not in found and number in members and not isinstance(what, Input):
-                found.add(number)
-                pending += what.operands
-        return found
-
     # -------------------------------------------------------------------------------------------- nests
 
     def _nests(self) -> None:
@@ -635,25 +519,12 @@ class _Scheduler:
 
     def _choices_in_memory(self, value: int) -> bool:
         """Have concats and pads that are read several times in memory; false where there are none."""
-        readers = readers_of(self.program)
         before = len(self.tensors)
-        for source in sorted(self._cone(value)):
+        for source in sorted(self._cone([value])):
             what = self.program.values[source]
-            if isinstance(what, View) and has_choices(what) and len(readers[source]) > 1:
+            if isinstance(what, View) and has_choices(what) and len(self._readers[source]) > 1:
                 self.in_memory(source)
         return len(self.tensors) > before
-
-    def _cone(self, value: int) -> set[int]:
-        """Values that one is computed from and that are not in memory."""
-        found: set[int] = set()
-        pending = [value]
-        while pending:
-            number = pending.pop()
-            what = self.program.values[number]
-            if number not in found and number not in self.tensors and not isinstance(what, Input):
-                found.add(number)
-                pending += [operand for operand in what.operands if operand >= 0]
-        return found
 
     def _nest(self, positions: Sequence[int]) -> None:
         values = [self.program.outputs[position] for position in positions]

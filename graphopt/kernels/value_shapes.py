@@ -15,6 +15,7 @@ from graphopt.kernels.program import (
     Reduce,
     Value,
     View,
+    present,
 )
 from graphopt.operators.lowering import Concat, PadTo, Reshape, Slice, Take, Transpose, Window
 
@@ -29,7 +30,7 @@ def value_shapes(
             found[value] = example[tensor]
     for number, what in enumerate(values):
         if found[number] is None and not isinstance(what, Input):
-            shapes = [found[operand] for operand in what.operands if operand >= 0]
+            shapes = [found[operand] for operand in present(what)]
             known = [shape for shape in shapes if shape is not None]
             found[number] = _computed_shape(what, known) if len(known) == len(shapes) else None
     return tuple(found)

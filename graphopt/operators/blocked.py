@@ -45,7 +45,7 @@ def block_size() -> int:
 
 
 def known_block_size() -> int:
-    """The same.
+    """The same, for a lowering.
 
     Raises:
         CannotLowerError: there is no blocked layout.

@@ -166,8 +166,8 @@ def _matrix_sums(
         rank = graph.tensors[node.inputs[slot]].rank
         if rank is None or rank < 2:
             raise CannotLowerError(f"{node.op_type} of a vector")
-    for slot, most in ((left_zero, 1), (right_zero, 1)):
-        if operand(x, slot) is not None and (graph.tensors[node.inputs[slot]].rank or 0) > most:
+    for slot in (left_zero, right_zero):
+        if operand(x, slot) is not None and (graph.tensors[node.inputs[slot]].rank or 0) > 1:
             raise CannotLowerError(f"{node.op_type} with zero points of several dimensions")
     return IntegerSums(required(x, left), required(x, right), operand(x, left_zero), operand(x, right_zero))
 
@@ -205,9 +205,8 @@ def conv_quantized(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
     """ONNX QLinearConv (x, its scale and zero point; weights, …; the result's; a bias), also by channels."""
     sums: Expression = _window_sums(graph, node, x, 3, 2)
     positions = rank_of(graph, node) - 2
-    scale = call("divide", call("multiply", required(x, 1), required(x, 4)), required(x, 6))
-    if graph.tensors[node.inputs[4]].rank:
-        scale = call("divide", call("multiply", required(x, 1), _channel(required(x, 4), positions)), required(x, 6))
+    weights_scale = _channel(required(x, 4), positions) if graph.tensors[node.inputs[4]].rank else required(x, 4)
+    scale = call("divide", call("multiply", required(x, 1), weights_scale), required(x, 6))
     bias, zero = operand(x, 8), required(x, 7)
     if bias is not None:
         sums = call("add", sums, _channel(bias, positions))

@@ -11,10 +11,12 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from graphopt.errors import GraphoptError
-from graphopt.graph import Body, Capture, Node, OperatorGraph, Shape
+from graphopt.graph import Body, Capture, Node, OperatorGraph, Shape, scope_of
 from graphopt.model_files import free_names
+from graphopt.model_graphs import unique_names
 from graphopt.model_inputs import Range, data_type, seeded_inputs
 from graphopt.observation import Observation, Observer, open_session
+from graphopt.weights import dropped
 
 _PROBE = "graphopt_trips_"
 _BODY = {"Loop": "body", "Scan": "body"}
@@ -46,7 +48,7 @@ def bodies_of(
             continue
         branch = _BODY.get(node.op_type) or ("then_branch" if count else "else_branch")
         body = next((a.g for a in proto.attribute if a.name == branch), None)
-        capture = None if body is None else _captured(model, seen, node, body)
+        capture = None if body is None else _captured(model, seen, node, branch, body)
         if capture is not None:
             found[node.name] = (Body(capture, 1 if node.op_type == "If" else count, branch),)
     return found
@@ -164,7 +166,7 @@ def _count_trips(loop: NodeProto, probe: str) -> None:
 # ------------------------------------------------------------------ what
 
 
-def _captured(model: ModelProto, seen: Observation, node: Node, body: GraphProto) -> Capture | None:
+def _captured(model: ModelProto, seen: Observation, node: Node, branch: str, body: GraphProto) -> Capture | None:
     """A body as a capture of its own; None where a shape is unknown or changes from trip to trip.
 
     States may change their shapes on the first trip: then it is the body from the second one on.
@@ -173,7 +175,7 @@ def _captured(model: ModelProto, seen: Observation, node: Node, body: GraphProto
     for _ in range(2):
         if shapes is None or len(shapes) != len(body.input):
             return None
-        found = _observed(model, seen, node, body, shapes)
+        found = _observed(model, seen, scope_of(node.name, branch), body, shapes)
         if found is None:
             return None
         observer, inside = found
@@ -188,13 +190,10 @@ def _captured(model: ModelProto, seen: Observation, node: Node, body: GraphProto
 
 
 def _observed(
-    model: ModelProto, seen: Observation, node: Node, body: GraphProto, shapes: list[tuple[str, Shape]]
+    model: ModelProto, seen: Observation, scope: str, body: GraphProto, shapes: list[tuple[str, Shape]]
 ) -> tuple[Observer, Observation] | None:
     """A body as a model of its own, observed where its inputs have these shapes; None where that cannot be."""
-    alone = ModelProto(ir_version=model.ir_version)
-    alone.opset_import.extend(model.opset_import)
-    alone.graph.CopyFrom(body)
-    alone.graph.name = alone.graph.name or node.name
+    alone = body_alone(model, body)
     given: dict[str, Shape] = {}
     for value, (outer, shape) in zip(alone.graph.input, shapes, strict=True):
         element = value.type.tensor_type.elem_type or _element(seen, outer)
@@ -202,10 +201,10 @@ def _observed(
             return None
         value.CopyFrom(helper.make_tensor_value_info(value.name, element, shape))
         given[value.name] = shape
-    if not _add_outer(alone, model, seen, body, given):
+    if not _add_inputs(alone, seen, given):
         return None
     try:
-        observer = Observer(alone, f"{seen.graph.name}/{node.name}")
+        observer = Observer(alone, f"{seen.graph.name}/{scope}")
         inside = observer.observe(given)
     except (GraphoptError, RuntimeError, ValueError):
         return None
@@ -242,24 +241,43 @@ def _element(seen: Observation, name: str) -> int:
     return data_type(tensor.dtype) if tensor is not None and tensor.dtype else 0
 
 
-def _add_outer(
-    alone: ModelProto, model: ModelProto, seen: Observation, body: GraphProto, given: dict[str, Shape]
-) -> bool:
-    """Give a body what it reads from outside: constants as they are, computed tensors as inputs."""
+def body_alone(model: ModelProto, body: GraphProto) -> ModelProto:
+    """A body as a model of its own, with the constants that it reads from outside.
+
+    Args:
+        model: the model, or body, around it.
+        body: the body.
+
+    Returns:
+        The model, its nodes called as in its operator graph. Computed tensors of the graph around it that it reads
+        are none of its inputs yet.
+    """
+    alone = ModelProto(ir_version=model.ir_version)
+    alone.opset_import.extend(model.opset_import)
+    alone.graph.CopyFrom(body)
+    alone.graph.name = alone.graph.name or "body"
+    for node, name in zip(alone.graph.node, unique_names(body.node), strict=True):
+        node.name = name
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: proto for proto in model.graph.node for name in proto.output}
+    constant = {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    constant |= {node.output[0] for node, _ in dropped(model.graph)}
     for name in dict.fromkeys(free_names(body)):
-        tensor = seen.graph.tensors.get(name)
         if name in initializers:
             alone.graph.initializer.append(initializers[name])
-        elif tensor is not None and tensor.constant and name in makers:
+        elif name in constant:
             alone.graph.node.insert(0, makers[name])
             for operand in makers[name].input:  # the shape of a dropped weight
                 if operand in initializers:
                     alone.graph.initializer.append(initializers[operand])
-        elif name in seen.shapes and _element(seen, name):
-            alone.graph.input.append(helper.make_tensor_value_info(name, _element(seen, name), seen.shapes[name]))
-            given[name] = seen.shapes[name]
-        else:
+    return alone
+
+
+def _add_inputs(alone: ModelProto, seen: Observation, given: dict[str, Shape]) -> bool:
+    """Make inputs of the computed tensors that a body reads from outside; False where one is unknown."""
+    for name in dict.fromkeys(free_names(alone.graph)):
+        if name not in seen.shapes or not _element(seen, name):
             return False
+        alone.graph.input.append(helper.make_tensor_value_info(name, _element(seen, name), seen.shapes[name]))
+        given[name] = seen.shapes[name]
     return True

@@ -4,8 +4,8 @@ A node is one operator execution; an edge is one use of a tensor. Constants (ini
 tensors, not nodes: they are operands that a kernel reads, never work that a kernel does.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -176,6 +176,15 @@ class Capture:
         scope = self.graph.nodes[index].scope
         return self.trips.get(scope, 0) if scope else 1
 
+    def and_bodies(self) -> Iterator["Capture"]:
+        """The capture, and each body that ran in it, at any depth, as a capture that ran as often as the body did."""
+        yield self
+        for bodies in self.bodies.values():
+            for body in bodies:
+                if body.trips:
+                    runs = self.executions * body.trips
+                    yield from replace(body.capture, executions=runs, source=self.source).and_bodies()
+
     def input_shapes(self) -> dict[str, Shape]:
         """Shapes of the graph's inputs, as far as they are known."""
         return {name: self.shapes[name] for name in self.graph.inputs if name in self.shapes}
@@ -186,7 +195,8 @@ class Body:
     """A body of a control-flow node as it ran.
 
     Attributes:
-        capture: the body; tensors of the graph around it are inputs or constants here.
+        capture: the body; tensors of the graph around it are inputs or constants here. Its graph is called after the
+            one around it and its scope: ``model/loop:body``.
         trips: how many times it ran in one execution of the graph around it.
         attribute: the node's attribute that holds it: ``body``, ``then_branch`` or ``else_branch``.
     """
@@ -194,3 +204,8 @@ class Body:
     capture: Capture
     trips: int
     attribute: str
+
+
+def scope_of(node: str, attribute: str) -> str:
+    """The scope of a body: its control-flow node's name, and the attribute that holds it."""
+    return f"{node}:{attribute}"

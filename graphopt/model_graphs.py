@@ -1,7 +1,7 @@
 """From an ONNX model to its operator graph."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +40,7 @@ def with_unique_names(model: ModelProto) -> ModelProto:
         return model
     changed = ModelProto()
     changed.CopyFrom(model)
-    for node, name in zip(changed.graph.node, _unique_names(model.graph.node), strict=True):
+    for node, name in zip(changed.graph.node, unique_names(model.graph.node), strict=True):
         node.name = name
     taken_nodes = {node.name for graph in every_graph(changed.graph) for node in graph.node}
     seen_nodes = {node.name for node in changed.graph.node}
@@ -102,7 +102,7 @@ def to_graph(model: ModelProto, name: str, types: Mapping[str, TensorType] | Non
     if types is None:
         types = declared_types(model)
     versions = {plain_domain(entry.domain): entry.version for entry in model.opset_import}
-    names = _unique_names(graph.node)
+    names = unique_names(graph.node)
     nodes = []
     for index in topological_order(graph.node):
         proto = graph.node[index]
@@ -269,7 +269,7 @@ def plain_domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _unique_names(nodes: "list[NodeProto]") -> list[str]:
+def unique_names(nodes: Sequence[NodeProto]) -> list[str]:
     """A name for every node; its own where it has one that no earlier node has."""
     taken = {node.name for node in nodes}
     seen: set[str] = set()

@@ -9,10 +9,10 @@ from graphopt import operators
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
-from graphopt.mining.folding import folded
+from graphopt.mining.folding import folded, with_bodies
 from graphopt.mining.graphs import MiningGraph, from_operator_graph, merged
 from graphopt.mining.marginal import widened
-from graphopt.mining.miner import DEFAULT_BUDGET, MiningResult, Progress, mine
+from graphopt.mining.miner import DEFAULT_BUDGET, MiningResult, Progress, absolute_support, mine
 from graphopt.mining.opportunities import ClassShare, Report, Stopped
 from graphopt.mining.opportunity import Opportunity
 from graphopt.mining.pattern import Pattern
@@ -54,11 +54,14 @@ def find_opportunities(
     same occurrences, and that holds operators of the same fusion classes besides element-wise and layout ones (an
     element- wise pattern never gives way to one that needs a contraction kernel).
 
+    Each body of an If, Loop or Scan that ran (see ``Capture.bodies``) is a graph of its own, which was executed as
+    often as the graph around it times its trips. Of a control-flow operator itself, the price of its node is left.
+
     Args:
         captures: what was executed.
         machine: the roofline.
         k: how many opportunities at most; all that save time when None.
-        min_support: least executions, or a fraction of all executions.
+        min_support: least executions, or a fraction of the executions of all captures.
         max_size: most operators of a pattern.
         jobs: worker processes; all processors when None.
         ruled_out: also list patterns that a rule stops, with what they would be worth.
@@ -81,8 +84,9 @@ def find_opportunities(
         raise GraphoptError("an opportunity has at least two operators: max_size must be 2 or more")
     if k is not None and k < 1:
         raise GraphoptError("k must be 1 or more")
-    given = len(captures)
-    observed = folded(captures)
+    given, executions = len(captures), sum(capture.executions for capture in captures)
+    least_support = absolute_support(min_support, executions)
+    observed = with_bodies(folded(captures))
     captures = [one.capture for one in observed]
     rules = _all_stopping_rules(captures)
     graphs = _mining_graphs(captures, rules, ruled_out)
@@ -97,7 +101,7 @@ def find_opportunities(
     def search(least_saving: float) -> tuple[MiningResult, list[Opportunity]]:
         found = mine(
             graphs,
-            min_support=min_support,
+            min_support=least_support,
             max_size=max_size,
             min_size=2,
             clipped=True,
@@ -123,7 +127,7 @@ def find_opportunities(
         machine=machine.name,
         captures=given,
         graphs=result.distinct,
-        executions=result.weight,
+        executions=executions,
         seconds=ranking.seconds,
         operators=sum(len(capture.graph.nodes) for capture in first.values()),
         operators_unknown=sum(

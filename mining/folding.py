@@ -11,15 +11,17 @@ from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Tensor
 
 @dataclass(frozen=True)
 class Folded:
-    """Captures as one.
+    """Captures as one, or a body of theirs.
 
     Attributes:
-        capture: the first of them, with the sum of their executions.
+        capture: the first of them, with the sum of their executions; or a body of it, which ran as often.
         count: how many they are.
+        of: a number for them, which their bodies share.
     """
 
     capture: Capture
     count: int
+    of: int
 
 
 def folded(captures: Iterable[Capture]) -> list[Folded]:
@@ -44,9 +46,14 @@ def folded(captures: Iterable[Capture]) -> list[Folded]:
         executions[key] += capture.executions
         counts[key] += 1
     return [
-        Folded(first[key] if count == 1 else replace(first[key], executions=executions[key]), count)
-        for key, count in counts.items()
+        Folded(first[key] if count == 1 else replace(first[key], executions=executions[key]), count, number)
+        for number, (key, count) in enumerate(counts.items())
     ]
+
+
+def with_bodies(observed: Iterable[Folded]) -> list[Folded]:
+    """The captures, each followed by the bodies that ran in it."""
+    return [replace(one, capture=capture) for one in observed for capture in one.capture.and_bodies()]
 
 
 def content(graph: OperatorGraph) -> str:

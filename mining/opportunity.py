@@ -71,12 +71,12 @@ class ShapeExample:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlaces:
-    """How often a model holds a pattern.
+    """How often a model, or a body in it, holds a pattern.
 
     Attributes:
-        name: the model.
+        name: the graph; a body is called after its model and the scopes that lead there.
         occurrences: disjoint occurrences in its graph that count here.
-        executions: how often the model was executed.
+        executions: how often it was executed.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Opportunity(CanonicalForm):
 
     Attributes:
         operators: operator types, in topological order.
-        support: executions of the captures that hold the pattern.
+        support: executions of the graphs that hold the pattern.
         captures: number of captures that hold it.
         occurrences: occurrences in all distinct graphs, overlapping ones included.
         disjoint_occurrences: disjoint occurrences, in all distinct graphs, that save time and that no better

@@ -60,7 +60,7 @@ class Ranking:
     """Values patterns on captures.
 
     Args:
-        observed: what was executed, with the same shapes as one.
+        observed: what was executed, bodies too, with the same shapes as one.
         index: for each, the index of its distinct graph, as ``places`` of patterns name it.
         machine: the roofline.
     """
@@ -69,13 +69,13 @@ class Ranking:
         self.machine = machine
         captures = [one.capture for one in observed]
         self.by_graph: dict[int, list[Capture]] = {}
-        self._observed: dict[int, int] = {}
+        self._observed: dict[int, dict[int, int]] = {}  # of captures that hold a graph, how many each stands for
         for one, graph in zip(observed, index, strict=True):
             self.by_graph.setdefault(graph, []).append(one.capture)
-            self._observed[graph] = self._observed.get(graph, 0) + one.count
+            self._observed.setdefault(graph, {})[one.of] = one.count
         self._numbers: dict[int, list[int]] = {}
         self._savings: dict[tuple[str, int], dict[tuple[int, ...], float]] = {}
-        self.times = {id(capture): roofline.operator_times(capture, machine) for capture in captures}
+        self.times = {id(capture): roofline.times_beside_bodies(capture, machine) for capture in captures}
         self.gains = {graph: self._gains(graph) for graph in self.by_graph}
         self.seconds = fsum(
             seconds * capture.executions
@@ -181,7 +181,7 @@ class Ranking:
                     bytes_before += example.bytes_before * capture.executions
                     bytes_after += example.bytes_after * capture.executions
                     _merge(examples, example)
-        holding = {places.graph for places in pattern.places}
+        holding = {of: count for places in pattern.places for of, count in self._observed[places.graph].items()}
         seconds_before, seconds_after = fsum(before), fsum(after)
         saving = fsum((seconds_before, -seconds_after))
         return Opportunity(
@@ -190,7 +190,7 @@ class Ranking:
             edges=pattern.edges,
             operators=_operators(pattern),
             support=pattern.support,
-            captures=sum(self._observed[graph] for graph in holding),
+            captures=sum(holding.values()),
             occurrences=sum(sum(places.multiplicities) for places in pattern.places),
             disjoint_occurrences=len(taken),
             executions=executions,

@@ -19,7 +19,7 @@ from graphopt.kernels.emit import Source
 from graphopt.machine import Machine
 from graphopt.mining.opportunity import Opportunity
 from graphopt.observation import one_line
-from graphopt.passes.pattern_model import cut_out, load_view, source_file
+from graphopt.passes.pattern_model import cut_out, load_view, place_of
 from graphopt.runtime.session import KERNELS_KEY, VIEW_KEY, open_session
 from graphopt.views import ViewName
 
@@ -67,8 +67,9 @@ def write(opportunity: Opportunity, place: Path | str, folder: Path, machine: Ma
     if (folder / ABOUT).exists():
         raise GraphoptError(f"{folder}: holds a bundle already, which may have been worked on; choose another folder")
     with corpus.files_by_name(place) as stored:
-        viewed = load_view(source_file(opportunity, stored), view)
-    cut = cut_out(viewed, opportunity, machine)
+        where = place_of(opportunity, stored)
+        viewed = load_view(where.file, view)
+    cut = cut_out(viewed, where.body, opportunity, machine)
     model = cut.model
     inputs = models.seeded_inputs(model, cut.shapes)
     session = open_session(model, optimization="none")

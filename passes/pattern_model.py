@@ -1,21 +1,22 @@
 """One occurrence of a pattern as a model of its own, with real shapes and constants, and as one fused operator."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import AttributeProto, helper
 
 from graphopt import corpus, models
+from graphopt.bodies import body_alone
 from graphopt.errors import GraphoptError
-from graphopt.graph import OperatorGraph, Shape
+from graphopt.graph import OperatorGraph, Shape, scope_of
 from graphopt.kernels.emit import Source, emit_library
 from graphopt.kernels.lower import lower
 from graphopt.machine import Machine
-from graphopt.mining.opportunity import Opportunity
+from graphopt.mining.opportunity import Opportunity, ShapeExample, TensorShape
+from graphopt.model_graphs import unique_names
 from graphopt.model_inputs import data_type
 from graphopt.passes.base import Context, Observed, WantedPattern
 from graphopt.passes.fuse import Fuse, Fusion, Fusions
@@ -46,8 +47,21 @@ class Cut:
         return emit_library([lower(fusion.name, fusion.body, fusion.shapes)], fusion.name)
 
 
-def source_file(opportunity: Opportunity, files: Mapping[str, Path]) -> Path:
-    """The file of the model that an opportunity's first shapes come from.
+@dataclass(frozen=True)
+class Place:
+    """Where an opportunity's first shapes come from.
+
+    Attributes:
+        file: of the model.
+        body: the body in it, by the scopes that lead there; empty for the main graph.
+    """
+
+    file: Path
+    body: str
+
+
+def place_of(opportunity: Opportunity, files: Mapping[str, Path]) -> Place:
+    """The place that an opportunity's first shapes come from.
 
     Args:
         opportunity: the pattern.
@@ -59,9 +73,11 @@ def source_file(opportunity: Opportunity, files: Mapping[str, Path]) -> Path:
     if not opportunity.shapes:
         raise GraphoptError(f"{opportunity.short}: the opportunities file says no shapes")
     name = opportunity.shapes[0].model
-    if name not in files:
+    models_so_called = [model for model in files if name == model or name.startswith(f"{model}/")]
+    if not models_so_called:
         raise GraphoptError(f"{opportunity.short}: the corpus holds no model {name!r}")
-    return files[name]
+    model = max(models_so_called, key=len)
+    return Place(files[model], name.removeprefix(model))
 
 
 def load_view(path: Path, view: ViewName) -> onnx.ModelProto:
@@ -73,11 +89,12 @@ def load_view(path: Path, view: ViewName) -> onnx.ModelProto:
     return models.inline_functions(to_view(fill_weights(models.load(path)), view))
 
 
-def cut_out(model: onnx.ModelProto, opportunity: Opportunity, machine: Machine) -> Cut:
+def cut_out(model: onnx.ModelProto, body: str, opportunity: Opportunity, machine: Machine) -> Cut:
     """Cut a pattern out of a model, at the shapes where it saves most.
 
     Args:
         model: the model that the opportunity's first shapes come from, in the view that was mined, without functions.
+        body: where in it; see Place.
         opportunity: the pattern.
         machine: roofline description.
 
@@ -85,8 +102,11 @@ def cut_out(model: onnx.ModelProto, opportunity: Opportunity, machine: Machine) 
         GraphoptError: the model does not hold it there, or no kernel can be generated.
     """
     example = opportunity.shapes[0]
-    graph = models.to_graph(model, example.model)
-    alone = pattern_model(model, graph, example.nodes, _shapes(graph, example))
+    around = next((inside for path, inside in _with_bodies(model) if path == body), None)
+    if around is None:
+        raise GraphoptError(f"{example.model}: there is no such body; is it the corpus that was mined?")
+    graph = models.to_graph(around, example.model)
+    alone = pattern_model(around, graph, example.nodes, _crossing(graph, example))
     shapes = models.default_shapes(alone)  # all are declared
     fused, fusion = _fused(alone, opportunity, machine, shapes)
     return Cut(alone, shapes, fused, fusion)
@@ -113,18 +133,29 @@ def kernel_sources(
     found: dict[str, str] = {}
     with corpus.files_by_name(place) as files:
         for done, opportunity in enumerate(opportunities, 1):
-            path = source_file(opportunity, files)
-            if path not in viewed:
-                viewed = {path: load_view(path, "executed")}
+            where = place_of(opportunity, files)
+            if where.file not in viewed:
+                viewed = {where.file: load_view(where.file, "executed")}
             with suppress(GraphoptError):
-                found[opportunity.digest] = cut_out(viewed[path], opportunity, machine).source().kernels[0][1]
+                cut = cut_out(viewed[where.file], where.body, opportunity, machine)
+                found[opportunity.digest] = cut.source().kernels[0][1]
             if progress is not None:
                 progress(done, len(opportunities), opportunity.short)
     return found
 
 
+def _with_bodies(model: onnx.ModelProto, path: str = "") -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The model, and each body in it as a model of its own, at any depth, by the scopes that lead there."""
+    yield path, model
+    for node, name in zip(model.graph.node, unique_names(model.graph.node), strict=True):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                inside = body_alone(model, attribute.g)
+                yield from _with_bodies(inside, f"{path}/{scope_of(name, attribute.name)}")
+
+
 def pattern_model(
-    model: onnx.ModelProto, graph: OperatorGraph, nodes: Sequence[str], shapes: Mapping[str, Shape]
+    model: onnx.ModelProto, graph: OperatorGraph, nodes: Sequence[str], tensors: Mapping[str, TensorShape]
 ) -> onnx.ModelProto:
     """The model of some of a model's nodes.
 
@@ -132,7 +163,7 @@ def pattern_model(
         model: the model, in the view that ``graph`` was made from.
         graph: its operator graph.
         nodes: names of the nodes.
-        shapes: of the tensors that enter and leave.
+        tensors: types and shapes of the tensors that enter and leave.
 
     Returns:
         A model whose inputs are the computed tensors that the nodes read from others, whose outputs are what others
@@ -153,18 +184,19 @@ def pattern_model(
     made = helper.make_graph(
         sort_nodes([*constants, *(protos[tuple(graph.nodes[position].outputs)] for position in chosen)]),
         "pattern",
-        [_value(graph, name, shapes) for name in entering if name not in kept],
-        [_value(graph, name, shapes) for name in leaving],
+        [_value(name, tensors[name]) for name in entering if name not in kept],
+        [_value(name, tensors[name]) for name in leaving],
         [tensor for tensor in model.graph.initializer if tensor.name in kept],
     )
     return helper.make_model(made, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def _value(graph: OperatorGraph, name: str, shapes: Mapping[str, Shape]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, data_type(graph.tensors[name].dtype), shapes[name])
+def _value(name: str, tensor: TensorShape) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, data_type(tensor.dtype), tensor.shape)
 
 
-def _shapes(graph: OperatorGraph, example: Any) -> dict[str, Shape]:
+def _crossing(graph: OperatorGraph, example: ShapeExample) -> dict[str, TensorShape]:
+    """The tensors that enter and leave an example's nodes."""
     index = {node.name: position for position, node in enumerate(graph.nodes)}
     if missing := [name for name in example.nodes if name not in index]:
         raise GraphoptError(f"{example.model}: has no node {missing[0]!r}; is it the corpus that was mined?")
@@ -173,7 +205,7 @@ def _shapes(graph: OperatorGraph, example: Any) -> dict[str, Shape]:
         *zip(graph.external_inputs(chosen), example.operands, strict=True),
         *zip(graph.external_outputs(chosen), example.results, strict=True),
     ]
-    return {name: tensor.shape for name, tensor in pairs}
+    return dict(pairs)
 
 
 def _fused(

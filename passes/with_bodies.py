@@ -7,7 +7,7 @@ node captures: what is convex in a body alone is so in the whole.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphopt.graph import Capture, Node, OperatorGraph, Shape, Tensor
+from graphopt.graph import Capture, Node, OperatorGraph, Shape, Tensor, scope_of
 
 Parts = dict[str, dict[str, OperatorGraph]]
 """Control-flow node to its bodies by scope."""
@@ -58,7 +58,7 @@ def _gather(capture: Capture, runs: int, parts: Parts, shapes: dict[str, Shape],
     """Collect the bodies of a capture that itself runs so many times, and those in them."""
     for name, bodies in capture.bodies.items():
         for body in bodies:
-            scope = f"{name}:{body.attribute}"
+            scope = scope_of(name, body.attribute)
             parts.setdefault(name, {}).setdefault(scope, body.capture.graph)
             trips[scope] = runs * body.trips
             shapes.update(body.capture.shapes)

@@ -43,13 +43,13 @@ def test_constants_count() -> None:
 def test_costs_are_found_once_for_each_graph_and_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     captures = [observed(size, executions) for size in (1000, 8, 100_000) for executions in range(1, 40)]
     asked: list[int] = []
-    times = roofline.operator_times
+    times = roofline.times_beside_bodies
 
     def counted(one: Capture, hardware: machine.Machine) -> list[float | None]:
         asked.append(id(one))
         return times(one, hardware)
 
-    monkeypatch.setattr(roofline, "operator_times", counted)
+    monkeypatch.setattr(roofline, "times_beside_bodies", counted)
     xeon = machine.load(machine.DEFAULT)
     many = find_opportunities(captures, xeon)
     assert len(asked) == 3

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 import graphopt
 from graphopt import kernels
@@ -20,6 +20,7 @@ from graphopt.passes.fuse import Fuse, Fusions, observe
 from graphopt.runtime.profile import node_seconds
 from graphopt.runtime.session import open_session
 from tests import random_bodies
+from tests.loops import FEEDS, STEP, W, loop, model, recurrent, value
 
 OBSERVED = Observed(random_bodies.INPUTS, ranges={"trips": (2, 3), "condition": (1, 2)})
 
@@ -45,57 +46,14 @@ def test_numbers_stay(
     library = None
     if operators:
         library = kernels.build_library([operators[n] for n in sorted(operators)], tmp_path_factory.mktemp("k"), "k")
-    for model, (after, details) in zip(models, rewritten, strict=True):
+    for before, (after, details) in zip(models, rewritten, strict=True):
         calls = [node for graph in every_graph(after.graph) for node in graph.node if node.domain == LOCAL_DOMAIN]
         assert len(calls) == sum(len(fusion.occurrences) for fusion in details.made)
-        expected = open_session(model, optimization="none").run(None, feeds)
+        expected = open_session(before, optimization="none").run(None, feeds)
         for level, kernel_library in (("none", None), ("all", None), ("none", library), ("all", library)):
             found = open_session(after, optimization=level, kernels=kernel_library).run(None, feeds)
             for left, right in zip(expected, found, strict=True):
                 np.testing.assert_allclose(left, right, rtol=2e-5, atol=1e-5)
-
-
-def value(name: str, shape: tuple[int, ...] = (2, 2), dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def model(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: list[str]) -> onnx.ModelProto:
-    """A model with a matrix x and a condition c."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [value("x"), value("c", (), TensorProto.BOOL)],
-        [value(name) for name in outputs],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def loop(trips: str, first: str, result: str, nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
-    """A Loop whose state s_<result> becomes t_<result>."""
-    go, on, state, after = (f"{stem}_{result}" for stem in ("go", "on", "s", "t"))
-    body = helper.make_graph(
-        [helper.make_node("Identity", [go], [on], name=f"going_{result}"), *nodes],
-        f"body_{result}",
-        [value(f"i_{result}", (), TensorProto.INT64), value(go, (), TensorProto.BOOL), value(state)],
-        [value(on, (), TensorProto.BOOL), value(after)],
-    )
-    return helper.make_node("Loop", [trips, "", first], [result], name=f"loop_{result}", body=body)
-
-
-W = np.array([[0.5, -0.25], [0.125, 0.75]], np.float32)
-STEP = [
-    helper.make_node("MatMul", ["s_y", "w"], ["p"], name="product"),
-    helper.make_node("Add", ["p", "x"], ["q"], name="sum"),
-    helper.make_node("Sin", ["q"], ["t_y"], name="sine"),
-]
-FEEDS = {"x": np.array([[1, 2], [-3, 0.5]], np.float32), "c": np.array(True)}
-
-
-def recurrent(trips: int = 4) -> onnx.ModelProto:
-    """A recurrent cell in a Loop: its weights and its input stand outside."""
-    constants = {"w": W, "n": np.array(trips), "s0": np.zeros((2, 2), np.float32)}
-    return model([loop("n", "s0", "y", STEP)], constants, ["y"])
 
 
 def expected_state(trips: int) -> np.ndarray:

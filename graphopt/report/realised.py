@@ -37,8 +37,8 @@ def realised(data: Mapping[str, Any], plans: Iterable[Mapping[str, Any]]) -> dic
         data: JSON of kind ``opportunities``.
         plans: JSON of kind ``plan`` each.
     """
-    places = {
-        (example["model"], frozenset(example["nodes"])): entry["digest"]
+    places = {  # a body is called after its model
+        (example["model"].partition("/")[0], frozenset(example["nodes"])): entry["digest"]
         for entry in (*data["opportunities"], *data["ruled_out"])
         for example in entry["shapes"]
     }

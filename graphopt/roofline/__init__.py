@@ -21,6 +21,7 @@ from graphopt.roofline.nodes import (
     operator_gains,
     operator_seconds,
     operator_times,
+    times_beside_bodies,
 )
 from graphopt.roofline.packing import BROADCAST, MOVED
 from graphopt.roofline.profile import SPECIAL, Move, rate_keys
@@ -45,5 +46,6 @@ __all__ = [
     "operator_seconds",
     "operator_times",
     "rate_keys",
+    "times_beside_bodies",
     "together",
 ]

@@ -47,6 +47,14 @@ def operator_times(capture: Capture, machine: Machine) -> list[float | None]:
     return found
 
 
+def times_beside_bodies(capture: Capture, machine: Machine) -> list[float | None]:
+    """The same without what bodies take: of If, Loop and Scan whose bodies are known, the price of their node alone."""
+    return [
+        machine.node_seconds if node.name in capture.bodies else seconds
+        for node, seconds in zip(capture.graph.nodes, operator_times(capture, machine), strict=True)
+    ]
+
+
 def capture_seconds(capture: Capture, machine: Machine) -> CaptureSeconds:
     """Predicted seconds of one execution, and how many operators it leaves out."""
     times = operator_times(capture, machine)

@@ -8,7 +8,9 @@ before this one answers that it is lost, never something wrong.
 """
 
 import contextlib
+import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple, Self
 
@@ -83,6 +85,18 @@ def replay(slot: Slot, hand: Numbered, budget: int, calls: list[Call]) -> tuple[
     return (found,)
 
 
+@contextlib.contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    """Keep a logger's errors to itself: a client that is interrupted at the wrong moment logs a fault of its own."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class _Place(NamedTuple):
     """Where a shard is."""
 
@@ -110,6 +124,7 @@ class Dask:
         self._hands: list[Numbered] = []
         self._places: dict[int, _Place] = {}
         self._calls: list[Call] = []
+        self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         try:
@@ -129,6 +144,7 @@ class Dask:
                 with contextlib.suppress(OSError, TimeoutError):
                     client.close(timeout=CLOSING)
         finally:
+            self._quiet.close()
             if cluster is not None:
                 cluster.__exit__()
 
@@ -142,6 +158,7 @@ class Dask:
         if address is None:
             self._cluster = OwnCluster(self._jobs)
             address = self._cluster.__enter__().address
+        self._quiet.enter_context(_silenced("tornado.application"))
         try:
             self._client = Client(address, set_as_default=False, timeout=CONNECTING)
         except (OSError, TimeoutError, ValueError) as error:

@@ -148,6 +148,15 @@ CASES = [
         one=_ints(1),
     ),
     _case(
+        "both_directions",
+        [
+            _node("Transpose", "x", "t", perm=[2, 0, 1, 3]),
+            _node("Reshape", "t joined", "r"),
+            _node("MatMul", "a r", "y"),
+        ],
+        {"a": _random(4, 1, 6), "x": _random(6, 2, 4, 20), "joined": _ints(4, 6, 40)},
+    ),
+    _case(
         "windows",
         [
             _node("Reshape", "x split", "r"),

@@ -138,6 +138,16 @@ def test_products_of_integers_that_the_runtime_computes_as_fast_stay_there(
     assert found is None if reason is None else reason in str(found)
 
 
+def test_where_something_stands_is_no_shape() -> None:
+    nodes = [node("Flatten", "x", "rows"), node("ArgMax", "rows", "at", axis=1, keepdims=0)]
+    nodes += [node("Shape", "x", "shape"), node("Add", "shape,shape", "y")]
+    graph, capture = observed(build(nodes, ["at", "y"]))
+    fusible = Fusibility(graph, [capture], anything)
+    assert {graph.tensors[name].dtype for name in ("at", "y")} == {"int64"}
+    assert fusible.reason((1,)) is None
+    assert fusible.reason((3,)) == "Add computes a shape"
+
+
 @settings(max_examples=25, deadline=None)
 @given(random_models(), st.randoms(use_true_random=False))
 def test_identity_does_not_depend_on_names_or_order(model: onnx.ModelProto, random: Any) -> None:

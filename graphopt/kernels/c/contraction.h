@@ -47,7 +47,10 @@ static inline int even_step(const extent *e, int64_t *step)
     return e->loops <= 1;
 }
 
-/* How many indices from i on are one step apart. */
+/* The step within the innermost loop. */
+static inline int64_t inner_step(const extent *e) { return e->loops ? e->step[e->loops - 1] : 0; }
+
+/* How many indices from i on are that step apart. */
 static inline int64_t even_run(const extent *e, int64_t i, int64_t most)
 {
     if (e->loops <= 1)
@@ -136,18 +139,18 @@ static void fold_batch(matrix *m)
 static void pack_panels(float *to, const float *from, const extent *row, const extent *columns_extent, int64_t depth,
                         int64_t column, int64_t columns)
 {
-    int64_t row_step = 0, column_step = 0;
-    int even = even_step(row, &row_step) && even_step(columns_extent, &column_step);
     for (int64_t first = 0; first < columns; first += PANEL) {
         int64_t count = columns - first < PANEL ? columns - first : PANEL;
         if (count < PANEL)
             memset(to, 0, (size_t)(depth * PANEL) * sizeof(float));
-        if (even) {
-            pack(sizeof(float), to, PANEL, 1, from + (column + first) * column_step, row_step, column_step, depth, count);
-        } else {
-            for (int64_t k = 0; k < depth; k++)
-                for (int64_t j = 0; j < count; j++)
-                    to[k * PANEL + j] = from[offset_of(row, k) + offset_of(columns_extent, column + first + j)];
+        for (int64_t k = 0, height; k < depth; k += height) {
+            height = even_run(row, k, depth - k);
+            for (int64_t j = 0, width; j < count; j += width) {
+                int64_t at = column + first + j;
+                width = even_run(columns_extent, at, count - j);
+                pack(sizeof(float), to + k * PANEL + j, PANEL, 1, from + offset_of(row, k) + offset_of(columns_extent, at),
+                     inner_step(row), inner_step(columns_extent), height, width);
+            }
         }
         to += depth * PANEL;
     }
@@ -294,13 +297,11 @@ static void copy_rows(const extent *row_extent, const extent *depth_extent, cons
 {
     for (int64_t done = 0; done < rows;) {
         int64_t run = even_run(row_extent, row + done, rows - done);
-        int64_t row_step = row_extent->loops ? row_extent->step[row_extent->loops - 1] : 0;
         const float *first = from + offset_of(row_extent, row + done);
         for (int64_t k = 0; k < depth;) {
             int64_t part = even_run(depth_extent, k, depth - k);
-            int64_t step = depth_extent->loops ? depth_extent->step[depth_extent->loops - 1] : 0;
-            pack(sizeof(float), to + done * depth + k, depth, 1, first + offset_of(depth_extent, k), row_step, step, run,
-                 part);
+            pack(sizeof(float), to + done * depth + k, depth, 1, first + offset_of(depth_extent, k), inner_step(row_extent),
+                 inner_step(depth_extent), run, part);
             k += part;
         }
         done += run;
@@ -378,7 +379,7 @@ static void run_epilogue(const contraction *x, int64_t batch, int64_t row, int64
                 const unsigned char *source = (const unsigned char *)(products + from);
                 if (i != x->code->product) {
                     even_step(&m->column, &column_step);
-                    row_step = m->row.loops ? m->row.step[m->row.loops - 1] : 0;
+                    row_step = inner_step(&m->row);
                     from = m->base + offset_of(&m->batch, batch) + offset_of(&m->row, row + r) + (column + c) * column_step;
                     source = (const unsigned char *)tensors[what->tensors[i]] + from * what->bytes[i];
                 }

@@ -14,6 +14,7 @@ from graphopt.graph import Capture, OperatorGraph
 from graphopt.operators import FusionClass, find
 from graphopt.operators.base import element_bytes
 from graphopt.operators.lowering import Convolving, MatrixProduct, Recurring
+from graphopt.operators.products import FACTORS, factor_slots
 
 Fusible = Callable[[tuple[int, ...]], str | None]
 """Set of nodes, ascending, to None where one kernel may compute it, else the reason why not."""
@@ -168,15 +169,6 @@ def hard_to_price(graph: OperatorGraph, index: int) -> bool:
     return apart or convolves(graph, index) or multiplies_weights(graph, index)
 
 
-_FACTORS = {
-    "MatMulInteger": (0, 1),
-    "MatMulIntegerToFloat": (0, 1),
-    "QLinearMatMul": (0, 3),
-    "DynamicQuantizeMatMul": (None, 1),
-    "ConvInteger": (0, 1),
-    "QLinearConv": (0, 3),
-}
-"""Slots of what products and convolutions of integers multiply; None: quantized by the operator, without a sign."""
 LEAST_WINDOW = 64
 """Elements under a window from which a kernel takes a convolution of integers: a tile of the matrix unit."""
 
@@ -189,16 +181,16 @@ def better_in_runtime(graph: OperatorGraph, index: int) -> str | None:
     are mostly zeros in a kernel.
     """
     node = graph.nodes[index]
-    if node.op_type not in _FACTORS:
+    if node.op_type not in FACTORS:
         return None
-    first, second = _FACTORS[node.op_type]
+    first, second = factor_slots(node)
     weights = graph.tensors[node.inputs[second]]
     if not weights.constant:
         return None
     if "Conv" in node.op_type:
         few = weights.shape is not None and prod(weights.shape[1:]) < LEAST_WINDOW and weights.dtype == "uint8"
         return f"has fewer than {LEAST_WINDOW} elements under a window without signs" if few else None
-    unsigned = first is None or graph.tensors[node.inputs[first]].dtype == "uint8"
+    unsigned = graph.tensors[node.inputs[first]].dtype != "int8"  # DynamicQuantizeMatMul makes its own of floats
     return "multiplies unsigned integers by signed weights" if unsigned and weights.dtype == "int8" else None
 
 

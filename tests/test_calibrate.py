@@ -92,7 +92,7 @@ def test_every_case_runs_and_measures_a_rate_that_operators_have() -> None:
         runner = session(case_model(case), 1)
         runner.run(None, dict(case.feeds))
     assert {case.key for case in CASES} <= known
-    scheduled = {roofline.UNIT, "gemm_dots", "conv_unit", "conv_winograd"}  # regimes of kernels alone
+    scheduled = {roofline.UNIT, "gemm_dots", "conv_unit", "conv_winograd", "reduce_columns"}  # regimes of kernels alone
     assert {case.key for case in kernel_cases.CASES} <= known | scheduled | {roofline.BROADCAST}
 
 
@@ -110,7 +110,20 @@ def test_the_loop_that_measures_the_matrix_unit_runs_and_counts_what_it_does(tmp
         assert result.shape == feeds["x0"].shape
 
 
-KINDS = ("narrow", "elements", "aliased", "axis", "uneven", "last", "wide", "row", "computed", "pointwise", "strided")
+KINDS = (
+    "narrow",
+    "elements",
+    "aliased",
+    "axis",
+    "uneven",
+    "last",
+    "wide",
+    "row",
+    "computed",
+    "pointwise",
+    "strided",
+    "unsigned",
+)
 
 
 def _rows() -> list[tuple[str, str]]:

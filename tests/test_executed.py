@@ -88,3 +88,36 @@ def test_a_recurrent_layer_reads_its_weights_in_each_step() -> None:
     assert found.counts[""] == 20
     assert found.again == (4 * 128 * 32, 2 * 9)
     assert found.operations == 20 * padded_operations(4, 128, 32)
+
+
+@given(st.integers(1, 3), st.integers(1, 80), st.integers(1, 200), st.integers(1, 80), st.booleans())
+def test_products_of_integers_work_through_whole_tiles(
+    number: int, rows: int, depth: int, columns: int, computed: bool
+) -> None:
+    right = (number, depth, columns) if computed else (depth, columns)
+    node = Node("n", "", "MatMulInteger", 21, ("x", "w"), ("y",), {})
+    found = executed(node, [(number, rows, depth), right], (number, rows, columns), computed=computed, unit=True)
+    assert found is not None
+    matrices = number if computed and number > 1 else 1  # rows by one matrix are rows of one product
+    height = number * rows // matrices
+    tiles = [(r, c) for r in range(0, height, 16) for c in range(0, columns, 16)] * matrices
+    deep = len(range(0, depth, 64)) * 64
+    assert found.operations == 2 * len(tiles) * 16 * 16 * deep
+    assert found.counts[""] == sum(r % 32 == c % 32 == 0 for r, c in tiles)
+    assert found.counts["left"] == number * rows * depth
+    assert found.counts["right"] == (number * depth * columns if computed else 0)
+
+
+def test_a_convolution_of_integers_copies_what_lies_under_its_window() -> None:
+    node = Node("n", "", "QLinearConv", 21, ("x", "s", "z", "w", "s", "z", "s", "z"), ("y",), {})
+    image, weights, result = (2, 5, 12, 10), (20, 5, 3, 3), (2, 20, 12, 10)
+    found = executed(node, [image, (), (), weights, (), (), (), ()], result, computed=False, unit=True)
+    assert found is not None
+    assert found.counts == {
+        "": 2 * 1 * 4,
+        "results": 2 * 20 * 120,
+        "left": 0,
+        "right": 2 * 45 * 120,
+        "runs": 2 * 45 * 12,
+        "scaled": 2 * 20 * 120,
+    }

@@ -12,6 +12,7 @@ from graphopt.graph import AttributeValue, Node, OperatorGraph, Shape, Tensor
 from graphopt.operators import find
 from graphopt.operators.pieces import counts, regimes
 from graphopt.operators.products import product_counts
+from graphopt.operators.sums import sums
 
 NCHWC = "com.microsoft.nchwc"
 
@@ -97,6 +98,57 @@ def test_convolutions_count_by_their_layout() -> None:
 )
 def test_regimes(one: Node, inputs: list[Shape], result: Shape, dtype: str, expected: tuple[str, ...]) -> None:
     assert seen_by(regimes, one, inputs, result, dtype) == expected
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.data())
+def test_kernels_walk_sums_as_three_loops(shape: list[int], data: st.DataObject) -> None:
+    """Reshaped to outer x depth x width, the middle is what is summed."""
+    first = data.draw(st.integers(0, len(shape) - 1))
+    last = data.draw(st.integers(first, len(shape) - 1))
+    axes = tuple(range(first, last + 1))
+    keeps = data.draw(st.booleans())
+    x = np.arange(float(np.prod(shape))).reshape(shape) ** 2
+    result = x.sum(axis=axes, keepdims=keeps)
+    one = node("ReduceSum", axes=axes, keepdims=int(keeps))
+    graph = OperatorGraph("g", (one,), {}, ("x0",), ("y",))
+    found = sums(graph, one, tuple(shape), result.shape)
+    assert (found is None) == (result.size == x.size)
+    if found is not None:
+        assert (x.reshape(found.outer, found.depth, found.width).sum(1).ravel() == result.ravel()).all()
+        blocks = sum(-(-found.depth // 64) for _ in range(found.outer))  # no row has 1,024 columns
+        assert found.counts[""] == (blocks if found.width > 1 else result.size)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "result", "stretches"),
+    [
+        ([(1, 600, 1, 1), (1,)], (1, 600, 1, 1), 600),  # an axis of one ends the stretch
+        ([(1, 600, 1, 1), ()], (1, 600, 1, 1), 600),
+        ([(1, 600, 1, 1), (1, 1, 1, 1)], (1, 600, 1, 1), 1),
+        ([(1, 600, 1, 7), (1,)], (1, 600, 1, 7), 1),
+        ([(4, 1), (4, 1)], (4, 1), 1),
+        ([(2, 3, 5), (3, 1)], (2, 3, 5), 6),
+    ],
+)
+def test_stretches_end_where_onnxruntime_ends_them(shapes: list[Shape], result: Shape, stretches: int) -> None:
+    found = seen_by(counts, node("Add"), shapes, result)
+    assert isinstance(found, dict)
+    assert found[""] == stretches
+
+
+def test_products_of_integers_count_what_is_scaled_and_are_told_apart_by_sign() -> None:
+    operands = ("x0", "s", "z", "x1", "s", "z", "s", "z")
+    one = replace(node("QLinearMatMul"), inputs=operands)
+    shapes: list[Shape] = [(6, 8), (), (), (8, 9), (), (), (), ()]
+    assert product_counts(one, shapes, (6, 9))["scaled"] == 54
+    assert product_counts(one, shapes, (6, 9))["weights"] == 72
+    assert product_counts(node("ConvInteger"), [(2, 4, 5, 5), (6, 4, 3, 3)], (2, 6, 5, 5)) == {
+        "": 300,
+        "scaled": 0,
+        "weights": 2 * 36 * 25,
+    }
+    assert seen_by(regimes, one, shapes, (6, 9), "uint8") == ("unsigned",)
+    assert seen_by(regimes, one, shapes, (6, 9), "int8") == ()
 
 
 def test_other_operators_count_what_slows_them() -> None:

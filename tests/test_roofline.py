@@ -232,7 +232,7 @@ def test_layout_operators_on_one_way_are_one_copy() -> None:
 
 
 def test_what_a_product_leaves_for_a_later_step_is_written_and_read() -> None:
-    """Of four tensors that stay inside, a softmax and a product read one each from memory."""
+    """Of four tensors that stay inside, a softmax and a product read one each from memory; both products read w."""
     nodes = [
         ("MatMul", ["x", "w"], "a"),
         ("Relu", ["a"], "b"),
@@ -243,7 +243,7 @@ def test_what_a_product_leaves_for_a_later_step_is_written_and_read() -> None:
     both = capture(nodes, dict.fromkeys("xwabcdy", (4, 4)))
     flops = 2 * 128 + 2 * 16 + 5 * 16
     seconds = roofline.fused_seconds(both, range(5), built())
-    assert seconds == pytest.approx(at_once(flops / 1e9, (3 * 64 + 2 * 2 * 64) / 8e9) + 1e-6)
+    assert seconds == pytest.approx(at_once(flops / 1e9, (4 * 64 + 2 * 2 * 64) / 8e9) + 1e-6)
 
 
 def test_what_is_joined_to_a_turned_product_several_times_is_read_once() -> None:
@@ -283,6 +283,27 @@ def test_reorders_that_cancel_are_free_and_others_are_not() -> None:
         arithmetic = 64 / 1e9
         assert free == pytest.approx(at_once(512 / 8e9, arithmetic) + 1e-6)
         assert seconds == pytest.approx(elements / 1e7 + at_once(512 / 8e9, arithmetic) + 1e-6)
+
+
+def test_sums_over_all_positions_take_the_blocked_layout_as_it_lies() -> None:
+    nodes = [(f"{BLOCKED}.ReorderOutput", ["x"], "a"), ("GlobalAveragePool", ["a"], "y")]
+    pooled = capture(nodes, {"x": (1, 16, 3, 3), "a": (1, 16, 3, 3), "y": (1, 16, 1, 1)})
+    rates = {f"{BLOCKED}.ReorderOutput": (1e3, "element/s"), "reduce_columns": (1e9, "flop/s")}
+    seconds = roofline.fused_seconds(pooled, [0, 1], built(kernel_rates=rates))
+    assert seconds == pytest.approx(at_once(144 / 1e9, (144 + 16) * 4 / 8e9) + 1e-6)
+
+
+def test_what_comes_behind_sums_down_columns_reads_and_computes_again() -> None:
+    """The gate of a squeeze and excitation: the tensor, and what is computed from it, is needed twice."""
+    nodes = [("Relu", ["x"], "a"), ("ReduceMean", ["a"], "s"), ("Exp", ["s"], "g"), ("Mul", ["a", "g"], "y")]
+    shapes = {"x": (3, 16), "a": (3, 16), "s": (1, 16), "g": (1, 16), "y": (3, 16)}
+    rates = {"reduce_columns": (1e9, "flop/s"), "broadcast": (1e8, "element/s")}
+    own = 48 * 2 + 48 + 16 + 48  # Relu twice, sums, Exp, Mul
+    seconds = roofline.fused_seconds(capture(nodes, shapes), range(4), built(kernel_rates=rates))
+    assert seconds == pytest.approx(at_once(own / 1e9, 3 * 48 * 4 / 8e9) + 48 / 1e8 + 1e-6)
+    along_rows = {**shapes, "s": (3, 1), "g": (3, 1)}
+    seconds = roofline.fused_seconds(capture(nodes, along_rows), range(4), built(kernel_rates=rates))
+    assert seconds == pytest.approx(at_once((48 * 3 + 3) / 1e9, 2 * 48 * 4 / 8e9) + 1e-6)
 
 
 @pytest.mark.parametrize(("second", "elements"), [((2, 0, 1), 0), ((1, 2, 0), 24)])

@@ -335,16 +335,9 @@ def _kernel_opener(
     inputs = case.capture.graph.inputs
     node = helper.make_node(operator, list(inputs), ["y"], domain="graphopt.fused")
     rng = np.random.default_rng(0)
-    feeds = {
-        name: rng.integers(0, 500, case.shapes[name]) if name in case.indices else f32(*case.shapes[name])
-        for name in inputs
-        if name not in case.constants
-    }
-    constants = {
-        name: np.asarray(kernel_cases.TRIANGLE) if name in case.indices else f32(*case.shapes[name])
-        for name in inputs
-        if name in case.constants
-    }
+    values = {name: case.value(name, rng) for name in inputs}
+    feeds = {name: value for name, value in values.items() if name not in case.constants}
+    constants = {name: value for name, value in values.items() if name in case.constants}
     blob = model_of([node], feeds, constants, ["y"])
     return lambda: bound(session(blob, threads, library), feeds)
 

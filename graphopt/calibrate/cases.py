@@ -118,6 +118,37 @@ def _recurrent(op_type: str, *sizes: int) -> Case:
     return Case("recurrent", op_type, [f32(*layer.shapes[name]) for name in "xwrb"], (1, 2, 3), layer.attributes)
 
 
+def _integer_weights(dtype: type, *shape: int) -> Array:
+    return _RNG.integers(100, 120, shape).astype(dtype)
+
+
+def _integer_case(key: str, op_type: str, left: Array, right: Array, **attributes: Any) -> Case:
+    """Integers without a sign by ``right``: several matrices, or constant weights."""
+    zeros = np.asarray(_ZERO), np.asarray(right.dtype.type(110))
+    constant = right.ndim != 3
+    key = key if right.dtype == np.int8 else f"{key}_unsigned"
+    if op_type.startswith("QLinear"):
+        scale = _STEP[0]
+        operands = [left, scale, zeros[0], right, scale, zeros[1], *_STEP]
+        slots = (1, 2, 3, 4, 5, 6, 7) if constant else (1, 2, 4, 5, 6, 7)
+        return Case(key, op_type, operands, slots, attributes)
+    return Case(key, op_type, [left, right, *zeros], (1, 2, 3) if constant else (2, 3), attributes)
+
+
+def _integer_product(op_type: str, dtype: type, rows: int, depth: int, columns: int, number: int = 0) -> Case:
+    front = (number,) if number else ()
+    left, right = _u8(*front, rows, depth), _integer_weights(dtype, *front, depth, columns)
+    return _integer_case("gemm_int8", op_type, left, right)
+
+
+def _integer_conv(op_type: str, dtype: type, *sizes: int) -> Case:
+    layer = convolution(*sizes)
+    left, right = _u8(*layer.shapes["x"]), _integer_weights(dtype, *layer.shapes["w"])
+    return _integer_case(
+        "QLinearConv" if op_type == "QLinearConv" else "conv_int8", op_type, left, right, **layer.attributes
+    )
+
+
 def _matmul(rows: int, depth: int, columns: int) -> Case:
     return Case("gemm", "MatMul", [f32(rows, depth), f32(depth, columns)], (1,))
 
@@ -165,16 +196,19 @@ ARITHMETIC: tuple[Case, ...] = (
     Case("add", "Add", [f32(160, 384), f32(384)], (1,)),
     Case("add", "Add", [f32(1, 256, 14, 14), f32(1, 256, 1, 1)]),
     Case("add", "Add", [X, f32()], (1,)),
+    Case("add", "Add", [f32(1, 800, 1, 1), f32(1)], (1,)),
     Case("add_wide", "Add", [_indices(9, 160, 256), _indices(9, 160, 256)]),
     _binary("Mul", "mul"),
     Case("mul", "Mul", [f32(1, 1024, 8, 8), f32(1, 1024, 1, 1)]),
     Case("mul", "Mul", [f32(1, 256, 14, 14), f32(1, 256, 1, 1)]),
     Case("mul", "Mul", [f32(160, 384), f32(384)], (1,)),
     Case("mul", "Mul", [f32(1, 64, 200, 2), f32(1, 1, 200, 1)]),
+    Case("mul", "Mul", [f32(1, 800, 1, 1), f32(1)], (1,)),
     Case("mul_wide", "Mul", [_indices(9, 160, 256), _indices(9, 160, 256)]),
     _binary("Div", "div"),
     Case("div", "Div", [f32(160, 384), f32(384)], (1,)),
     Case("div", "Div", [f32(1024, 64), f32(1024, 1)]),
+    Case("div", "Div", [f32(1, 800, 1, 1), f32(1)], (1,)),
     _binary("Pow", "pow"),
     _unary("Sqrt", "sqrt"),
     _unary("Exp", "exp"),
@@ -376,14 +410,33 @@ QUANTIZED: tuple[Case, ...] = (
     Case("quantize", "QuantizeLinear", [X, *_STEP], (1, 2)),
     Case("dequantize", "DequantizeLinear", [_u8(256, 256), *_STEP], (1, 2)),
     Case("DynamicQuantizeLinear", "DynamicQuantizeLinear", [X], outputs=3, opset=11),
-    Case("gemm_int8", "MatMulInteger", [_u8(256, 256), _u8(256, 256), _ZERO, _ZERO], (1, 2, 3)),
-    Case(
-        "QLinearMatMul",
-        "QLinearMatMul",
-        [_u8(256, 256), *_STEP, _u8(256, 256).astype(np.int8), _STEP[0], np.asarray(np.int8(0)), *_STEP],
-        (1, 2, 3, 4, 5, 6, 7),
+    *(
+        _integer_product(op_type, dtype, *sizes)
+        for dtype in (np.uint8, np.int8)
+        for op_type, *sizes in (
+            ("MatMulInteger", 256, 256, 256),
+            ("MatMulInteger", 30, 500, 200),
+            ("MatMulInteger", 300, 64, 400),
+            ("MatMulInteger", 200, 200, 64, 4),
+            ("MatMulInteger", 50, 32, 50, 12),
+            ("QLinearMatMul", 256, 256, 256),
+            ("QLinearMatMul", 150, 150, 64, 4),
+        )
     ),
-    Case("conv_int8", "ConvInteger", [_u8(1, 64, 28, 28), _u8(64, 64, 3, 3), _ZERO, _ZERO], (1, 2, 3), _POOL),
+    *(
+        _integer_conv(op_type, dtype, *sizes)
+        for dtype in (np.uint8, np.int8)
+        for op_type, *sizes in (
+            ("ConvInteger", 64, 64, 28, 3),
+            ("ConvInteger", 16, 32, 40, 3),
+            ("ConvInteger", 128, 96, 14, 3),
+            ("ConvInteger", 80, 160, 30, 1),
+            ("ConvInteger", 96, 48, 20, 1),
+            ("QLinearConv", 32, 64, 28, 3),
+            ("QLinearConv", 128, 96, 14, 3),
+            ("QLinearConv", 80, 160, 30, 1),
+        )
+    ),
     Case(
         "softmax_int8", "QLinearSoftmax", [_u8(256, 256), *_STEP, *_STEP], (1, 2, 3, 4), {"axis": -1, "opset": 13}, MS
     ),

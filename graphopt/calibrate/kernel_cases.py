@@ -2,17 +2,20 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from graphopt import kernels, operators
-from graphopt.calibrate.cases import BLOCKED, MS
+from graphopt.calibrate.cases import BLOCKED, MS, Array, f32
 from graphopt.calibrate.layers import RECURRENT, Layer, along_time, convolution, recurrent
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Shape, Tensor
-from graphopt.operators.executed import Executed, executed
+from graphopt.operators.executed import Executed
 from graphopt.operators.pieces import counts
-from graphopt.roofline import MOVED, SPECIAL
+from graphopt.roofline import BROADCAST, MOVED, SPECIAL, repeats
+from graphopt.roofline.profile import profile_of
 
 STEPS = 24
 """Products of the kernel that measures the price of a step."""
@@ -27,6 +30,7 @@ UNIT = kernels.uses_matrix_unit()
 """Whether kernels use a matrix unit here."""
 
 _SIZE: Shape = (256, 256)
+_FLOATS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,7 @@ class KernelCase:
         constants: names of operands that are initializers.
         counted: nodes whose work the rate divides.
         elements: whether the rate counts elements of the result in place of operations.
-        indices: names of operands that are indices, of 64 bits.
-        integers: names of tensors of 32-bit integers.
+        dtypes: of tensors other than float32, by name; int64 ones are indices.
     """
 
     base: str
@@ -50,16 +53,12 @@ class KernelCase:
     constants: tuple[str, ...] = ()
     counted: tuple[int, ...] = (0,)
     elements: bool = False
-    indices: tuple[str, ...] = ()
-    integers: tuple[str, ...] = ()
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def executed(self) -> Executed | None:
         """What its kernel executes, where that differs from the operations of its first node."""
-        node = self.nodes[0]
-        shapes = [self.shapes.get(name) for name in node.inputs]
-        computed = len(node.inputs) > 1 and node.inputs[1] not in self.constants
-        return executed(node, shapes, self.shapes[node.outputs[0]], computed=computed, unit=UNIT)
+        return profile_of(self.capture).executed(0, unit=UNIT)
 
     @property
     def key(self) -> str:
@@ -73,7 +72,7 @@ class KernelCase:
         tensors = {
             name: Tensor(
                 name,
-                "int64" if name in self.indices else "int32" if name in self.integers else "float32",
+                self.dtypes.get(name, "float32"),
                 len(shape),
                 name in self.constants,
                 None,
@@ -86,6 +85,15 @@ class KernelCase:
         inputs = tuple(name for name in read if name not in made)
         graph = OperatorGraph("body", self.nodes, tensors, inputs, ("y",))
         return Capture(graph, {name: shape for name, shape in self.shapes.items() if name not in self.constants})
+
+    def value(self, name: str, rng: np.random.Generator) -> Array:
+        """An operand."""
+        dtype, shape = self.dtypes.get(name, "float32"), self.shapes[name]
+        if dtype == "float32":
+            return f32(*shape)
+        if dtype == "int64":
+            return np.asarray(TRIANGLE) if name in self.constants else rng.integers(0, 500, shape)
+        return rng.integers(100, 120, shape).astype(dtype)
 
     @property
     def work(self) -> float:
@@ -102,6 +110,8 @@ class KernelCase:
         """What else the nodes that are counted work through (see ``operators.pieces`` and ``operators.executed``)."""
         if self.executed is not None:
             return self.executed.counts
+        if self.base == BROADCAST:
+            return repeats(self.shapes["y"], self.shapes["z"])
         total: Counter[str] = Counter()
         for index in self.counted:
             node = self.nodes[index]
@@ -177,7 +187,7 @@ def _function(operator: str, key: str, operands: int = 1) -> KernelCase:
 def _casts() -> KernelCase:
     """To integers and back."""
     nodes = (_node(0, "Cast", ("x",), "t", to=6), _node(1, "Cast", ("t",), "y", to=1))
-    return KernelCase("cast", nodes, dict.fromkeys("xty", _SIZE), counted=(0, 1), integers=("t",))
+    return KernelCase("cast", nodes, dict.fromkeys("xty", _SIZE), counted=(0, 1), dtypes={"t": "int32"})
 
 
 def _joined(operands: int, rows: int, size: int) -> tuple[KernelCase, ...]:
@@ -192,19 +202,23 @@ def _joined(operands: int, rows: int, size: int) -> tuple[KernelCase, ...]:
 def _broadcast(operator: str, shape: Shape, other: Shape) -> KernelCase:
     """An operand that repeats, so that a kernel copies it out before it computes."""
     shapes = {"x": shape, "z": other, "y": shape}
-    return KernelCase("broadcast", (_node(0, operator, ("x", "z"), "y"),), shapes, elements=True)
+    return KernelCase(BROADCAST, (_node(0, operator, ("x", "z"), "y"),), shapes, elements=True)
 
 
 def _both(
-    key: str, nodes: Sequence[Node], shapes: Mapping[str, Shape], **more: tuple[str, ...]
+    key: str,
+    nodes: Sequence[Node],
+    shapes: Mapping[str, Shape],
+    constants: tuple[str, ...] = (),
+    dtypes: Mapping[str, str] = _FLOATS,
 ) -> tuple[KernelCase, ...]:
     """Something that moves ``x`` to ``y``, by itself, and once more before something that computes."""
     last = nodes[-1]
     before = (*nodes[:-1], replace(last, outputs=("t",)), _node(len(nodes), "Neg", ("t",), "y"))
-    counted = tuple(range(len(nodes)))
+    counted, later = tuple(range(len(nodes))), {**shapes, "t": shapes["y"]}
     return (
-        KernelCase(f"{key}{SPECIAL}{MOVED}", tuple(nodes), shapes, counted=counted, elements=True, **more),
-        KernelCase(key, before, {**shapes, "t": shapes["y"]}, counted=counted, elements=True, **more),
+        KernelCase(f"{key}{SPECIAL}{MOVED}", tuple(nodes), shapes, constants, counted, elements=True, dtypes=dtypes),
+        KernelCase(key, before, later, constants, counted, elements=True, dtypes=dtypes),
     )
 
 
@@ -222,7 +236,9 @@ def _copies(rows: int, size: int) -> tuple[KernelCase, ...]:
 def _picked(rows: int, size: int) -> tuple[KernelCase, ...]:
     """Rows of a table that a kernel picks."""
     shapes = {"w": (512, size), "x": (rows,), "y": (rows, size)}
-    return _both("gather", (_node(0, "Gather", ("w", "x"), "y", axis=0),), shapes, constants=("w",), indices=("x",))
+    return _both(
+        "gather", (_node(0, "Gather", ("w", "x"), "y", axis=0),), shapes, constants=("w",), dtypes={"x": "int64"}
+    )
 
 
 def _turn(operator: str, key: str, before: Shape, after: Shape, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
@@ -244,7 +260,7 @@ def _picked_columns() -> tuple[KernelCase, ...]:
     count = len(TRIANGLE)
     shapes = {"x": (160, FEATURES**2), "i": (count,), "y": (160, count)}
     nodes = (_node(0, "Gather", ("x", "i"), "y", axis=1),)
-    return _both("gather_elements", nodes, shapes, constants=("i",), indices=("i",))
+    return _both("gather_elements", nodes, shapes, constants=("i",), dtypes={"i": "int64"})
 
 
 def _rows(operator: str, key: str, vectors: int = 0, **attributes: AttributeValue) -> tuple[KernelCase, ...]:
@@ -257,6 +273,18 @@ def _rows(operator: str, key: str, vectors: int = 0, **attributes: AttributeValu
         shapes = {"x": shape, "y": result} | dict.fromkeys(constants, (size,))
         found.append(KernelCase(key, (_node(0, operator, ("x", *constants), "y", **attributes),), shapes, constants))
     return tuple(found)
+
+
+def _stacked(outer: int, rows: int, columns: int) -> KernelCase:
+    """Sums of rows that lie on top of each other."""
+    shapes = {"x": (outer, rows, columns), "y": (outer, 1, columns)}
+    return KernelCase("reduce", (_node(0, "ReduceMean", ("x",), "y", axes=(1,), keepdims=1),), shapes)
+
+
+def _pooled(channels: int, size: int) -> KernelCase:
+    """Means of an image in the blocked layout."""
+    shapes = {"x": (1, channels, size, size), "y": (1, channels, 1, 1)}
+    return KernelCase("reduce", (_node(0, f"{BLOCKED}.GlobalAveragePool", ("x",), "y"),), shapes)
 
 
 def _product(rows: int, depth: int, columns: int) -> KernelCase:
@@ -296,7 +324,53 @@ def _normalized(channels: int, size: int) -> KernelCase:
 def _largest(rows: int, size: int) -> KernelCase:
     """Where each row has its largest element."""
     shapes: dict[str, Shape] = {"x": (rows, size), "y": (rows, 1)}
-    return KernelCase("argmax", (_node(0, "ArgMax", ("x",), "y", axis=1, keepdims=1),), shapes, indices=("y",))
+    return KernelCase("argmax", (_node(0, "ArgMax", ("x",), "y", axis=1, keepdims=1),), shapes, dtypes={"y": "int64"})
+
+
+QUANTIZED_OPERANDS = {
+    "MatMulInteger": ("x", "w", "x_zero", "w_zero"),
+    "ConvInteger": ("x", "w", "x_zero", "w_zero"),
+    f"{MS}.MatMulIntegerToFloat": ("x", "w", "x_scale", "w_scale", "x_zero", "w_zero"),
+    f"{MS}.DynamicQuantizeMatMul": ("x", "w", "w_scale", "w_zero"),
+    "QLinearMatMul": ("x", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"),
+    "QLinearConv": ("x", "x_scale", "x_zero", "w", "w_scale", "w_zero", "y_scale", "y_zero"),
+    "QuantizeLinear": ("x", "y_scale", "y_zero"),
+    "DequantizeLinear": ("x", "x_scale", "x_zero"),
+    f"{MS}.QLinearSoftmax": ("x", "x_scale", "x_zero", "y_scale", "y_zero"),
+}
+"""Operators on integers of eight bits, by their operands: all but ``x`` and ``w`` are single constants."""
+_RESULTS = {
+    "MatMulInteger": "int32",
+    "ConvInteger": "int32",
+    f"{MS}.QLinearSoftmax": "uint8",
+    "QuantizeLinear": "uint8",
+}
+
+
+def _quantized(key: str, operator: str, shapes: Mapping[str, Shape], **attributes: AttributeValue) -> KernelCase:
+    """An operator on integers without a sign; ``w`` is a constant, unless it is several matrices."""
+    operands = QUANTIZED_OPERANDS[operator]
+    single = tuple(name for name in operands if name not in "xw")
+    constants = single if len(shapes.get("w", ())) == 3 else (*single, "w")
+    floats = {name for name in operands if name.endswith("_scale")}
+    if operator in ("QuantizeLinear", f"{MS}.DynamicQuantizeMatMul"):
+        floats.add("x")
+    dtypes = {name: "uint8" for name in operands if name not in floats}
+    result = _RESULTS.get(operator, "uint8" if operator.startswith("QLinear") else "float32")
+    nodes = (_node(0, operator, operands, "y", **attributes),)
+    return KernelCase(key, nodes, {**shapes, **dict.fromkeys(single, ())}, constants, dtypes=dtypes | {"y": result})
+
+
+def _integer_product(operator: str, rows: int, depth: int, columns: int, number: int = 0) -> KernelCase:
+    """A product of matrices of integers, or of several computed ones."""
+    front = (number,) if number else ()
+    shapes = {"x": (*front, rows, depth), "w": (*front, depth, columns), "y": (*front, rows, columns)}
+    return _quantized("gemm_int8", operator, shapes)
+
+
+def _integer_conv(operator: str, *sizes: Any) -> KernelCase:
+    layer = convolution(*sizes)
+    return _quantized("conv_int8", operator, {name: layer.shapes[name] for name in "xwy"}, **layer.attributes)
 
 
 def _steps() -> KernelCase:
@@ -359,6 +433,9 @@ PRODUCTS = (
 )
 """Rows, depth and columns of products by constant weights."""
 
+STACKS = ((64, 49, 64), (300, 10, 32), (16, 200, 128), (1, 300, 400), (8, 24, 1000))
+"""Outer sizes, rows and columns of sums of rows that lie on top of each other."""
+
 CASES: tuple[KernelCase, ...] = (
     _chain("Add", "add"),
     _chain("Mul", "mul"),
@@ -366,6 +443,8 @@ CASES: tuple[KernelCase, ...] = (
     _broadcast("Add", (160, 384), (384,)),
     _broadcast("Mul", (1, 1024, 8, 8), (1, 1024, 1, 1)),
     _broadcast("Mul", (1, 64, 28, 28), (1, 64, 1, 1)),
+    _broadcast("Mul", (1, 300, 13, 13), (1, 300, 1, 1)),
+    _broadcast("Mul", (1, 200, 18, 18), (1, 200, 1, 1)),
     *_copies(64, 512),
     *_copies(1024, 32),
     *_joined(24, 64, 32),
@@ -391,6 +470,8 @@ CASES: tuple[KernelCase, ...] = (
     *_reorder("ReorderInput", "", 320, 13),
     *_reorder("ReorderInput", "", 24, 36),
     *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),
+    *(_stacked(*sizes) for sizes in STACKS),
+    *(_pooled(channels, size) for channels, size in ((320, 14), (960, 7), (160, 24), (64, 40))),
     *_rows("Softmax", "softmax", axis=-1),
     *_rows("LayerNormalization", "layernorm", 2, axis=-1),
     *(_product(*sizes) for sizes in PRODUCTS),
@@ -456,6 +537,31 @@ CASES: tuple[KernelCase, ...] = (
     _along_time(100, 80, 4, 3, batch=12),
     _along_time(1, 130, 4000, 200),
     _along_time(300, 150, 1000, 1),
+    _integer_product("MatMulInteger", 128, 256, 256),
+    _integer_product("MatMulInteger", 30, 500, 200),
+    _integer_product("MatMulInteger", 300, 64, 400),
+    _integer_product("MatMulInteger", 16, 1000, 300),
+    _integer_product("MatMulInteger", 200, 200, 64, number=6),
+    _integer_product("MatMulInteger", 64, 32, 64, number=12),
+    _integer_product("QLinearMatMul", 160, 320, 240),
+    _integer_product("QLinearMatMul", 150, 150, 64, number=4),
+    _integer_product(f"{MS}.MatMulIntegerToFloat", 100, 256, 512),
+    _integer_product(f"{MS}.DynamicQuantizeMatMul", 64, 384, 384),
+    _integer_product(f"{MS}.DynamicQuantizeMatMul", 200, 512, 128),
+    _integer_conv("ConvInteger", 64, 64, 28, 3),
+    _integer_conv("ConvInteger", 16, 32, 40, 3),
+    _integer_conv("ConvInteger", 8, 16, 50, 5),
+    _integer_conv("ConvInteger", 128, 96, 14, 3),
+    _integer_conv("ConvInteger", 96, 48, 20, 1),
+    _integer_conv("ConvInteger", 80, 160, 30, 1),
+    _integer_conv("QLinearConv", 32, 64, 28, 3),
+    _integer_conv("QLinearConv", 64, 64, 20, 1),
+    _quantized("quantize", "QuantizeLinear", dict.fromkeys("xy", _SIZE)),
+    _quantized("dequantize", "DequantizeLinear", dict.fromkeys("xy", _SIZE)),
+    *(
+        _quantized("softmax_int8", f"{MS}.QLinearSoftmax", dict.fromkeys("xy", shape), axis=-1, opset=13)
+        for shape in ((256, 256), (1000, 49), (300, 200))
+    ),
     _normalized(64, 28),
     _normalized(192, 20),
     _largest(256, 200),

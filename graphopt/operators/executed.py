@@ -2,7 +2,7 @@
 
 A kernel's schedule decides what it costs: vectors are filled up with idle lanes, few rows keep fewer sums in flight,
 the matrix unit works on tiles, and transforms replace multiplications. The formulas follow the kernels' own plans
-(``kernels/c/contraction.h``, ``matrix_unit.h``, ``convolution.h``, ``winograd.h``, ``recurrence.h``).
+(``kernels/c/contraction.h``, ``matrix_unit.h``, ``convolution.h``, ``winograd.h``, ``recurrence.h``, ``integers.h``).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from graphopt.graph import Node, Shape
 from graphopt.operators.blocked import DOMAIN, LARGEST_TILE
 from graphopt.operators.formulas import integer
 from graphopt.operators.plan_numbers import PLAN
-from graphopt.operators.products import LANES, Shapes
+from graphopt.operators.products import FACTORS, LANES, Shapes, factor_shapes
 
 FEWEST_SUMS = 8
 """Sums that must be in flight for the multipliers not to wait."""
@@ -54,14 +54,16 @@ def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit:
         node: the operator.
         inputs: shapes of the operands by slot.
         result: shape of the first result.
-        computed: whether the second operand is no constant.
+        computed: whether the right factor (the weights of a convolution) is no constant.
         unit: whether the machine's kernels use a matrix unit.
     """
-    left, right = (inputs[slot] if slot < len(inputs) else None for slot in (0, 1))
+    left, right = factor_shapes(node, inputs)
     if not left or not right or not result or not prod((*left, *right, *result)):
         return None
     if node.op_type in GATES and len(left) == len(right) == 3:
         return _recurrent(node, left, right)
+    if node.op_type in FACTORS:
+        return _integers(node, left, right, result, computed)
     if node.op_type in ("Conv", "FusedConv"):
         return _convolution(node, left, right, result, computed, unit) if 3 <= len(left) == len(right) <= 4 else None
     if node.op_type in ("MatMul", "FusedMatMul", "Gemm", "FusedGemm") and len(right) > 1:
@@ -353,3 +355,32 @@ def _recurrent(node: Node, source: Shape, weights: Shape) -> Executed:
     state = directions * steps * padded_operations(batch, width, hidden)
     counts = {"": steps * directions, "input": share, "gates": directions * steps * batch * width}
     return Executed("", state, counts, 1.0, (4.0 * width * hidden, directions * (steps - 1)))
+
+
+# ----------------------------------------------------------------------------------------------- products of integers
+
+
+def _integers(node: Node, left: Shape, right: Shape, result: Shape, computed: bool) -> Executed | None:
+    """Tiles of 16 rows, 16 columns and a depth of 64, of which constants lie prepared; see ``kernels/c/integers.h``."""
+    if "Conv" in node.op_type:
+        if len(left) != len(right) or len(right) < 3 or right[1] != left[1]:
+            return None
+        batches, rows, depth = result[0], right[0], prod(right[1:])
+        columns, taps = prod(result[2:]), prod(right[2:])
+        runs = batches * depth * prod(result[2:-1]) if taps > 1 or columns != prod(left[2:]) else 0
+        prepared = {"left": rows * depth if computed else 0, "right": batches * depth * columns, "runs": runs}
+    else:
+        if len(right) < 2:
+            return None
+        rows, depth, columns = (left[-2] if len(left) > 1 else 1), left[-1], right[-1]
+        batches = prod(result[:-2])
+        if prod(right[:-2]) == 1 and prod(left) == batches * rows * depth:
+            batches, rows = 1, batches * rows
+        prepared = {"left": batches * rows * depth, "right": batches * depth * columns if computed else 0}
+        prepared["quantized"] = prod(left) if node.op_type == "DynamicQuantizeMatMul" else 0
+    tiles = batches * ceil(rows / PLAN.unit_rows) * ceil(columns / PLAN.unit_rows)
+    pairs = batches * ceil(rows / (2 * PLAN.unit_rows)) * ceil(columns / (2 * PLAN.unit_rows))
+    sums = 0 if node.op_type in ("MatMulInteger", "ConvInteger") else prod(result)
+    deep = ceil(depth / (2 * PLAN.unit_depth)) * 2 * PLAN.unit_depth  # bytes in place of bfloat16
+    operations = 2.0 * tiles * PLAN.unit_rows**2 * deep
+    return Executed("", operations, {"": pairs, "results": prod(result), **prepared, "scaled": sums})

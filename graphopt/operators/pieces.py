@@ -18,7 +18,7 @@ from math import prod
 
 from graphopt.graph import Node, OperatorGraph, Shape
 from graphopt.operators.base import FusionClass, Operator, element_bytes
-from graphopt.operators.products import LANES, product_counts, product_regime
+from graphopt.operators.products import LANES, factor_slots, product_counts, product_regime
 
 Shapes = Sequence[Shape | None]
 """Shapes by slot; None where an operand is absent or its shape unknown."""
@@ -80,8 +80,10 @@ def regimes(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, out
         return ()
     kind = row.fusion_class
     if kind is FusionClass.CONTRACTION:
-        right = graph.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
-        regime = product_regime(node, inputs, result, computed=right is not None and not right.constant)
+        slot = factor_slots(node)[1]
+        right = graph.tensors.get(node.inputs[slot]) if len(node.inputs) > slot else None
+        computed, unsigned = right is not None and not right.constant, right is not None and right.dtype == "uint8"
+        regime = product_regime(node, inputs, result, computed=computed, unsigned=unsigned)
         return (regime,) if regime else ()
     if kind in (FusionClass.LAYOUT, FusionClass.LOOKUP):
         if node.op_type == "ReorderOutput":
@@ -160,7 +162,7 @@ def pieces(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outp
         return 0
     kind = row.fusion_class
     if kind is FusionClass.ELEMENTWISE:
-        return spans(results[0], [shape for shape in inputs if shape is not None])
+        return _runtime_spans(results[0], [shape for shape in inputs if shape is not None])
     if kind is FusionClass.LAYOUT:
         return _stretches(graph, node, inputs, results)
     if kind is FusionClass.LOOKUP:
@@ -185,6 +187,16 @@ def spans(result: Shape, operands: Sequence[Shape]) -> int:
         pattern = has
         inner *= size
     return prod(result) // max(1, inner)
+
+
+def _runtime_spans(result: Shape, operands: Sequence[Shape]) -> int:
+    """The same in onnxruntime, whose stretches end at an axis of one where an operand of lower rank begins.
+
+    A list of one element by an image of one position is one element after the other.
+    """
+    rank = max(1, min(map(len, operands), default=len(result)))
+    first = next((size for size in reversed(result[-rank:]) if size > 1), 1)
+    return prod(result) if first == 1 and rank < len(result) else spans(result, operands)
 
 
 def _stretches(graph: OperatorGraph, node: Node, inputs: Shapes, results: Sequence[Shape]) -> int:

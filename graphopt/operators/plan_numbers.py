@@ -43,6 +43,8 @@ class PlanNumbers:
         fetched_byte_cycles: for a byte of weights.
         cycle_operations: vector operations in a cycle of the above,
         unit_operations: and those that the unit costs once.
+        stacked_rows: rows on top of each other that a reduction adds up at once,
+        strip: and their columns.
     """
 
     wide_rows: int = 14
@@ -80,6 +82,8 @@ class PlanNumbers:
     fetched_byte_cycles: float = 0.125
     cycle_operations: float = 1.75
     unit_operations: float = 2000.0
+    stacked_rows: int = 64
+    strip: int = 1024
 
 
 PLAN = PlanNumbers()

@@ -20,10 +20,31 @@ FAR = 1 << 18
 SET = 64
 """Output channels of a blocked convolution that share what is read of its input."""
 
+FACTORS = {
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "DynamicQuantizeMatMul": (0, 1),
+    "QLinearMatMul": (0, 3),
+    "ConvInteger": (0, 1),
+    "QLinearConv": (0, 3),
+}
+"""Slots of what products and convolutions of integers of eight bits multiply."""
+
 _PLAIN_ACTIVATIONS = ("", "Relu")
 """Activations that a convolution applies to sums while they are in registers."""
 
 Shapes = Sequence[Shape | None]
+
+
+def factor_slots(node: Node) -> tuple[int, int]:
+    """Slots of the operands that a contraction multiplies; weights are the second one."""
+    return FACTORS.get(node.op_type, (0, 1))
+
+
+def factor_shapes(node: Node, inputs: Shapes) -> tuple[Shape | None, Shape | None]:
+    """Shapes of the operands that a contraction multiplies."""
+    left, right = (inputs[slot] if slot < len(inputs) else None for slot in factor_slots(node))
+    return left, right
 
 
 def product_counts(node: Node, inputs: Shapes, result: Shape) -> dict[str, int]:
@@ -39,12 +60,16 @@ def product_counts(node: Node, inputs: Shapes, result: Shape) -> dict[str, int]:
         ``far``: the same of a right operand beyond FAR; ``matrices``: products of two matrices after the first;
         ``lanes``: multiply-adds that idle lanes could have done; ``rows``: rows of the image by blocks of channels;
         ``sets``: elements of windows that are spread over the lanes, once for each SET of output channels;
-        ``activations``: results that an activation computes from again.
+        ``activations``: results that an activation computes from again; ``scaled``: sums of integers that are scaled.
     """
-    left, right = (inputs[slot] if slot < len(inputs) else None for slot in (0, 1))
+    left, right = factor_shapes(node, inputs)
     found = {"": prod(result)}
     if not left or not right:
         return found
+    if node.op_type in FACTORS:
+        found["scaled"] = 0 if node.op_type in ("MatMulInteger", "ConvInteger") else prod(result)
+    if node.op_type in FACTORS and "Conv" in node.op_type:
+        return found | {"weights": result[0] * prod(right[1:]) * prod(result[2:])}
     if "Conv" in node.op_type:
         return found | _convolution(node, left, right, result)
     depth = left[-2] if integer(node, "transA", 0) and len(left) > 1 else left[-1]
@@ -80,7 +105,7 @@ def _convolution(node: Node, image: Shape, weights: Shape, result: Shape) -> dic
     }
 
 
-def product_regime(node: Node, inputs: Shapes, result: Shape, *, computed: bool) -> str:
+def product_regime(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unsigned: bool = False) -> str:
     """A special case of contractions with a rate of its own; empty for the common one.
 
     Args:
@@ -88,12 +113,16 @@ def product_regime(node: Node, inputs: Shapes, result: Shape, *, computed: bool)
         inputs: shapes of the operands by slot.
         result: shape of the first result.
         computed: whether the right operand is no constant.
+        unsigned: whether it is of integers of eight bits without a sign.
 
     Returns:
+        ``unsigned``: of integers, by such a right operand: processors multiply unsigned integers by signed ones;
         ``row``: a matrix product of one row, or a blocked convolution of one position, which is the same;
         ``computed``: a matrix product by what no session can prepare; ``strided``: a convolution that leaves positions
         out; ``pointwise``: one of windows of one element.
     """
+    if node.op_type in FACTORS:
+        return "unsigned" if unsigned else ""
     weights = inputs[1] if len(inputs) > 1 else None
     if "Conv" not in node.op_type:
         return "row" if prod(result[:-1]) == 1 else "computed" if computed else ""

@@ -23,7 +23,7 @@ from graphopt.roofline.nodes import (
     operator_times,
     times_beside_bodies,
 )
-from graphopt.roofline.packing import BROADCAST, MOVED
+from graphopt.roofline.packing import BROADCAST, MOVED, repeats
 from graphopt.roofline.profile import SPECIAL, Move, rate_keys
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "operator_seconds",
     "operator_times",
     "rate_keys",
+    "repeats",
     "times_beside_bodies",
     "together",
 ]

@@ -8,10 +8,8 @@ from graphopt.machine import Machine
 from graphopt.operators.base import FusionClass
 from graphopt.roofline.arithmetic import UNIT, kernel_arithmetic, seconds_at_rate, together
 from graphopt.roofline.packing import kernel_keys, nests, seconds_of_broadcasts, seconds_of_copies
+from graphopt.roofline.phases import HEAVY, Phases, phases_of
 from graphopt.roofline.profile import Move, Profile, profile_of
-
-HEAVY = (FusionClass.CONTRACTION, FusionClass.WINDOW, FusionClass.SEQUENTIAL)
-"""Operators that are steps of their own, behind which others begin when they have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +53,15 @@ def kernel_seconds(capture: Capture, nodes: Sequence[int], machine: Machine) -> 
         when the time of any operator or the size of any tensor is unknown.
     """
     profile = profile_of(capture)
-    work = _work(profile, nodes, machine)
+    phases = phases_of(profile, set(nodes))
+    work = _work(profile, nodes, phases, machine)
     traffic = _external_traffic(profile, nodes)
     if work is None or traffic is None:
         return None
     compute, packing = work
     memory, waited = (
         sum(machine.seconds_to_move(*move) for move in moves)
-        for moves in _moves(profile, nodes, UNIT in machine.kernel_rates)
+        for moves in _moves(profile, nodes, phases, UNIT in machine.kernel_rates)
     )
     further = _further_steps(profile, nodes) * machine.step_seconds
     return KernelSeconds(compute, memory, packing + waited, machine.kernel_seconds + further)
@@ -85,16 +84,17 @@ def kernel_moves(capture: Capture, nodes: Sequence[int], *, unit: bool) -> tuple
     Returns:
         what goes along with the arithmetic, and what it waits for.
     """
-    return _moves(profile_of(capture), nodes, unit)
+    profile = profile_of(capture)
+    return _moves(profile, nodes, phases_of(profile, set(nodes)), unit)
 
 
-def _moves(profile: Profile, nodes: Sequence[int], unit: bool) -> tuple[list[Move], list[Move]]:
+def _moves(profile: Profile, nodes: Sequence[int], phases: Phases, unit: bool) -> tuple[list[Move], list[Move]]:
     """What a kernel moves: what enters and leaves, what one step leaves for another, weights as it keeps them."""
     read, written, constants = _external_traffic(profile, nodes) or (0, 0, {})
     kept = _bytes_between_steps(profile, nodes)
     apart = _turned(profile, nodes)
     whole = float(read + written + kept)
-    found: list[Move] = [(float(read - apart[0] + kept), float(written - apart[1] + kept), whole)]
+    found: list[Move] = [(float(read - apart[0] + kept + phases.read_again), float(written - apart[1] + kept), whole)]
     waited: list[Move] = [(float(apart[0]), float(apart[1]), whole)] if any(apart) else []
     for index in nodes:
         work = profile.executed(index, unit=unit)
@@ -108,7 +108,7 @@ def _moves(profile: Profile, nodes: Sequence[int], unit: bool) -> tuple[list[Mov
     return found, waited
 
 
-def _work(profile: Profile, nodes: Sequence[int], machine: Machine) -> tuple[float, float] | None:
+def _work(profile: Profile, nodes: Sequence[int], phases: Phases, machine: Machine) -> tuple[float, float] | None:
     """What a set of operators computes as one kernel, and what it packs before that; None when unknown.
 
     Returns:
@@ -134,8 +134,9 @@ def _work(profile: Profile, nodes: Sequence[int], machine: Machine) -> tuple[flo
     for cone in nests(profile, inside)[1:] if machine.kernel_rates else ():
         compute += sum(own[index] or 0.0 for index in cone if profile.is_of(index, FusionClass.ELEMENTWISE))
     packing = seconds_of_copies(profile, inside, machine, moves=moves)
-    if FusionClass.REDUCTION not in kinds:  # along rows, what repeats stays where it is
-        packing += seconds_of_broadcasts(profile, inside, machine)
+    if machine.kernel_rates:
+        compute += sum(own[index] or 0.0 for index in phases.computed_again)
+        packing += seconds_of_broadcasts(profile, inside - phases.along_rows, machine)
     return (compute + packing, 0.0) if moves else (compute, packing)
 
 
@@ -151,7 +152,7 @@ def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
     memory before sums, windows and lookups read it.
     """
     inside = set(nodes)
-    below = {index for index in inside if profile.is_of(index, FusionClass.CONTRACTION) or index in profile.turns}
+    below = {index for index in inside if profile.is_of(index, FusionClass.CONTRACTION) or _turns(profile, index)}
     if not below or len(inside) < 2:
         return 0
     kept: set[str] = set()
@@ -168,6 +169,15 @@ def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
         if below.intersection(made.values()):
             below.add(index)
     return sum(profile.bytes_of(name) or 0 for name in kept)
+
+
+def _turns(profile: Profile, index: int) -> bool:
+    """Whether a node changes the order for others than sums over all positions, which take the blocked layout."""
+    if index not in profile.turns:
+        return False
+    users = {user for name in profile.graph.nodes[index].outputs for user, _ in profile.graph.consumers.get(name, ())}
+    sums = [profile.sums(user) for user in users if profile.is_of(user, FusionClass.REDUCTION)]
+    return not sums or not all(one is not None and one.down_columns for one in sums)
 
 
 def _turned(profile: Profile, nodes: Sequence[int]) -> tuple[int, int]:

@@ -19,6 +19,11 @@ def turn_of(node: Node, index: int) -> Turn | None:
     return "Transpose", tuple(p for p in perm if isinstance(p, int)) if isinstance(perm, tuple) else (), index
 
 
+def blocked(index: int) -> Turn:
+    """The change of order of a node that reads the blocked layout as well as any other."""
+    return f"{DOMAIN}.ReorderInput", (), index
+
+
 def composed(turns: tuple[Turn, ...], turn: Turn) -> tuple[Turn, ...]:
     """Turns met on the way back from a result, with one more that stands before them."""
     if not turns:

@@ -2,11 +2,13 @@
 
 from math import inf, prod
 
+from graphopt.graph import Shape
 from graphopt.machine import Machine
 from graphopt.operators.base import FusionClass
 from graphopt.operators.pieces import spans
+from graphopt.operators.products import LANES
 from graphopt.roofline.arithmetic import seconds_at_rate
-from graphopt.roofline.orders import Turn, composed
+from graphopt.roofline.orders import Turn, blocked, composed
 from graphopt.roofline.profile import SPECIAL, Profile
 
 BROADCAST = "broadcast"
@@ -59,7 +61,10 @@ def seconds_of_copies(profile: Profile, inside: set[int], machine: Machine, *, m
         if index in inside:
             if profile.is_of(index, *ENDS):  # what was computed lies in memory, and the way begins anew
                 seconds += least * max([slowest, *(copied.get(number, 0.0) for _, _, number in turns)])
-                todo += [(operand, (), inf, 0.0) for operand in profile.graph.nodes[index].inputs if operand]
+                node, sums = profile.graph.nodes[index], profile.sums(index)
+                # sums over all positions of an image take the blocked layout as it lies
+                free = (blocked(index),) if sums is not None and sums.down_columns else ()
+                todo += [(operand, free, inf, 0.0) for operand in node.inputs if operand]
                 continue
             turn = profile.turns.get(index)
             after = turns if turn is None else composed(turns, turn)
@@ -98,10 +103,19 @@ def seconds_of_broadcasts(profile: Profile, inside: set[int], machine: Machine) 
             if shape is None or not 1 < prod(shape) < prod(result) or (name, result) in done:
                 continue
             done.add((name, result))
-            numbers = {"": spans(result, [result, shape])}
             seconds += prod(result) / machine.kernel_rates[BROADCAST].value
-            seconds += machine.seconds_of_counts([BROADCAST], numbers, fused=True)
+            seconds += machine.seconds_of_counts([BROADCAST], repeats(result, shape), fused=True)
     return seconds
+
+
+def repeats(result: Shape, operand: Shape) -> dict[str, int]:
+    """What a kernel works through besides elements to copy out an operand that repeats along a result.
+
+    Returns:
+        Stretches; ``ragged``: those that end in the middle of a vector.
+    """
+    pieces = spans(result, [result, operand])
+    return {"": pieces, "ragged": pieces if prod(result) // max(1, pieces) % LANES else 0}
 
 
 def nests(profile: Profile, inside: set[int]) -> list[set[int]]:

@@ -17,8 +17,13 @@ from graphopt.operators.base import Cost, FusionClass, Operator, storage_bytes
 from graphopt.operators.executed import Executed, executed
 from graphopt.operators.opaque import CONTROL_FLOW
 from graphopt.operators.pieces import Shapes, regimes
+from graphopt.operators.products import factor_slots
+from graphopt.operators.sums import Sums, sums
 from graphopt.residence import Touches, touches
 from graphopt.roofline.orders import Turn, turn_of
+
+COLUMNS = "columns"
+"""Special case of reductions in kernels: rows that lie on top of each other are added up."""
 
 SPECIAL = "_"
 """Stands between a class and its special case in the name of a rate."""
@@ -127,19 +132,35 @@ class Profile:
         return touches(self.graph, lambda name: self.bytes_of(name) or 0, in_place, views)
 
     def executed(self, index: int, *, unit: bool) -> Executed | None:
-        """What a kernel executes for a contraction or a recurrent layer; None for other operators."""
+        """What a kernel executes for a contraction, a recurrent layer or sums; None for other operators."""
         row = self.rows[index]
-        if row is None or row.fusion_class not in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
+        if row is None:
+            return None
+        if row.fusion_class is FusionClass.REDUCTION:
+            return self._summed(index)
+        if row.fusion_class not in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
             return None
 
         def found(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> Executed | None:
-            right = graph.tensors.get(node.inputs[1]) if len(node.inputs) > 1 else None
+            slot = factor_slots(node)[1]
+            right = graph.tensors.get(node.inputs[slot]) if len(node.inputs) > slot else None
             computed = right is None or not right.constant
             return executed(node, inputs, outputs[0] or (), computed=computed, unit=unit) if outputs else None
 
         if (index, unit) not in self._executed:
             self._executed[index, unit] = self._count(index, found)
         return self._executed[index, unit]
+
+    def sums(self, index: int) -> Sums | None:
+        """How a kernel walks a reduction; None for other operators."""
+        return self.counted(index, _sums) if self.is_of(index, FusionClass.REDUCTION) else None
+
+    def _summed(self, index: int) -> Executed | None:
+        found, cost = self.sums(index), self.costs[index]
+        if found is None or cost is None:
+            return None
+        elements = found.outer * found.depth * found.width
+        return Executed(COLUMNS if found.down_columns else "", cost.flops * found.lanes / elements, found.counts)
 
     def is_of(self, index: int, *kinds: FusionClass) -> bool:
         """Whether an operator belongs to one of these classes."""
@@ -166,10 +187,9 @@ class Profile:
 
     def counted(self, index: int, count: Callable[..., T]) -> T:
         """What a function of ``operators.pieces`` says about a node that has a row; computed once."""
-        found = self._known.get((index, count))
-        if found is None:
-            found = self._known[index, count] = self._count(index, count)
-        return cast(T, found)
+        if (index, count) not in self._known:
+            self._known[index, count] = self._count(index, count)
+        return cast(T, self._known[index, count])
 
     def _count(self, index: int, count: Callable[..., T]) -> T:
         node = self.graph.nodes[index]
@@ -246,6 +266,11 @@ class Profile:
         if row.fusion_class in (FusionClass.LOOKUP, FusionClass.LAYOUT) and cost.bytes_written:
             return cost.parameter_bytes if self.graph.tensors[name].constant else cost.bytes_read
         return self.bytes_of(name)  # what hands storage on (a Reshape) reads nothing, but what comes after it does
+
+
+def _sums(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> Sums | None:
+    source, result = inputs[0], outputs[0] if outputs else None
+    return None if source is None or result is None else sums(graph, node, source, result)
 
 
 _profiles: dict[int, Profile] = {}

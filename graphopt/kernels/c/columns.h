@@ -5,8 +5,6 @@
  * whatever is reduced. Rows may lie anywhere: a row that an index picks is read where it lies.
  */
 
-enum { STACKED_ROWS = 64, STRIP = 1024 };
-
 /* Combines `rows` rows of `width` columns into the totals in scratch; the last call stores the results. rows[i] holds the
  * address of each row of load i. */
 typedef void (*column_function)(int64_t rows, int64_t width, int64_t depth, const void *const (*loads)[STACKED_ROWS],

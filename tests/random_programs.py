@@ -395,7 +395,7 @@ def of_channels(builder: Builder, x: Known) -> None:
     if len(shape) < 3 or 0 in shape or x.dtype != "float32":
         return
     first, second, mean = (builder.input(shape[1:2], x.dtype, constant=True) for _ in range(3))
-    kind = builder.pick(["Instance", "Group", "Batch", "LRN", "average", "maximum", "MeanVariance"])
+    kind = builder.pick(["Instance", "Group", "Batch", "average", "maximum", "MeanVariance"])
     if kind == "Instance":
         builder.add("InstanceNormalization", [x.name, first, second])
     elif kind == "Group":
@@ -405,14 +405,26 @@ def of_channels(builder: Builder, x: Known) -> None:
         builder.feed(variance, builder.random.uniform(0.5, 2, shape[1]).astype(np.float32))
         builder.constant_inputs.add(variance)
         builder.add("BatchNormalization", [x.name, first, second, mean, variance])
-    elif kind == "LRN" and len(shape) == 4:
-        builder.add("LRN", [x.name], size=builder.pick([1, 3, 4]))
     elif kind == "average":
         builder.add("GlobalAveragePool", [x.name])
     elif kind == "maximum":
         builder.add("GlobalMaxPool", [x.name], exact=x.exact)
     elif kind == "MeanVariance" and len(shape) == 4:
         builder.add("MeanVarianceNormalization", [x.name])
+
+
+def local_response(builder: Builder, x: Known) -> None:
+    """A local response normalization, of what is there or of a larger image, between blocks or not."""
+    if len(builder.shape(x)) != 4 or 0 in builder.shape(x) or x.dtype != "float32" or builder.chance(0.6):
+        image = [int(builder.pick(sizes)) for sizes in ((1, 2), (1, 5, 16, 32, 48), (1, 3, 9), (1, 2, 7))]
+        x = Known(builder.input(image, "float32"), "float32", True)
+    channels, blocked = builder.shape(x)[1], bool(block_size()) and builder.shape(x)[1] % block_size() == 0
+    if blocked and builder.chance(0.7):
+        (x,) = builder.add("com.microsoft.nchwc.ReorderOutput", [x.name], channels=channels, channels_last=0) or (x,)
+    more = {"beta": builder.pick([0.5, 1.0, 0.625])} if builder.chance(0.3) else {}
+    (made,) = builder.add("LRN", [x.name], size=builder.pick([1, 3, 4, 5, 12]), **more) or (None,)
+    if made is not None and blocked and builder.chance(0.6):
+        builder.add("com.microsoft.nchwc.ReorderInput", [made.name], channels_last=0)
 
 
 def product(builder: Builder, x: Known) -> None:
@@ -725,6 +737,7 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (softmax, 1),
     (normalized, 2),
     (of_channels, 2),
+    (local_response, 1),
     (quantized, 2),
     (integers, 3),
     (product, 2),

@@ -104,6 +104,20 @@ def _blocked_pools() -> list[Case]:
         Case(f"blocked_{op}", (_node(op, "x", domain=BLOCKED),), x, ("y",))
         for op in ("GlobalAveragePool", "GlobalMaxPool")
     ]
+    into = _node("ReorderInput", "n", domain=BLOCKED, channels_last=0)
+    for count in (3 * block_size(), 2 * block_size() + 5):
+        out = _node("ReorderOutput", "x", "p", BLOCKED, channels=count, channels_last=0)
+        local = _node("LRN", "p", "n", size=5, alpha=0.1)
+        cases += [
+            Case(f"local_out_of_blocks{count}", (out, local), x, ("n",)),
+            Case(f"local_between_blocks{count}", (out, local, into), x, ("y",)),
+            Case(
+                f"local_in_blocks{count}",
+                (out, _node("Relu", "p", "r"), _node("LRN", "r", "n", size=4), into),
+                x,
+                ("y",),
+            ),
+        ]
     for op, axes, last in (("Mean", [2, 3], 0), ("Max", [1, 2], 1), ("Mean", [2], 0), ("Min", [1, 2], 0)):
         out = _node("ReorderOutput", "x", "p", BLOCKED, channels=2 * block_size() + 5, channels_last=last)
         reduced = _node(f"Reduce{op}", "p", axes=axes, keepdims=last)

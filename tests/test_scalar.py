@@ -29,6 +29,10 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x < 0, e, 1) / (1 + e))
 
 
+def _inverse_three_quarters(x: Array) -> Array:
+    return np.asarray(np.where(x < 0, np.nan, np.abs(x) ** -0.75))
+
+
 REFERENCES: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "log": np.log,
@@ -36,6 +40,7 @@ REFERENCES: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
+    "inverse_three_quarters": _inverse_three_quarters,
     "sin": np.sin,
     "cos": np.cos,
 }
@@ -50,6 +55,7 @@ DEFINE_ALL(erf, float, float, erf_f32)
 DEFINE_ALL(tanh, float, float, tanh_f32)
 DEFINE_ALL(sigmoid, float, float, sigmoid_f32)
 DEFINE_ALL(softplus, float, float, softplus_f32)
+DEFINE_ALL(inverse_three_quarters, float, float, inverse_three_quarters_f32)
 DEFINE_ALL(sin, float, float, sin_f32)
 DEFINE_ALL(cos, float, float, cos_f32)
 DEFINE_ALL(from_half, uint16_t, float, half_to_float)
@@ -137,6 +143,7 @@ def test_error_of_the_scaled_exponential(functions: ctypes.CDLL) -> None:
         ("tanh", [(0.0, 0), (-0.0, -0.0), (np.inf, 1), (-np.inf, -1)]),
         ("sigmoid", [(0.0, 0.5), (np.inf, 1), (-np.inf, 0)]),
         ("softplus", [(np.inf, np.inf), (-np.inf, 0)]),
+        ("inverse_three_quarters", [(0.0, np.inf), (-0.0, np.inf), (1.0, 1), (np.inf, 0), (-1e-45, np.nan)]),
         ("sin", [(0.0, 0), (-0.0, -0.0), (1e-45, 1e-45), (np.inf, np.nan), (-np.inf, np.nan)]),
         ("cos", [(0.0, 1), (-0.0, 1), (1e-45, 1), (np.inf, np.nan), (-np.inf, np.nan)]),
     ],

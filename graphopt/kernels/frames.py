@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from graphopt.kernels import convolution, integers, recurrence
+from graphopt.kernels import channels, convolution, integers, recurrence
 from graphopt.kernels.lower import plan_values
 from graphopt.kernels.places import ints
 from graphopt.kernels.program import (
+    ChannelWindow,
     Contraction,
     Convolution,
     Input,
@@ -80,6 +81,8 @@ def shapes(program: Program) -> Iterator[str]:
             yield '    return "fewer dimensions than a reduction has axes";'
         elif isinstance(value, Convolution):
             yield from convolution.shape(program, index, value)
+        elif isinstance(value, ChannelWindow):
+            yield from channels.shape(index, value)
         elif isinstance(value, IntegerContraction):
             yield from integers.shape(index, value)
         elif isinstance(value, Recurrence):

@@ -8,6 +8,7 @@ from typing import Any
 from graphopt.graph import Node, OperatorGraph, Shape
 from graphopt.kernels.program import (
     MAX_RANK,
+    ChannelWindow,
     Contraction,
     Convolution,
     Input,
@@ -25,6 +26,7 @@ from graphopt.kernels.scalar import simplified
 from graphopt.kernels.value_shapes import value_shapes
 from graphopt.kernels.walk_order import grouped_outputs, overwritten_input
 from graphopt.operators import find
+from graphopt.operators.blocked import block_size
 from graphopt.operators.lowering import (
     Call,
     CannotLowerError,
@@ -50,13 +52,17 @@ from graphopt.operators.lowering import (
     Reshape,
     Rowwise,
     Slice,
+    SquaresAround,
+    Take,
     Tile,
     Transpose,
     Values,
     cast,
 )
 
-COSTLY = frozenset({"exp", "exp_down", "exp_scaled", "log", "erf", "tanh", "sigmoid", "sin", "cos", "power"})
+COSTLY = frozenset(
+    {"exp", "exp_down", "exp_scaled", "log", "erf", "tanh", "sigmoid", "inverse_three_quarters", "sin", "cos", "power"}
+)
 """Primitives that take most of a row-wise operator's work."""
 
 
@@ -207,6 +213,8 @@ class _Lowering:
             left, right, left_zero, right_zero = summed
             rank = max(self.ranks[left], self.ranks[right])
             value = self.add(IntegerContraction((left, right, left_zero, right_zero), expression.window), rank)
+        elif isinstance(expression, SquaresAround):
+            value = self._squares_around(expression, self._expression(node, expression.argument, known, cost))
         else:
             operands: list[int] = []
             scalar = self._scalar(node, expression, known, cost, operands)
@@ -277,6 +285,20 @@ class _Lowering:
                 return (value, tuple(views[1:])) if known else None
             value = what.operands[0]
         return None
+
+    def _squares_around(self, expression: SquaresAround, value: int) -> int:
+        """Of what comes out of whole blocks, the sums are taken there, and come out as it does."""
+        blocked = self._out_of_blocks(value, (2, 3))
+        block = block_size()
+        if blocked is not None:
+            storage, views = blocked
+            first, taken = self.values[storage], views[-1].index_map
+            if isinstance(first, View) and isinstance(taken, Take) and taken.size % block == 0:
+                value = self.add(ChannelWindow(first.operands[0], expression.size, block, expression.dtype), 4)
+                for view in (first, *views):
+                    value = self.add(replace(view, operands=(value,)), self._rank(value, view.index_map))
+                return value
+        return self.add(ChannelWindow(value, expression.size, 0, expression.dtype), self.ranks[value])
 
     def _reduce_blocked(self, node: Node, expression: Reduced, storage: int, views: Sequence[View]) -> int:
         """Positions are reduced where they lie; only what is left of them goes out of the blocked layout."""

@@ -30,6 +30,7 @@ MAX_RANK = 8
 MAX_INPUTS = 128
 MAX_OUTPUTS = 32
 MAX_WINDOW = 1 << 20
+MOST_CHANNELS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,28 @@ class Convolution:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelWindow:
+    """For each element the sum of the squares of the channels around it, along axis 1; beyond the ends are zeros.
+
+    Attributes:
+        operand: [batch, channels, ...].
+        size: channels that are summed; of an even number, one more behind an element than in front of it.
+        block: channels per block of the blocked layout that operand and result are in; 0 for plain ones.
+        dtype: float32.
+    """
+
+    operand: int
+    size: int
+    block: int
+    dtype: str
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """The operand, as other values have theirs."""
+        return (self.operand,)
+
+
+@dataclass(frozen=True, slots=True)
 class Recurrence:
     """Hidden states of a recurrent layer, [steps, directions, batch, hidden].
 
@@ -155,7 +178,9 @@ class Recurrence:
         return (*self.inputs, *self.states)
 
 
-Value = Input | Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | Recurrence
+Value = (
+    Input | Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | ChannelWindow | Recurrence
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +253,8 @@ def check(program: Program) -> list[str]:
             wrong += [f"{where}: {line}" for line in _check_reduce(value, program)]
         elif isinstance(value, Convolution):
             wrong += [f"{where}: {line}" for line in _check_convolution(value, program)]
+        elif isinstance(value, ChannelWindow):
+            wrong += [f"{where}: {line}" for line in _check_channels(value, program)]
         elif isinstance(value, Lookup):
             wrong += [f"{where}: {line}" for line in _check_lookup(value, program)]
         elif isinstance(value, Recurrence):
@@ -293,6 +320,15 @@ def _check_convolution(value: Convolution, program: Program) -> list[str]:
         wrong.append("strides and dilations below one, or pads below zero")
     if max(*window.strides, *window.dilations, *window.before, *window.after, window.groups) > MAX_WINDOW:
         wrong.append(f"strides, dilations, pads or groups over {MAX_WINDOW}")
+    return wrong
+
+
+def _check_channels(value: ChannelWindow, program: Program) -> list[str]:
+    wrong = []
+    if program.values[value.operand].dtype != "float32" or value.dtype != "float32":
+        wrong.append("sums squares of other than float32")
+    if not 1 <= value.size <= MOST_CHANNELS or value.block not in (0, 8, 16):
+        wrong.append(f"a window of other than 1 to {MOST_CHANNELS} channels, plain or in blocks of 8 or 16")
     return wrong
 
 

@@ -10,6 +10,7 @@ from math import prod
 
 from graphopt.kernels.places import Place, has_choices, is_load, is_once
 from graphopt.kernels.program import (
+    ChannelWindow,
     Contraction,
     Input,
     IntegerContraction,
@@ -123,7 +124,7 @@ class RowSpace:
             what = self.program.values[value]
             if value in self.tensors:
                 self._depends[value] = False
-            elif isinstance(what, Reduce | Contraction | IntegerContraction | Recurrence):
+            elif isinstance(what, Reduce | Contraction | IntegerContraction | ChannelWindow | Recurrence):
                 self._depends[value] = True
             else:
                 operands = () if isinstance(what, Input) else what.operands

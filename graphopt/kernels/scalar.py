@@ -6,7 +6,7 @@ Values of float16 and bfloat16 are held in float32 and rounded only where they a
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from graphopt.operators.lowering import Call, Expression, IntegerSums, Literal, Moved, Reduced
+from graphopt.operators.lowering import Call, Expression, IntegerSums, Literal, Moved, Reduced, SquaresAround
 
 STORAGE = {
     "float32": "float",
@@ -194,6 +194,8 @@ PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
     "tanh": _polynomial("tanh", "tanh({0})"),
     "sigmoid": _polynomial("sigmoid", "1.0 / (1.0 + exp(-{0}))"),
     "softplus": _polynomial("softplus", "fmax({0}, 0.0) + log1p(exp(-fabs({0})))"),
+    # x^(-3/4)
+    "inverse_three_quarters": _polynomial("inverse_three_quarters", "1.0 / (sqrt({0}) * sqrt(sqrt({0})))"),
     "sin": _polynomial("sin", "sin({0})"),
     "cos": _polynomial("cos", "cos({0})"),
     "tan": _function("tan"),
@@ -244,7 +246,7 @@ def simplified(expression: Expression) -> Expression:
 
     Powers with a known exponent, and bounds that are known to be no NaN.
     """
-    if isinstance(expression, Reduced | Moved):
+    if isinstance(expression, Reduced | Moved | SquaresAround):
         return replace(expression, argument=simplified(expression.argument))
     if isinstance(expression, IntegerSums):
         return replace(expression, left=simplified(expression.left), right=simplified(expression.right))

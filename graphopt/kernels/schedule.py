@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from graphopt.kernels.behind_products import Behind
+from graphopt.kernels.channels import ChannelStep
 from graphopt.kernels.columns import ColumnStep, Stack, stack_of
 from graphopt.kernels.contraction import PRODUCT, Linear, Product
 from graphopt.kernels.convolution import ConvolutionStep
@@ -18,6 +19,7 @@ from graphopt.kernels.integers import IntegerStep
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
 from graphopt.kernels.program import (
+    ChannelWindow,
     Contraction,
     Convolution,
     Input,
@@ -63,7 +65,7 @@ class Schedule:
         stages: of each step.
         temporaries: values that are kept in memory only while the kernel runs.
         lifetimes: of these, the first and the last stage at which a step writes or reads each.
-        epilogues: tensors written by a convolution and read by one nest.
+        epilogues: tensors written by a convolution, or by sums over channels, and read by one nest.
         attentions: tensors of products and of rows made of them, the left operand of other products: a block of rows
             may go through all three steps at once.
         guards: C conditions on shapes under which the schedule is right.
@@ -257,7 +259,7 @@ class _Scheduler:
             self._reduction(value, what)
         elif isinstance(what, Contraction):
             self._contraction(value, what)
-        elif isinstance(what, Convolution | Recurrence | IntegerContraction):
+        elif isinstance(what, ChannelWindow | Convolution | Recurrence | IntegerContraction):
             self._step_alone(value, what)
         else:
             return False
@@ -265,7 +267,7 @@ class _Scheduler:
 
     # -------------------------------------------------------------------------------------------- convolutions, layers
 
-    def _step_alone(self, value: int, what: Convolution | Recurrence | IntegerContraction) -> None:
+    def _step_alone(self, value: int, what: ChannelWindow | Convolution | Recurrence | IntegerContraction) -> None:
         """Have a value in memory by a step that computes nothing else, from operands in memory."""
         if value in self.tensors:
             return
@@ -277,6 +279,8 @@ class _Scheduler:
         if isinstance(what, Convolution):
             step: Step = ConvolutionStep(self.program, value, what, dict(self.tensors), tensor)
             stages = 2  # one to pack weights in that are no constants
+        elif isinstance(what, ChannelWindow):
+            step = ChannelStep(self.program, value, what, self.tensors, tensor)
         elif isinstance(what, Recurrence):
             step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
         else:
@@ -286,13 +290,12 @@ class _Scheduler:
         self.stage_of[value] = stage + stages
 
     def _epilogues(self) -> None:
-        """Nests that alone read a convolution: its step may compute them."""
-        if all(isinstance(step, Nest | ConvolutionStep) for step in self.result.steps):
-            for step in self.result.steps:
-                if isinstance(step, ConvolutionStep):
-                    readers = [
-                        s for s in self.result.steps if isinstance(s, Nest | ConvolutionStep) and step.tensor in s.reads
-                    ]
+        """Nests that alone read a convolution or sums over channels: the step of these may compute them."""
+        steps = [step for step in self.result.steps if isinstance(step, Nest | ChannelStep | ConvolutionStep)]
+        if len(steps) == len(self.result.steps):
+            for step in steps:
+                if not isinstance(step, Nest):
+                    readers = [other for other in steps if step.tensor in other.reads]
                     if len(readers) == 1 and isinstance(readers[0], Nest):
                         self.result.epilogues.append(step.tensor)
 

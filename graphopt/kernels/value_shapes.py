@@ -5,6 +5,7 @@ from math import prod
 
 from graphopt.graph import Shape
 from graphopt.kernels.program import (
+    ChannelWindow,
     Contraction,
     Convolution,
     Input,
@@ -43,7 +44,7 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 
 
 def _computed_shape(
-    value: Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | Recurrence,
+    value: Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | ChannelWindow | Recurrence,
     operands: Sequence[Shape],
 ) -> Shape | None:
     if isinstance(value, IntegerContraction) and value.window is not None:
@@ -55,6 +56,8 @@ def _computed_shape(
     if isinstance(value, Map):
         return _broadcast(operands)
     first = operands[0]
+    if isinstance(value, ChannelWindow):
+        return first
     if isinstance(value, Reduce):
         kept = len(first) - value.axes
         return (*first[:kept], *(1,) * value.axes)

@@ -3,7 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from graphopt.graph import OperatorGraph, Shape
-from graphopt.kernels.program import Convolution, Input, IntegerContraction, Map, Program, Value, View, present
+from graphopt.kernels.program import (
+    ChannelWindow,
+    Convolution,
+    Input,
+    IntegerContraction,
+    Map,
+    Program,
+    Value,
+    View,
+    present,
+)
 from graphopt.kernels.scalar import STORAGE
 from graphopt.operators.lowering import Reshape
 
@@ -37,7 +47,7 @@ def _paths(values: Sequence[Value], output: int) -> dict[int, frozenset[str]]:
         if isinstance(value, Input):
             found.setdefault(value.position, set()).add(path.replace("io", ""))
             return
-        if isinstance(value, Convolution | IntegerContraction):
+        if isinstance(value, ChannelWindow | Convolution | IntegerContraction):
             path += "x"
         if isinstance(value, View):
             step = {"ReorderInput": "i", "ReorderOutput": "o"}.get(value.origin, "x")

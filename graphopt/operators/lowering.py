@@ -87,7 +87,19 @@ class IntegerSums:
     dtype: str = "int32"
 
 
-Expression = Operand | Literal | Call | Reduced | Moved | IntegerSums
+@dataclass(frozen=True, slots=True)
+class SquaresAround:
+    """For each element the sum of the squares of ``size`` channels (axis 1) around it, its own among them, as ONNX LRN.
+
+    Of an even number one more stands behind than in front; beyond the ends are zeros.
+    """
+
+    argument: "Expression"
+    size: int
+    dtype: str = "float32"
+
+
+Expression = Operand | Literal | Call | Reduced | Moved | IntegerSums | SquaresAround
 
 POSITIONS = ("first_greatest", "last_greatest", "first_least", "last_least")
 """Kinds of reduction to where a bound stands, counted from 0 along one axis; NaN is beyond every number."""

@@ -12,12 +12,10 @@ from graphopt.operators.lowering import (
     Dim,
     Expression,
     Moved,
-    Pad,
     Reduced,
     Reshape,
     Rowwise,
-    Slice,
-    Values,
+    SquaresAround,
     call,
     literal,
 )
@@ -345,24 +343,12 @@ def lp_normalization(graph: OperatorGraph, node: Node, x: Operands) -> Results:
 
 def local_response(graph: OperatorGraph, node: Node, x: Operands) -> Results:
     """ONNX LRN: x / (bias + alpha / size * sum of squares of the channels around)^beta; beyond the ends are zeros."""
-    value, rank, size = required(x, 0), rank_of(graph, node), integer(node, "size", 1)
-    before = (size - 1) // 2
-    sides = [0] * (2 * rank)
-    sides[1], sides[rank + 1] = before, size - 1 - before
-    padded = Moved(square(value), (Pad(rank, Values(fixed=tuple(sides))),), value.dtype)
-    shifted = []
-    for first in range(size):
-        end = first + 1 - size if first + 1 < size else 2**63 - 1
-        bounds = Slice(Values(fixed=(first,)), Values(fixed=(end,)), Values(fixed=(1,)))
-        shifted.append(Moved(padded, (bounds,), value.dtype))
+    value, size = required(x, 0), integer(node, "size", 1)
+    if value.dtype != "float32":
+        raise CannotLowerError("LRN of other than float32")
     scale = literal(number(node, "alpha", 1e-4) / size, value)
-    total = call("add", literal(number(node, "bias", 1.0), value), call("multiply", scale, _sum_of(*shifted)))
-    return (call("divide", value, _power(total, number(node, "beta", 0.75))),)
-
-
-def _power(x: Expression, exponent: float) -> Expression:
-    """A power; that of three quarters by roots."""
-    if exponent != 0.75:
-        return call("power", x, literal(exponent, x))
-    root = call("sqrt", x)
-    return call("multiply", root, call("sqrt", root))
+    bias, beta = literal(number(node, "bias", 1.0), value), number(node, "beta", 0.75)
+    total = call("add", bias, call("multiply", scale, SquaresAround(value, size)))
+    if beta == 0.75:
+        return (call("multiply", value, call("inverse_three_quarters", total)),)
+    return (call("divide", value, call("power", total, literal(beta, value))),)

@@ -374,27 +374,10 @@ typedef struct {
     const convolution_plan *p;
     const float *input, *packed, *bias, *sum;
     float *result;
-    const piece *epilogue; /* what is computed of each element as soon as it is there; NULL for nothing */
-    const nest_outputs *stores;
-    int product; /* load of the epilogue that is the result */
+    const flat_epilogue *epilogue; /* what is computed of each element as soon as it is there; NULL for nothing */
     void *const *tensors;
     const float *given; /* the weights as the operator has them */
 } convolution_call;
-
-/* Computes the epilogue of elements [begin, begin + count) of the result. */
-SHARED void run_epilogue_of(const convolution_call *call, int64_t begin, int64_t count)
-{
-    const alternative *what = call->epilogue->what;
-    const void *loads[MAX_OPERANDS];
-    void *stores[MAX_OPERANDS];
-    for (int i = 0; i < what->loads; i++)
-        loads[i] = i == call->product ? (const unsigned char *)(call->result + begin)
-                                      : (const unsigned char *)call->tensors[what->tensors[i]]
-                                            + (call->epilogue->load[i].base + (what->once[i] ? 0 : begin)) * what->bytes[i];
-    for (int i = 0; i < call->stores->stores; i++)
-        stores[i] = (unsigned char *)call->tensors[call->stores->tensors[i]] + begin * call->stores->bytes[i];
-    what->compute(count, loads, stores);
-}
 
 /* The epilogue of a chunk: in memory it is a run of elements for each channel or block, or for each row of them. */
 SHARED void run_chunk_epilogue(const convolution_call *call, int64_t first, int64_t lanes, int64_t parts, int64_t y0,
@@ -404,10 +387,10 @@ SHARED void run_chunk_epilogue(const convolution_call *call, int64_t first, int6
     for (int64_t part = first; part < first + parts; part++) {
         int64_t begin = ((part * p->height + y0) * p->width + x0) * lanes;
         if (columns == p->width)
-            run_epilogue_of(call, begin, rows * columns * lanes);
+            run_flat_epilogue(call->epilogue, call->tensors, call->result, begin, rows * columns * lanes);
         else
             for (int64_t y = 0; y < rows; y++)
-                run_epilogue_of(call, begin + y * p->width * lanes, columns * lanes);
+                run_flat_epilogue(call->epilogue, call->tensors, call->result, begin + y * p->width * lanes, columns * lanes);
     }
 }
 

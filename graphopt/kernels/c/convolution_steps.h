@@ -9,8 +9,7 @@ typedef struct {
     unit_plan unit;                  /* of no tasks where the matrix unit is not used */
     int tensor[CONVOLUTION_TENSORS]; /* -1 where absent */
     int packed;                      /* a temporary for weights that are no constants; -1 for none */
-    const nest *epilogue;            /* a step that this one computes piece by piece; NULL for none */
-    int product;                     /* load of the epilogue that is the result */
+    flat_epilogue epilogue;          /* a step that this one computes piece by piece */
     void *own;                       /* weights that are constants, in the order or parts they are read in; NULL where as given */
 } convolution_state;
 
@@ -36,8 +35,7 @@ SHARED const char *run_convolution_units(const plan *p, const step *s, int64_t b
     }
     const convolution_call call = {&x->plan, tensors[x->tensor[INPUT]], weights, bias,
                                    x->tensor[ADDED] >= 0 ? tensors[x->tensor[ADDED]] : NULL, tensors[x->tensor[RESULT]],
-                                   x->epilogue ? x->epilogue->pieces : NULL, x->epilogue ? x->epilogue->to : NULL,
-                                   x->product, tensors, tensors[x->tensor[WEIGHTS]]};
+                                   x->epilogue.nest ? &x->epilogue : NULL, tensors, tensors[x->tensor[WEIGHTS]]};
 #if defined(CONVOLUTION_UNIT)
     if (x->unit.tasks) {
         unit_shapes before;
@@ -150,46 +148,26 @@ SHARED const char *plan_convolution_step(plan *p, const convolution *c, const sh
     return error;
 }
 
-/* Whether a nest computes each element of its stores from the same elements of tensors that are there before the
- * convolution, and of its result: as one flat loop. */
-SHARED int is_flat_epilogue(const plan *p, const nest *x, int result, int *product)
-{
-    if (x->count != 1 || !x->pieces->what->compute)
-        return 0;
-    const piece *only = x->pieces;
-    const access *to = &only->store;
-    if (only->outers != 0 || only->rows != 1 || to->base != 0 || (to->column != 1 && only->columns != 1))
-        return 0;
-    *product = -1;
-    for (int i = 0; i < only->what->loads; i++) {
-        const access *a = &only->load[i];
-        int is_result = only->what->tensors[i] == result;
-        if (only->what->index[i] >= 0 || (!is_result && only->what->tensors[i] >= p->inputs))
-            return 0;
-        if (only->what->once[i] && !is_result)
-            continue;
-        if (a->base != 0 || a->size != 0 || (a->column != 1 && only->columns != 1) || (is_result && *product >= 0))
-            return 0;
-        if (is_result)
-            *product = i;
-    }
-    return *product >= 0;
-}
-
-/* Has the convolution into a tensor compute the only step that reads it, where that can be done element by element. */
+/* Has the step that sums into a tensor compute the only step that reads it, where that can be done element by element. */
 SHARED void fuse_epilogue(plan *p, int result)
 {
-    convolution_state *x = NULL;
+    int *to = NULL;
+    flat_epilogue *epilogue = NULL;
     for (int i = 0; i < p->steps; i++) {
         step *s = &p->step[i];
-        if (s->run == run_convolution_units && ((convolution_state *)s->state)->tensor[RESULT] == result)
-            x = s->state;
+        if (s->run == run_convolution_units && ((convolution_state *)s->state)->tensor[RESULT] == result) {
+            to = &((convolution_state *)s->state)->tensor[RESULT];
+            epilogue = &((convolution_state *)s->state)->epilogue;
+        } else if (s->run == run_channels && ((channel_state *)s->state)->sums == result) {
+            to = &((channel_state *)s->state)->sums;
+            epilogue = &((channel_state *)s->state)->epilogue;
+        }
         nest *reader = s->run == run_tiles ? s->state : NULL;
-        if (!x || !reader || !is_flat_epilogue(p, reader, result, &x->product))
+        if (!to || !reader || !is_flat_epilogue(p, reader, result, &epilogue->product))
             continue;
         if (result >= p->inputs + p->outputs)
-            x->tensor[RESULT] = reader->to->tensors[0];
-        x->epilogue = reader;
+            *to = reader->to->tensors[0];
+        epilogue->nest = reader;
         s->units = 0;
         return;
     }

@@ -195,6 +195,26 @@ ALWAYS float log_one_plus_f32(float x)
     return x > FLT_MAX ? x : y;
 }
 
+/* x^(-3/4), in place of two roots and a division: an eighth from the bits of x, then a cubic and a linear step by x^3 y^4,
+ * which is 1 for the result y. Error below 3.5 ULP. */
+ALWAYS float inverse_three_quarters_f32(float x)
+{
+    float scaled = x < FLT_MIN ? x * 4294967296.0f : x; /* subnormals times 2^32 */
+    uint32_t bits = float_to_bits(scaled);
+    float y = bits_to_float(0x6f150000u - (bits - (bits >> 2)));
+    float root = scaled * y * y;
+    float off = root * scaled * root;
+    float q = MULTIPLY_ADD(off, -1.15606099e-1f, 5.05937219e-1f);
+    q = MULTIPLY_ADD(q, off, -9.15101826e-1f);
+    y *= MULTIPLY_ADD(q, off, 1.52475977f);
+    root = scaled * y * y;
+    y = MULTIPLY_ADD(y * 0.25f, MULTIPLY_ADD(root * scaled, -root, 1.0f), y);
+    y *= x < FLT_MIN ? 16777216.0f : 1.0f;
+    y = x > FLT_MAX ? 0.0f : y;
+    y = x == 0.0f ? INFINITY : y;
+    return x >= 0.0f ? y : NAN;
+}
+
 /* 1 / (1 + e^-x), by the exponential that does not overflow, 2^64 times too large. Error below 3 ULP. */
 ALWAYS float sigmoid_f32(float x)
 {

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from graphopt.kernels import lowerable
-from tests.kernel_checks import Array, Case, KernelLibrary, element_type, random_values, session
+from tests.kernel_checks import Array, Case, KernelLibrary, in_onnxruntime, random_values
 
 MICROSOFT = "com.microsoft"
 # shapes of both operands: rows, depth and columns that fill no tile, fill several, or are one; batches
@@ -141,12 +141,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_kernels_give_what_onnxruntime_gives(case: Case, library: KernelLibrary) -> None:
-    (node,) = case.nodes
     expected = case.expected(case.feeds)["y"]
-    output = helper.make_tensor_value_info("y", element_type(str(expected.dtype)), None)
-    inputs = [(name, str(value.dtype)) for name, value in case.feeds.items()]
-    stock = session([node], inputs, [output], {"": case.opset, MICROSOFT: 1})
-    (stock_result,) = stock.run(None, dict(case.feeds))
+    (stock_result,) = in_onnxruntime(case)
     for (found,) in (library.run(case.name, case.feeds), library.run_with_constants(case.name, case.feeds)):
         assert found.dtype == expected.dtype and found.shape == expected.shape
         if found.dtype == np.float32:

@@ -22,6 +22,7 @@ from graphopt.captures_file import Entry
 from graphopt.corpus_sources import Positional, Stored, stored_models
 from graphopt.digests import digest
 from graphopt.errors import GraphoptError
+from graphopt.foldable import foldable
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.interrupts import ALL, held_back, let_through
 from graphopt.model_inputs import default_shapes, inputs_of
@@ -47,6 +48,14 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class _Wanted:
+    """How captures are made; see ``load``."""
+
+    view: ViewName
+    folded: bool
+
+
+@dataclass(frozen=True)
 class _Loaded:
     """One model's captures, as a worker hands them back.
 
@@ -63,7 +72,14 @@ class _Loaded:
     problems: tuple[str, ...]
 
 
-def load(place: Path | str, *, view: ViewName = "executed", jobs: int = 1, progress: Progress | None = None) -> Corpus:
+def load(
+    place: Path | str,
+    *,
+    view: ViewName = "executed",
+    folded: bool = False,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Corpus:
     """Read a corpus: every capture with the shape of every tensor.
 
     A folder with a ``captures.toml`` holds what that file lists. In one without, every ``.onnx`` file (in folders
@@ -76,6 +92,8 @@ def load(place: Path | str, *, view: ViewName = "executed", jobs: int = 1, progr
         place: the corpus.
         view: the view that captures are wanted in. A stored file that is that view already, or a later one, stays as
             it is.
+        folded: whether all that never changes is made foldable before onnxruntime optimises (see ``foldable``), as
+            ``graphopt apply`` does it: nobody wants a kernel for what folding takes away.
         jobs: worker processes; 1 works in this one. The result is the same for any number.
         progress: told after each model.
 
@@ -86,12 +104,12 @@ def load(place: Path | str, *, view: ViewName = "executed", jobs: int = 1, progr
         GraphoptError: the corpus cannot be read, holds no model, or none of its models could be used.
     """
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
-        return _load(place, Path(scratch), view, jobs, progress)
+        return _load(place, Path(scratch), _Wanted(view, folded), jobs, progress)
 
 
-def _load(place: Path | str, scratch: Path, view: ViewName, jobs: int, progress: Progress | None) -> Corpus:
+def _load(place: Path | str, scratch: Path, wanted: _Wanted, jobs: int, progress: Progress | None) -> Corpus:
     models, problems = stored_models(place, scratch)
-    results = _in_processes(place, models, view, jobs, progress)
+    results = _in_processes(place, models, wanted, jobs, progress)
     captures: list[Capture] = []
     seen: dict[object, int] = {}
     graphs: dict[object, OperatorGraph] = {}
@@ -129,7 +147,7 @@ def files_by_name(place: Path | str) -> Iterator[dict[str, Path]]:
 
 
 def _in_processes(
-    place: Path | str, models: Sequence[Stored], view: ViewName, jobs: int, progress: Progress | None
+    place: Path | str, models: Sequence[Stored], wanted: _Wanted, jobs: int, progress: Progress | None
 ) -> dict[str, _Loaded]:
     """The result for each model, by its source. Large files go first, so that no worker ends long after the others."""
     order = sorted(models, key=lambda model: (-_size(model.file), model.source))
@@ -143,7 +161,7 @@ def _in_processes(
     workers = min(jobs, len(order))
     if workers <= 1:
         for model in order:
-            done(model, _load_model(model, view))
+            done(model, _load_model(model, wanted))
         return results
     # Workers write their temporary files where this process removes them, should it have to kill a worker.
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
@@ -154,7 +172,7 @@ def _in_processes(
         try:
             with held_back():  # a worker that is left half started complains; one that runs is ours to end
                 futures: dict[Future[_Loaded], Stored] = {
-                    pool.submit(_load_model, model, view): model for model in order
+                    pool.submit(_load_model, model, wanted): model for model in order
                 }
             for future in as_completed(futures):
                 done(futures[future], future.result())
@@ -182,17 +200,17 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _load_model(model: Stored, view: ViewName) -> _Loaded:
+def _load_model(model: Stored, wanted: _Wanted) -> _Loaded:
     """All captures of one model; runs in a worker."""
     try:
-        return _load_checked(model, view)
+        return _load_checked(model, wanted)
     except GraphoptError as error:
         return _Loaded("", (), (), (str(error).removeprefix(f"{model.file}: "),))
     except Exception as error:  # one model that nobody has thought of must not end the work on a fleet
         return _Loaded("", (), (), (f"cannot be used: {type(error).__name__}: {one_line(error)}",))
 
 
-def _load_checked(model: Stored, view: ViewName) -> _Loaded:
+def _load_checked(model: Stored, wanted: _Wanted) -> _Loaded:
     proto = model_files.load(model.file)
     structure = model.digest or digest(proto)
     order = [i.name for i in inputs_of(proto)]
@@ -207,10 +225,12 @@ def _load_checked(model: Stored, view: ViewName) -> _Loaded:
             problems.append(str(error))
     for stored in sorted({entry.view for entry in entries}, key=str):
         group = [entry for entry in captures_file.merged(entries) if entry.view == stored]
+        view = remaining(stored, wanted.view)
+        made = foldable(proto) if wanted.folded and view != "raw" else proto
         try:
-            captured += _captures(proto, model.name, group, remaining(stored, view), model.source)
+            captured += _captures(made, model.name, group, view, model.source)
         except GraphoptError as error:
-            problems += _one_by_one(captured, proto, model.name, group, remaining(stored, view), model.source, error)
+            problems += _one_by_one(captured, made, model.name, group, view, model.source, error)
     captured.sort(key=lambda one: sorted(one.capture.input_shapes().items()))
     problems += [remark for one in captured for remark in one.remarks]
     positions = tuple(tuple(one.capture.shapes.get(i) for i in order) for one in captured)

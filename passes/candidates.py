@@ -148,7 +148,9 @@ class Fusibility:
             better = regions.better_in_runtime(self.graph, index)
             if better is not None:
                 return f"{node.operator} {better}: the runtime's own is as fast"
-            found = operator.fusion_class is FusionClass.REDUCTION and self.graph.tensors[node.inputs[0]].dtype != "int64"
+            found = (
+                operator.fusion_class is FusionClass.REDUCTION and self.graph.tensors[node.inputs[0]].dtype != "int64"
+            )
             if not found and all(self._is_shape(name) for name in node.outputs if name):
                 return f"{node.operator} computes a shape"  # where something stands (ArgMax) is none
         pattern_rule = rules.stopped_pattern(self.graph, nodes) if len(nodes) > 1 else None

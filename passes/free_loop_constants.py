@@ -1,22 +1,12 @@
-"""Take values that a loop hands from trip to trip unchanged out of its states: its body reads them from outside.
+"""Take values that a loop hands from trip to trip unchanged out of its states: its body reads them from outside."""
 
-Exporters from TensorFlow pass a cell's weights through the loop as states. As such they are copied on every trip, and
-neither folded nor packed, because nothing says that they stay the same.
-"""
-
-from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx
-from onnx import helper
 
-from graphopt.model_files import bodies, every_graph, own_names
+from graphopt.foldable import with_free_loop_constants
 from graphopt.passes.base import Context, PassResult, register
-from graphopt.passes.protos import copy, drop_unused, replace_nodes, uses
-
-FIRST_SCAN_WITHOUT_BATCH = 9
-"""Opset version from which a Scan's first operand is a state, and no longer the lengths of sequences."""
 
 
 @register("free-loop-constants")
@@ -28,84 +18,7 @@ class FreeLoopConstants:
 
     def run(self, model: onnx.ModelProto, context: Context) -> PassResult:
         """The model whose Loop and Scan nodes have no states that stay the same."""
-        scans = any(
-            entry.domain in ("", "ai.onnx") and entry.version >= FIRST_SCAN_WITHOUT_BATCH
-            for entry in model.opset_import
-        )
-        changed = copy(model)
-        freed = _free(changed.graph, scans)
+        changed, freed = with_free_loop_constants(model)
         if not freed:
             return PassResult(model, False)
-        note = f"{freed} states of loops that never change are read from outside"
-        return PassResult(changed, True, (note,))
-
-
-def _free(graph: onnx.GraphProto, scans: bool) -> int:
-    """Do it in place for a graph, then for the bodies in it."""
-    freed = 0
-    nodes = []
-    for node in graph.node:
-        nodes.append(node)
-        if node.domain not in ("", "ai.onnx") or not (node.op_type == "Loop" or (scans and node.op_type == "Scan")):
-            continue
-        handed_on = _free_node(node)
-        read = uses(graph) if handed_on else set()
-        nodes += [
-            helper.make_node("Identity", [outer], [result], name=f"{result}_unchanged")
-            for result, outer in handed_on
-            if result in read
-        ]
-        freed += len(handed_on)
-    if len(nodes) > len(graph.node):
-        replace_nodes(graph, nodes)
-    return freed + sum(_free(body, scans) for node in graph.node for body in bodies(node))
-
-
-def _free_node(node: onnx.NodeProto) -> list[tuple[str, str]]:
-    """Free the states of one node; (result that it no longer makes, outer value that this is) for each."""
-    body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
-    if node.op_type == "Loop":
-        first_operand, first_input, first_output = 2, 2, 1  # trips and condition; trip and condition; condition
-        states = len(node.input) - first_operand
-    else:
-        first_operand = first_input = first_output = 0
-        states = len(node.input) - next(a.i for a in node.attribute if a.name == "num_scan_inputs")
-    same = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity" and n.domain in ("", "ai.onnx")}
-    freed = []
-    for state in reversed(range(states)):
-        outer, inner = node.input[first_operand + state], body.input[first_input + state].name
-        given = body.output[first_output + state].name
-        while given in same:
-            given = same[given]
-        result = node.output[state] if state < len(node.output) else ""
-        hidden = {outer, inner} & _defined(body, inner)
-        if given != inner or not outer or hidden or len(node.output) <= 1:
-            continue
-        del body.input[first_input + state], body.output[first_output + state], node.input[first_operand + state]
-        if state < len(node.output):
-            del node.output[state]
-        _read_instead(body, inner, outer)
-        freed.append((result, outer))
-    if freed:
-        drop_unused(body)
-    return freed
-
-
-def _defined(body: onnx.GraphProto, apart_from: str) -> set[str]:
-    """Names that a body or a graph in it gives to values of its own, apart from one of the body's inputs."""
-    names = Counter(name for graph in every_graph(body) for name in own_names(graph))
-    names[apart_from] -= 1
-    return {name for name, count in names.items() if count}
-
-
-def _read_instead(body: onnx.GraphProto, inner: str, outer: str) -> None:
-    """Let everything in a body that reads one value read another one from outside."""
-    for graph in every_graph(body):
-        for node in graph.node:
-            node.input[:] = [outer if name == inner else name for name in node.input]
-        if any(value.name == inner for value in graph.output):  # a graph cannot hand on what is not its own
-            kept = inner if inner != outer else f"{inner}_inside"
-            nodes = [*graph.node, helper.make_node("Identity", [outer], [kept], name=f"{kept}_unchanged")]
-            replace_nodes(graph, nodes)
-            for value in graph.output:
-                value.name = kept if value.name == inner else value.name
+        return PassResult(changed, True, (f"{freed} states of loops that never change are read from outside",))

@@ -11,6 +11,7 @@ from onnx import AttributeProto, helper
 from graphopt import corpus, models
 from graphopt.bodies import body_alone
 from graphopt.errors import GraphoptError
+from graphopt.foldable import foldable
 from graphopt.graph import OperatorGraph, Shape, scope_of
 from graphopt.kernels.emit import Source, emit_library
 from graphopt.kernels.lower import lower
@@ -20,7 +21,7 @@ from graphopt.model_graphs import unique_names
 from graphopt.model_inputs import data_type
 from graphopt.passes.base import Context, Observed, WantedPattern
 from graphopt.passes.fuse import Fuse, Fusion, Fusions
-from graphopt.passes.protos import sort_nodes
+from graphopt.protos import sort_nodes
 from graphopt.views import ViewName, to_view
 from graphopt.weights import fill_weights
 
@@ -81,12 +82,13 @@ def place_of(opportunity: Opportunity, files: Mapping[str, Path]) -> Place:
 
 
 def load_view(path: Path, view: ViewName) -> onnx.ModelProto:
-    """A model in a view, with weights and without functions.
+    """A model in a view as it is mined, with weights and without functions.
 
     Raises:
         GraphoptError: it cannot be read, or onnxruntime rejects it.
     """
-    return models.inline_functions(to_view(fill_weights(models.load(path)), view))
+    filled = fill_weights(models.load(path))
+    return models.inline_functions(to_view(foldable(filled) if view != "raw" else filled, view))
 
 
 def cut_out(model: onnx.ModelProto, body: str, opportunity: Opportunity, machine: Machine) -> Cut:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import onnx
 
 from graphopt.passes.base import Context, PassResult, register
-from graphopt.passes.protos import copy, drop_unused
+from graphopt.protos import copy, drop_unused
 
 
 @register("remove-dead-nodes")

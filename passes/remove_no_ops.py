@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from graphopt.model_files import captured_names
 from graphopt.passes.base import Context, PassResult, register
-from graphopt.passes.protos import (
+from graphopt.protos import (
     TensorType,
     copy,
     drop_unused,

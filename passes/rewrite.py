@@ -12,7 +12,7 @@ from graphopt.model_files import every_graph, own_names
 from graphopt.passes.base import LOCAL_DOMAIN
 from graphopt.passes.extract import Extraction
 from graphopt.passes.fixed_shapes import declare_shapes
-from graphopt.passes.protos import copy, drop_unused, replace_nodes, sort_nodes
+from graphopt.protos import copy, drop_unused, replace_nodes, sort_nodes
 
 LOCAL_DOMAIN_VERSION = 1
 FIRST_IR_WITH_FUNCTIONS = 8

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from onnx import helper
 
-from graphopt import machine, roofline
+from graphopt import corpus, machine, roofline
 from graphopt.capture import Execution, capture_executions, capture_model
 from graphopt.cli.environment import Exit
 from graphopt.graph import Capture, Shape
@@ -174,6 +174,28 @@ def test_what_was_measured_in_a_body_is_found_again() -> None:
     }
     found = realised(data, [{"model": "cell.onnx", "fused": [fused], "not_fused": []}])
     assert found[best["digest"]].before == 2.0
+
+
+def test_what_folding_takes_away_is_not_mined(tmp_path: Path) -> None:
+    """Weights that a caller could replace, or that a loop hands on: the same patterns as where `apply` looks."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,2] x, float[2,2] w, float[2,2] v) => (float[2,2] z)
+        <float[2,2] w = {1, 2, 3, 4}, float[2,2] v = {5, 6, 7, 8}, int64 n = {4}> {
+        y, same = Loop (n, , x, w) <body = one (int64 i, bool c, float[2,2] s, float[2,2] u) =>
+            (bool on, float[2,2] t, float[2,2] kept) {
+                on = Identity(c)  large = Abs(u)  p = MatMul(s, large)  t = Tanh(p)  kept = Identity(u)
+            }>
+        sum = Add(w, v)  z = Mul(y, sum)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    kinds = {}
+    for folded in (False, True):
+        loaded = corpus.load(tmp_path, folded=folded)
+        kinds[folded] = {
+            node.op_type for capture in loaded.captures for part in capture.and_bodies() for node in part.graph.nodes
+        }
+    assert {"Abs", "Add"} <= kinds[False]
+    assert not {"Abs", "Add"} & kinds[True] and {"Tanh", "MatMul", "Mul"} <= kinds[True]
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")

@@ -1,4 +1,4 @@
-"""Small helpers on ONNX protobufs that several passes share."""
+"""Small helpers for changing ONNX protobufs."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -11,11 +11,12 @@ The others stand in the order of what all their calls in all models save: the pr
 was timed.
 
 A pattern's roof is the longer of two times. *Traffic*: the bytes that enter and leave, at the bandwidth of the level
-that holds them all; what a kernel keeps for itself does not count. *Arithmetic*: products at the peak of the unit that
-computes them (of a pattern that is slower without the matrix unit, those with weights at that unit's, which
-``calibrate`` measures by a loop that does nothing else), functions and divisions at their calibrated rates, everything
-else as additions. Convolutions count the products of their definition, so those that take fewer exceed 1. What the
-runtime needs for a call is not the kernel's time: that of a small kernel in a chain is taken off.
+that holds them all; what a kernel keeps for itself does not count. *Arithmetic*: products at the calibrated peak,
+functions and divisions at their calibrated rates, everything else as additions. Convolutions count the products of
+their definition, so those that take fewer exceed 1. That is the calibrated roofline. A pattern that is slower without
+the matrix unit has a second one: its products with weights at that unit's peak, which ``calibrate`` measures by a loop
+that does nothing else, and weights at the bytes that they take in parts. What the runtime needs for a call is not the
+kernel's time: that of a small kernel in a chain is taken off.
 
 What was found is kept in ``--folder``, model by model, so a run that was stopped goes on where it was; remove the
 folder to look again.
@@ -53,6 +54,7 @@ from graphopt.operators.base import FusionClass, storage_bytes
 from graphopt.passes.candidates import find_candidates
 from graphopt.passes.fuse import shapes_of
 from graphopt.passes.select import Candidate, select
+from graphopt.roofline.profile import profile_of
 
 LOW = 0.4
 """Fraction below which the table says why."""
@@ -88,18 +90,40 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Roof:
+    """What a pattern takes at least, in seconds.
+
+    Attributes:
+        traffic: of its bytes.
+        parts: of its arithmetic, by kind.
+    """
+
+    traffic: float
+    parts: dict[str, float]
+
+    @property
+    def arithmetic(self) -> float:
+        """All kinds."""
+        return sum(self.parts.values())
+
+    @property
+    def seconds(self) -> float:
+        """The longer of both."""
+        return max(self.traffic, self.arithmetic)
+
+
+@dataclass(frozen=True)
 class Row:
-    """One pattern, timed.
+    """A pattern and its times in seconds.
 
     Attributes:
         found: the pattern.
-        calls: in all models.
-        saving: seconds that these save, in one execution of each model.
-        before: seconds of its operators.
-        kernel: seconds of its kernel, the runtime's price of a call taken off.
-        unit: whether the kernel's products run on the matrix unit.
-        traffic: seconds that its bytes take at least.
-        parts: seconds that its arithmetic takes at least, by kind.
+        calls: how often it stands in all models.
+        saving: what all these calls save.
+        before: its operators, in onnxruntime.
+        kernel: its kernel, less the runtime's price of a call.
+        roof: of the calibrated roofline.
+        unit: the same with the matrix unit's peak; None where the kernel does not use it.
     """
 
     found: Found
@@ -107,19 +131,18 @@ class Row:
     saving: float
     before: float
     kernel: float
-    unit: bool
-    traffic: float
-    parts: dict[str, float]
-
-    @property
-    def roof(self) -> float:
-        """Seconds that the kernel takes at least."""
-        return max(self.traffic, sum(self.parts.values()))
+    roof: Roof
+    unit: Roof | None
 
     @property
     def fraction(self) -> float:
-        """Of the roofline."""
-        return self.roof / self.kernel
+        """Of the calibrated roofline."""
+        return self.roof.seconds / self.kernel
+
+    @property
+    def of_unit(self) -> float | None:
+        """Of that with the matrix unit's peak."""
+        return self.unit.seconds / self.kernel if self.unit else None
 
 
 def main() -> int:
@@ -258,11 +281,11 @@ def timed_rows(
     for group, best, timers in probes:
         copies = copies_of(best.pair)
         seconds = {what: (timed.best - call) / copies for what, (_, timed) in timers.items()}
-        unit = seconds.get("without", 0.0) > USES_UNIT * seconds["kernel"]
-        traffic, parts = roof(best.pair, unit, hardware)
+        on_unit = seconds.get("without", 0.0) > USES_UNIT * seconds["kernel"]
+        unit = roof(best.pair, hardware, unit=True) if on_unit else None
         saving = (seconds["before"] - seconds["kernel"]) * sum(found.saving for found in group) / best.one
         own, calls = max(seconds["kernel"] - price, 1e-9), sum(found.calls for found in group)
-        rows.append(Row(best, calls, saving, seconds["before"], own, unit, traffic, parts))
+        rows.append(Row(best, calls, saving, seconds["before"], own, roof(best.pair, hardware), unit))
     return sorted((row for row in rows if row.saving > 0), key=lambda row: -row.saving)
 
 
@@ -285,20 +308,20 @@ def has_products(pair: Pair) -> bool:
     return any(row is not None and row.fusion_class is FusionClass.CONTRACTION for row in rows)
 
 
-def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, float]]:
-    """Seconds that a pattern's bytes take at least, and its arithmetic by kind.
+def roof(pair: Pair, hardware: Machine, *, unit: bool = False) -> Roof:
+    """What a pattern takes at least.
 
     Args:
         pair: the pattern.
-        unit: whether products run on the matrix unit.
         hardware: rates and bandwidths.
+        unit: whether products with weights run on the matrix unit, and weights are read as it wants them.
     """
     capture = pair.capture
     graph = capture.graph
     moved = roofline.external_bytes(capture, range(len(graph.nodes))) or 0
     results = sum(storage_bytes(graph.tensors[name].dtype, prod(capture.shapes[name])) for name in graph.outputs)
-    held = moved + (copies_of(pair) - 1) * results
-    traffic = hardware.seconds_to_move(max(0, moved - results), results, held)
+    read = max(0, moved - results) + (bytes_of_parts(pair) if unit else 0)
+    traffic = hardware.seconds_to_move(read, results, read + copies_of(pair) * results)
     simple = hardware.kernel_rates[SIMPLE].value
     parts: dict[str, float] = {}
     for index, node in enumerate(graph.nodes):
@@ -308,8 +331,8 @@ def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, fl
         kind, seconds = "simple", cost.flops / simple
         if row.fusion_class in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
             on_unit = unit and graph.tensors[node.inputs[1]].constant
-            peak = hardware.kernel_rates[matrix_unit.KEY].value if on_unit else hardware.peak_of("float32")
-            kind, seconds = "products", cost.flops / peak
+            peak = hardware.peak_of("int8" if row.rate_class.endswith("_int8") else "float32")
+            kind, seconds = "products", cost.flops / (hardware.kernel_rates[matrix_unit.KEY].value if on_unit else peak)
         elif row.rate_class == "softmax":
             elements = prod(capture.shapes[node.inputs[0]])
             kind, seconds = "exp", elements / hardware.kernel_rates["exp"].value
@@ -321,50 +344,69 @@ def roof(pair: Pair, unit: bool, hardware: Machine) -> tuple[float, dict[str, fl
         elif row.fusion_class in (FusionClass.LAYOUT, FusionClass.LOOKUP):
             continue
         parts[kind] = parts.get(kind, 0.0) + seconds
-    return traffic, parts
+    return Roof(traffic, parts)
+
+
+def bytes_of_parts(pair: Pair) -> int:
+    """Bytes that weights take more than as floats where the matrix unit multiplies them: each is three parts."""
+    profile, graph = profile_of(pair.capture), pair.capture.graph
+    found = 0.0
+    for index, node in enumerate(graph.nodes):
+        work = profile.executed(index, unit=True)
+        if work is not None and work.regime == "unit" and graph.tensors[node.inputs[1]].constant:
+            found += (work.parameter_share - 1) * (profile.bytes_of(node.inputs[1]) or 0)
+    return int(found)
 
 
 # ---------------------------------------------------------------------------------------------------- what is shown
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The Markdown tables: all patterns, and their fractions by what bounds them."""
+    """The Markdown tables: fractions by what bounds them, and all patterns."""
+    groups: dict[tuple[str, str], list[float]] = {}
     lines = [
-        "| operators | model | calls | operators µs | kernel µs | GB/s | GFLOP/s | bound by | fraction |",
-        "|---|---|---:|---:|---:|---:|---:|---|---:|",
+        "| operators | model | calls | operators µs | kernel µs | GB/s | GFLOP/s | bound by "
+        "| of the roofline | of the unit |",
+        "|---|---|---:|---:|---:|---:|---:|---|---:|---:|",
     ]
-    groups: dict[str, list[float]] = {"all": []}
     for row in rows:
         pair = row.found.pair
         graph = pair.capture.graph
         moved = roofline.external_bytes(pair.capture, range(len(graph.nodes))) or 0
         costs = [operators.cost(pair.capture, index) for index in range(len(graph.nodes))]
         flops = sum(cost.flops for cost in costs if cost is not None)
+        bound, of_unit = bounds(pair, row.roof), row.of_unit
         lines.append(
             f"| {pair.operators} | {pair.model} | {row.calls} | {row.before * 1e6:.1f} | {row.kernel * 1e6:.1f} "
-            f"| {moved / row.kernel / 1e9:.1f} | {flops / row.kernel / 1e9:.1f} | {limit(row)} | {row.fraction:.2f} |"
+            f"| {moved / row.kernel / 1e9:.1f} | {flops / row.kernel / 1e9:.1f} | {bound} "
+            f"| {row.fraction:.2f} | {'–' if of_unit is None else f'{of_unit:.2f}'} |"
         )
-        for name in ("all", limit(row).partition(",")[0]):
-            groups.setdefault(name, []).append(row.fraction)
-    lines += ["", f"| bound by | patterns | least | median | most | below {LOW} |", "|---|---:|---:|---:|---:|---:|"]
-    for name, values in groups.items():
-        if values:
-            below = sum(value < LOW for value in values)
-            numbers = f"{min(values):.2f} | {statistics.median(values):.2f} | {max(values):.2f} | {below}"
-            lines.append(f"| {name} | {len(values)} | {numbers} |")
-    return "\n".join(lines)
+        main = bound.partition(",")[0] + (" (on the matrix unit)" if row.unit else "")
+        for name in ("all", main):
+            groups.setdefault(("calibrated", name), []).append(row.fraction)
+        if row.unit and of_unit is not None:
+            for name in ("all on the matrix unit", bounds(pair, row.unit).partition(",")[0]):
+                groups.setdefault(("matrix unit's", name), []).append(of_unit)
+        groups.setdefault(("of the unit in use", "all"), []).append(row.fraction if of_unit is None else of_unit)
+    head = [
+        f"| roofline | bound by | patterns | least | median | most | below {LOW} |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for (roofs, name), values in sorted(groups.items(), key=lambda group: group[0][0]):
+        below = sum(value < LOW for value in values)
+        numbers = f"{min(values):.2f} | {statistics.median(values):.2f} | {max(values):.2f} | {below}"
+        head.append(f"| {roofs} | {name} | {len(values)} | {numbers} |")
+    return "\n".join([*head, "", *lines])
 
 
-def limit(row: Row) -> str:
-    """What the roof of a pattern is made of."""
-    arithmetic = sum(row.parts.values())
-    if row.traffic >= arithmetic:
+def bounds(pair: Pair, limit: Roof) -> str:
+    """What a roof of a pattern is made of."""
+    if limit.traffic >= limit.arithmetic:
         return "traffic"
-    kinds = sorted(row.parts, key=lambda kind: -row.parts[kind])
-    kinds = [kind for kind in kinds if row.parts[kind] > 0.2 * arithmetic]
-    convolution = any("Conv" in node.op_type for node in row.found.pair.capture.graph.nodes)
-    products = ("convolution" if convolution else "products") + (" (matrix unit)" if row.unit else "")
-    names = {"products": products, "simple": "simple operations"}
+    kinds = sorted(limit.parts, key=lambda kind: -limit.parts[kind])
+    kinds = [kind for kind in kinds if limit.parts[kind] > 0.2 * limit.arithmetic]
+    convolution = any("Conv" in node.op_type for node in pair.capture.graph.nodes)
+    names = {"products": "convolution" if convolution else "products", "simple": "simple operations"}
     return ", ".join(names.get(kind, kind) for kind in kinds)
 
 

@@ -174,24 +174,18 @@ LEAST_WINDOW = 64
 
 
 def better_in_runtime(graph: OperatorGraph, index: int) -> str | None:
-    """Why onnxruntime computes products of integers at least as fast as a kernel; None where it does not.
+    """Why onnxruntime computes a convolution of integers at least as fast as a kernel; None where it does not.
 
-    It multiplies unsigned integers by signed weights on the matrix unit, and scales each block of sums while it is in
-    the cache. Of convolutions, those with unsigned weights are its faster ones; windows of fewer elements than a tile
-    are mostly zeros in a kernel.
+    Convolutions with unsigned weights are its faster ones; windows of fewer elements than a tile are mostly zeros in a
+    kernel.
     """
     node = graph.nodes[index]
-    if node.op_type not in FACTORS:
+    if node.op_type not in FACTORS or "Conv" not in node.op_type:
         return None
-    first, second = factor_slots(node)
-    weights = graph.tensors[node.inputs[second]]
-    if not weights.constant:
-        return None
-    if "Conv" in node.op_type:
-        few = weights.shape is not None and prod(weights.shape[1:]) < LEAST_WINDOW and weights.dtype == "uint8"
-        return f"has fewer than {LEAST_WINDOW} elements under a window without signs" if few else None
-    unsigned = graph.tensors[node.inputs[first]].dtype != "int8"  # DynamicQuantizeMatMul makes its own of floats
-    return "multiplies unsigned integers by signed weights" if unsigned and weights.dtype == "int8" else None
+    weights = graph.tensors[node.inputs[factor_slots(node)[1]]]
+    few = weights.shape is not None and prod(weights.shape[1:]) < LEAST_WINDOW
+    unsigned = weights.constant and weights.dtype == "uint8"
+    return f"has fewer than {LEAST_WINDOW} elements under a window without signs" if few and unsigned else None
 
 
 FILTERS: tuple[EdgeFilter, ...] = (any_edge, same_size, only_consumer, computing, epilogue)

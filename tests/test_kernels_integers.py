@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import NodeProto, helper
 
 from graphopt.kernels import lowerable
 from tests.kernel_checks import Array, Case, KernelLibrary, in_onnxruntime, random_values
@@ -131,12 +131,55 @@ def _window_cases() -> list[Case]:
     return found
 
 
+def _chain(name: str, nodes: tuple[NodeProto, ...], feeds: dict[str, Any], constants: str) -> Case:
+    operands = {key: np.asarray(value) for key, value in feeds.items()}
+    return Case(name, nodes, operands, ("y",), constant_inputs=frozenset(constants.split()))
+
+
+def _behind_cases() -> list[Case]:
+    """Sums with work behind them: operands for each column, each row, each channel, each element, and all of them."""
+    node = helper.make_node
+    scaled = (node("Cast", ["i"], ["f"], to=1), node("Mul", ["f", "s"], ["g"]), node("Add", ["g", "bias"], ["h"]))
+    matrix = node("MatMulInteger", ["a", "b", "az", "bz"], ["i"])
+    quantizing = node("QuantizeLinear", ["r", "ys", "yz"], ["y"])
+    ends = {"ys": np.float32(40), "yz": np.uint8(100)}
+    found = []
+    for number, (name, (left, right)) in enumerate(MATRICES.items()):
+        if name == "no_depth":
+            continue
+        a, b = _values(left, "uint8", number), _values(right, "int8", number + 20)
+        rows, columns = left[-2], right[-1]
+        sums = (*np.broadcast_shapes(left[:-2], right[:-2]), rows, columns)
+        operands = {
+            **{"a": a, "b": b, "az": _zero("uint8", number), "bz": _zero("int8", number), "s": np.float32(0.01)},
+            "bias": random_values((columns,) if number % 2 else (rows, 1), "float32", 3),
+            "x": random_values(sums, "float32", 4),
+        }
+        nodes = (matrix, *scaled, node("Add", ["h", "x"], ["y" if number % 3 else "r"]))
+        if number % 3 == 0:
+            nodes, operands = (*nodes, quantizing), {**operands, **ends}
+        found.append(_chain(f"behind_{name}", nodes, operands, "b bz" if number % 2 else "bz"))
+    for name in ("pointwise", "padded", "strided", "line"):
+        image, weights, attributes = WINDOWS[name]
+        x, w = _values(image, "uint8", 1), _values(weights, "uint8", 2)
+        channels = (weights[0], *(1 for _ in image[2:]))
+        operands = {
+            **{"x": x, "w": w, "xz": _zero("uint8", 3), "wz": _zero("uint8", 4)},
+            **{"s": random_values(channels, "float32", 5), "bias": random_values(channels, "float32", 6), **ends},
+        }
+        window = node("ConvInteger", ["x", "w", "xz", "wz"], ["i"], **attributes)
+        nodes = (window, *scaled, node("Relu", ["h"], ["r"]), quantizing)
+        found.append(_chain(f"behind_window_{name}", nodes, operands, "w wz"))
+    return found
+
+
 CASES = [*_matrix_cases(), *_window_cases()]
+BEHIND = _behind_cases()
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
-    return KernelLibrary(CASES, tmp_path_factory.mktemp("integers"))
+    return KernelLibrary([*CASES, *BEHIND], tmp_path_factory.mktemp("integers"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -151,6 +194,13 @@ def test_kernels_give_what_onnxruntime_gives(case: Case, library: KernelLibrary)
             np.testing.assert_array_equal(found, stock_result)
         if found.dtype == np.int32:
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("case", BEHIND, ids=lambda case: case.name)
+def test_work_behind_sums_gives_the_same_numbers(case: Case, library: KernelLibrary) -> None:
+    expected = case.expected(case.feeds)["y"]
+    for (found,) in (library.run(case.name, case.feeds), library.run_with_constants(case.name, case.feeds)):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_has_no_kernel() -> None:

@@ -177,6 +177,10 @@ PRIMITIVES: dict[str, Callable[[Sequence[str], str], str]] = {
     # bounds by a literal that is no NaN
     "at_least": lambda x, dtype: f"at_least_f32({x[0]}, UNKNOWN({x[1]}))",
     "at_most": lambda x, dtype: f"at_most_f32({x[0]}, UNKNOWN({x[1]}))",
+    # the bound for a NaN
+    "at_least_number": lambda x, dtype: f"at_least_number_f32({x[0]}, UNKNOWN({x[1]}))",
+    # of floats within the range of int32
+    "truncate": lambda x, dtype: f"(int32_t){x[0]}",
     "negate": _negate,
     "absolute": _absolute,
     "sign": _sign,

@@ -91,7 +91,7 @@ def general(program: Program) -> Schedule:
 
 def fitted(program: Program) -> Schedule | None:
     """The schedule that is made for the shapes of the examples; None where it would be the general one."""
-    sums = any(isinstance(value, Reduce | Contraction) for value in program.values)
+    sums = any(isinstance(value, Reduce | Contraction | IntegerContraction) for value in program.values)
     together = any(len(group) > 1 for group in program.groups)
     factors = repeated_factors(program)
     if not program.examples or not (sums or together or factors):
@@ -122,7 +122,7 @@ class _Scheduler:
         for position, value in enumerate(program.outputs):
             self._outputs.setdefault(value, len(program.inputs) + position)
         self._guards: dict[str, None] = {}
-        self._done: set[int] = set()  # reductions and contractions that a step computes
+        self._done: set[int] = set()  # reductions and sums of products that a step computes
         self._parts: dict[int, dict[int, int]] = {}  # concat to (operand that a step writes to the stage after it)
         self._part_tensor: dict[int, int] = {}
         self._used: dict[int, list[int]] = {}  # tensor to the steps that write or read it
@@ -259,7 +259,9 @@ class _Scheduler:
             self._reduction(value, what)
         elif isinstance(what, Contraction):
             self._contraction(value, what)
-        elif isinstance(what, ChannelWindow | Convolution | Recurrence | IntegerContraction):
+        elif isinstance(what, IntegerContraction):
+            self._integers(value, what)
+        elif isinstance(what, ChannelWindow | Convolution | Recurrence):
             self._step_alone(value, what)
         else:
             return False
@@ -267,7 +269,7 @@ class _Scheduler:
 
     # -------------------------------------------------------------------------------------------- convolutions, layers
 
-    def _step_alone(self, value: int, what: ChannelWindow | Convolution | Recurrence | IntegerContraction) -> None:
+    def _step_alone(self, value: int, what: ChannelWindow | Convolution | Recurrence) -> None:
         """Have a value in memory by a step that computes nothing else, from operands in memory."""
         if value in self.tensors:
             return
@@ -281,10 +283,8 @@ class _Scheduler:
             stages = 2  # one to pack weights in that are no constants
         elif isinstance(what, ChannelWindow):
             step = ChannelStep(self.program, value, what, self.tensors, tensor)
-        elif isinstance(what, Recurrence):
-            step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
         else:
-            step = IntegerStep(self.program, value, self.tensors, self._next(), tensor)
+            step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
         stage = self._add(step, operands, [tensor])
         self.tensors[value] = tensor
         self.stage_of[value] = stage + stages
@@ -476,21 +476,41 @@ class _Scheduler:
         """Have a contraction in memory, or what an epilogue makes of it."""
         for operand in what.operands:
             self.in_memory(self._beneath(operand))
-        behind = Behind(self.program, self._readers, self.tensors, self._outputs)
-        linear = behind.linear(value) if self.fits else Linear(value)
-        last, nest = behind.epilogue(linear.value) if self.fits else (value, None)
-        tensor = self._tensor(last)
-        reads = [*what.operands, *(self._sources([last]) if last != value else ())]
+        linear = self._behind().linear(value) if self.fits else Linear(value)
         name = self._next()
-        if nest is not None:
-            nest = Nest(self.program, [(last, tensor)], {**self.tensors, linear.value: PRODUCT}, f"{name}_epilogue")
-        if last != value:
-            self._guards[f"elements(&f.of[{last}]) == elements(&f.of[{value}])"] = None
+        last, tensor, nest = self._with_epilogue(value, linear.value, name)
+        reads = [*what.operands, *(self._sources([last]) if last != value else ())]
         step = Product(self.program, value, dict(self.tensors), name, tensor, linear, nest)
         stage = self._add(step, reads, [tensor])
         self.tensors[last] = tensor
         self.stage_of[last] = stage + 2  # a stage to split the left operand in, for the matrix unit
         self._done.add(value)
+
+    def _integers(self, value: int, what: IntegerContraction) -> None:
+        """Have sums of products of integers in memory, or what an epilogue makes of them."""
+        operands = present(what)
+        for operand in operands:
+            self.in_memory(operand)
+        name = self._next()
+        last, tensor, nest = self._with_epilogue(value, value, name)
+        reads = [*operands, *(self._sources([last]) if last != value else ())]
+        stage = self._add(IntegerStep(self.program, value, self.tensors, name, tensor, nest), reads, [tensor])
+        self.tensors[last] = tensor
+        self.stage_of[last] = stage + 1
+        self._done.add(value)
+
+    def _behind(self) -> Behind:
+        return Behind(self.program, self._readers, self.tensors, self._outputs)
+
+    def _with_epilogue(self, sums: int, value: int, name: str) -> tuple[int, int, Nest | None]:
+        """What a step stores that makes ``value`` of sums in registers: a value, its tensor, and how it is computed."""
+        last, nest = self._behind().epilogue(value) if self.fits else (sums, None)
+        tensor = self._tensor(last)
+        if nest is not None:
+            nest = Nest(self.program, [(last, tensor)], {**self.tensors, value: PRODUCT}, f"{name}_epilogue")
+        if last != sums:
+            self._guards[f"elements(&f.of[{last}]) == elements(&f.of[{sums}])"] = None
+        return last, tensor, nest
 
     def _beneath(self, value: int) -> int:
         """The value below views that the step walks itself; in the general schedule transposes only."""

@@ -22,6 +22,7 @@ from graphopt.operators.formulas import (
     window_size,
 )
 from graphopt.operators.lowering import (
+    Call,
     CannotLowerError,
     Dim,
     Expression,
@@ -131,10 +132,15 @@ def _stepped(value: Expression, zero: Expression | None, to: str) -> Expression:
     real = cast(call("round", value), "float32")
     if zero is not None:
         real = call("add", real, cast(zero, "float32"))
+    return _saturated(real, to)
+
+
+def _saturated(real: Expression, to: str) -> Expression:
+    """A whole number in float32 within an integer type; NaN is its least."""
     bounds = np.iinfo(to)
     low, high = literal(int(bounds.min), real), literal(int(bounds.max), real)
-    bounded = call("minimum", call("select", call("less", low, real), real, low), high)
-    return cast(cast(bounded, "int32"), to)
+    bounded = call("minimum", call("at_least_number", real, low), high)
+    return cast(Call("truncate", (bounded,), "int32"), to)
 
 
 def dynamic_quantize(graph: OperatorGraph, node: Node, x: Expressions) -> Results:
@@ -154,8 +160,7 @@ def _by_range(graph: OperatorGraph, node: Node, value: Expression) -> tuple[Expr
     scale = call("select", call("equal", low, high), literal(1, value), steps)
     zero = call("round", call("minimum", call("negate", call("divide", low, scale)), literal(255, value)))
     shifted = call("add", call("round", call("divide", value, scale)), zero)
-    bounded = call("minimum", call("maximum", shifted, literal(0, value)), literal(255, value))
-    return cast(cast(bounded, "int32"), "uint8"), scale, cast(cast(zero, "int32"), "uint8")
+    return _saturated(shifted, "uint8"), scale, cast(cast(zero, "int32"), "uint8")
 
 
 def _matrix_sums(

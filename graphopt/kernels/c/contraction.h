@@ -96,7 +96,7 @@ static int place_matrices(place_function place, const void *frame, domain d, int
     affine store;
     int group[MAX_LOOPS]; /* 0: over the batch, 1: rows, 2: columns */
     for (int k = 0; k < d.loops; k++) {
-        group[k] = k < batch ? 0 : 1 + k - batch;
+        group[k] = k < batch ? 0 : k == batch ? 1 : 2;
         if (d.count[k] == 0)
             return 0;
     }
@@ -156,6 +156,150 @@ static void pack_panels(float *to, const float *from, const extent *row, const e
     }
 }
 
+/* ---------------------------------------------------------------- what becomes of a block of products */
+
+/* Element-wise work on each block of products while it is in the cache. */
+typedef struct {
+    const alternative *what; /* NULL for none: then products are stored as they are */
+    const nest_outputs *to;
+    int product;           /* load that is the products */
+    int64_t rows, columns; /* of each matrix */
+    matrix load[MAX_OPERANDS];
+} block_epilogue;
+
+/* Finds where the other operands lie, over a box of loops of the result; does_not_fit where that is not as nested loops. */
+static const char *place_epilogue(plan *p, block_epilogue *e, const void *frame, domain d, int batch)
+{
+    load_place load[MAX_OPERANDS];
+    if (!e->what)
+        return NULL;
+    if (!place_matrices(e->what->place, frame, d, batch, load, e->what->loads, e->load))
+        return does_not_fit(p);
+    for (int i = 0; i < e->what->loads; i++)
+        if (e->load[i].column.loops > 1)
+            return does_not_fit(p);
+    return NULL;
+}
+
+/* Makes the batch part of the rows. */
+static void fold_epilogue(block_epilogue *e, int64_t batches)
+{
+    for (int i = 0; e->what && i < e->what->loads; i++)
+        fold_batch(&e->load[i]);
+    e->rows *= batches;
+}
+
+/* Bytes that it packs operands and results into. */
+static inline int64_t epilogue_buffer(const block_epilogue *e) { return (int64_t)(e->what->loads + e->to->stores) * TILE * 8; }
+
+enum { SHORT_ROW = 128, LONG_ROW = 32 };
+
+/* The epilogue over a block, row by row, where all operands lie along the columns in memory; 0 where one does not. */
+static int run_epilogue_by_rows(const block_epilogue *e, int64_t batch, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                                const void *products, void *const *tensors)
+{
+    const alternative *what = e->what;
+    const nest_outputs *to = e->to;
+    const void *loads[MAX_OPERANDS];
+    void *stores[MAX_OPERANDS];
+    int64_t load_row[MAX_OPERANDS], at = (batch * e->rows + row) * e->columns + column;
+    for (int i = 0; i < what->loads; i++) {
+        const matrix *m = &e->load[i];
+        int64_t column_step = 1, row_step = columns;
+        loads[i] = products;
+        if (i != e->product) {
+            if (!even_step(&m->row, &row_step))
+                return 0;
+            even_step(&m->column, &column_step);
+            if (column_step != 1 && columns > 1 && !what->once[i])
+                return 0;
+            loads[i] = (const unsigned char *)tensors[what->tensors[i]]
+                       + (m->base + offset_of(&m->batch, batch) + row * row_step + column * column_step) * what->bytes[i];
+        }
+        load_row[i] = row_step * what->bytes[i];
+    }
+    for (int i = 0; i < to->stores; i++)
+        stores[i] = (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i];
+    int flat = columns == e->columns; /* rows follow each other wherever they lie */
+    for (int i = 0; i < what->loads && flat; i++)
+        flat = what->once[i] || load_row[i] == columns * what->bytes[i];
+    if (flat) {
+        what->compute(rows * columns, loads, stores);
+        return 1;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        what->compute(columns, loads, stores);
+        for (int i = 0; i < what->loads; i++)
+            loads[i] = (const unsigned char *)loads[i] + load_row[i];
+        for (int i = 0; i < to->stores; i++)
+            stores[i] = (unsigned char *)stores[i] + e->columns * to->bytes[i];
+    }
+    return 1;
+}
+
+/* The same a tile at a time. buffer: room for a tile of each operand and result. */
+static void run_epilogue_by_tiles(const block_epilogue *e, int64_t batch, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                                  const void *products, unsigned char *buffer, void *const *tensors)
+{
+    const alternative *what = e->what;
+    const nest_outputs *to = e->to;
+    const unsigned char *packed[MAX_OPERANDS] = {0};
+    int64_t packed_rows = 0, width = columns < TILE ? columns : TILE;
+    int64_t height = columns < SHORT_ROW ? TILE / width : 1; /* a row at a time, most operands can be read in place */
+    for (int64_t c = 0; c < columns; c += width) {
+        int64_t tile_columns = columns - c < width ? columns - c : width;
+        memset(packed, 0, sizeof packed);
+        for (int64_t r = 0, tile_rows; r < rows; r += tile_rows) {
+            tile_rows = rows - r < height ? rows - r : height;
+            for (int i = 0; i < what->loads; i++)
+                if (i != e->product)
+                    tile_rows = even_run(&e->load[i].row, row + r, tile_rows);
+            if (tile_rows != packed_rows)
+                memset(packed, 0, sizeof packed);
+            packed_rows = tile_rows;
+            const void *loads[MAX_OPERANDS];
+            void *stores[MAX_OPERANDS];
+            for (int i = 0; i < what->loads; i++) {
+                const matrix *m = &e->load[i];
+                int64_t row_step = columns, column_step = 1, from = r * columns + c;
+                const unsigned char *source = (const unsigned char *)products + from * what->bytes[i];
+                if (i != e->product) {
+                    even_step(&m->column, &column_step);
+                    row_step = inner_step(&m->row);
+                    from = m->base + offset_of(&m->batch, batch) + offset_of(&m->row, row + r) + (column + c) * column_step;
+                    source = (const unsigned char *)tensors[what->tensors[i]] + from * what->bytes[i];
+                }
+                int flat = (column_step == 1 || tile_columns == 1) && (row_step == tile_columns || tile_rows == 1);
+                loads[i] = source;
+                if (what->once[i] || flat)
+                    continue;
+                unsigned char *copy = buffer + (int64_t)i * TILE * 8;
+                if (packed[i] != source)
+                    pack(what->bytes[i], copy, tile_columns, 1, source, row_step, column_step, tile_rows, tile_columns);
+                packed[i] = source;
+                loads[i] = copy;
+            }
+            int64_t at = (batch * e->rows + row + r) * e->columns + column + c;
+            int flat = tile_columns == e->columns || tile_rows == 1;
+            for (int i = 0; i < to->stores; i++)
+                stores[i] = flat ? (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i]
+                                 : buffer + (int64_t)(what->loads + i) * TILE * 8;
+            what->compute(tile_rows * tile_columns, loads, stores);
+            for (int i = 0; i < to->stores && !flat; i++)
+                pack(to->bytes[i], (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i], e->columns, 1, stores[i],
+                     tile_columns, 1, tile_rows, tile_columns);
+        }
+    }
+}
+
+/* The epilogue over a block of products, whose rows follow each other. */
+static void run_epilogue(const block_epilogue *e, int64_t batch, int64_t row, int64_t rows, int64_t column, int64_t columns,
+                         const void *products, unsigned char *buffer, void *const *tensors)
+{
+    if (columns < LONG_ROW || !run_epilogue_by_rows(e, batch, row, rows, column, columns, products, tensors))
+        run_epilogue_by_tiles(e, batch, row, rows, column, columns, products, buffer, tensors);
+}
+
 /* ---------------------------------------------------------------- a contraction as a step */
 
 /* How an operand is packed: in panels, split into parts, column by column; or not at all, as its columns lie in memory; or as
@@ -175,7 +319,8 @@ typedef struct {
     const contraction_code *code;
     int64_t batches, rows, columns, depth;
     int64_t block_rows, row_blocks, block_columns, column_blocks;
-    matrix left, right, bias, load[MAX_OPERANDS]; /* load: of the epilogue */
+    matrix left, right, bias;
+    block_epilogue epilogue;
     int packing;
     const float *panels;                    /* or columns of a constant right operand; NULL for others */
     const unsigned char *parts;             /* of one that the matrix unit multiplies; NULL for others */
@@ -187,7 +332,7 @@ typedef struct {
 } contraction;
 
 enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 17, LEAST_UNITS = 2, LEAST_SUMS = 1 << 20,
-       LEAST_UNIT_SUMS = 1 << 21 /* the matrix unit takes a while to begin */, SHORT_ROW = 128, FAR_BYTES = 1 << 20, PRODUCT_BYTES = 1 << 18, LONG_ROW = 32,
+       LEAST_UNIT_SUMS = 1 << 21 /* the matrix unit takes a while to begin */, FAR_BYTES = 1 << 20, PRODUCT_BYTES = 1 << 18,
        FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
 static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
@@ -305,104 +450,6 @@ static void copy_rows(const extent *row_extent, const extent *depth_extent, cons
             k += part;
         }
         done += run;
-    }
-}
-
-/* The epilogue over a block of products, row by row, where all operands lie along the columns in memory; 0 where one does not. */
-static int run_epilogue_by_rows(const contraction *x, int64_t batch, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                                const float *products, void *const *tensors)
-{
-    const alternative *what = x->code->epilogue;
-    const nest_outputs *to = x->code->stores;
-    const void *loads[MAX_OPERANDS];
-    void *stores[MAX_OPERANDS];
-    int64_t load_row[MAX_OPERANDS], at = (batch * x->rows + row) * x->columns + column;
-    for (int i = 0; i < what->loads; i++) {
-        const matrix *m = &x->load[i];
-        int64_t column_step = 1, row_step = columns;
-        loads[i] = products;
-        if (i != x->code->product) {
-            if (!even_step(&m->row, &row_step))
-                return 0;
-            even_step(&m->column, &column_step);
-            if (column_step != 1 && columns > 1 && !what->once[i])
-                return 0;
-            loads[i] = (const unsigned char *)tensors[what->tensors[i]]
-                       + (m->base + offset_of(&m->batch, batch) + row * row_step + column * column_step) * what->bytes[i];
-        }
-        load_row[i] = row_step * what->bytes[i];
-    }
-    for (int i = 0; i < to->stores; i++)
-        stores[i] = (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i];
-    int flat = columns == x->columns; /* rows follow each other wherever they lie */
-    for (int i = 0; i < what->loads && flat; i++)
-        flat = what->once[i] || load_row[i] == columns * what->bytes[i];
-    if (flat) {
-        what->compute(rows * columns, loads, stores);
-        return 1;
-    }
-    for (int64_t r = 0; r < rows; r++) {
-        what->compute(columns, loads, stores);
-        for (int i = 0; i < what->loads; i++)
-            loads[i] = (const unsigned char *)loads[i] + load_row[i];
-        for (int i = 0; i < to->stores; i++)
-            stores[i] = (unsigned char *)stores[i] + x->columns * to->bytes[i];
-    }
-    return 1;
-}
-
-/* The epilogue over a block of products, a tile at a time. */
-static void run_epilogue(const contraction *x, int64_t batch, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                         const float *products, unsigned char *buffer, void *const *tensors)
-{
-    const alternative *what = x->code->epilogue;
-    const nest_outputs *to = x->code->stores;
-    const unsigned char *packed[MAX_OPERANDS] = {0};
-    int64_t packed_rows = 0, width = columns < TILE ? columns : TILE;
-    int64_t height = columns < SHORT_ROW ? TILE / width : 1; /* a row at a time, most operands can be read in place */
-    for (int64_t c = 0; c < columns; c += width) {
-        int64_t tile_columns = columns - c < width ? columns - c : width;
-        memset(packed, 0, sizeof packed);
-        for (int64_t r = 0, tile_rows; r < rows; r += tile_rows) {
-            tile_rows = rows - r < height ? rows - r : height;
-            for (int i = 0; i < what->loads; i++)
-                if (i != x->code->product)
-                    tile_rows = even_run(&x->load[i].row, row + r, tile_rows);
-            if (tile_rows != packed_rows)
-                memset(packed, 0, sizeof packed);
-            packed_rows = tile_rows;
-            const void *loads[MAX_OPERANDS];
-            void *stores[MAX_OPERANDS];
-            for (int i = 0; i < what->loads; i++) {
-                const matrix *m = &x->load[i];
-                int64_t row_step = columns, column_step = 1, from = r * columns + c;
-                const unsigned char *source = (const unsigned char *)(products + from);
-                if (i != x->code->product) {
-                    even_step(&m->column, &column_step);
-                    row_step = inner_step(&m->row);
-                    from = m->base + offset_of(&m->batch, batch) + offset_of(&m->row, row + r) + (column + c) * column_step;
-                    source = (const unsigned char *)tensors[what->tensors[i]] + from * what->bytes[i];
-                }
-                int flat = (column_step == 1 || tile_columns == 1) && (row_step == tile_columns || tile_rows == 1);
-                loads[i] = source;
-                if (what->once[i] || flat)
-                    continue;
-                unsigned char *copy = buffer + (int64_t)i * TILE * 8;
-                if (packed[i] != source)
-                    pack(what->bytes[i], copy, tile_columns, 1, source, row_step, column_step, tile_rows, tile_columns);
-                packed[i] = source;
-                loads[i] = copy;
-            }
-            int64_t at = (batch * x->rows + row + r) * x->columns + column + c;
-            int flat = tile_columns == x->columns || tile_rows == 1;
-            for (int i = 0; i < to->stores; i++)
-                stores[i] = flat ? (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i]
-                                 : buffer + (int64_t)(what->loads + i) * TILE * 8;
-            what->compute(tile_rows * tile_columns, loads, stores);
-            for (int i = 0; i < to->stores && !flat; i++)
-                pack(to->bytes[i], (unsigned char *)tensors[to->tensors[i]] + at * to->bytes[i], x->columns, 1, stores[i],
-                     tile_columns, 1, tile_rows, tile_columns);
-        }
     }
 }
 
@@ -589,9 +636,9 @@ static const char *run_block(const contraction *x, int64_t unit, contraction_sta
         left_step = 1;
     }
     const float *bias = x->code->bias < 0 ? NULL : (const float *)tensors[x->code->bias] + x->bias.base + column;
-    float *to = x->code->epilogue ? (float *)(state->scratch + x->products_at)
-                                  : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
-    int64_t to_row = x->code->epilogue ? columns : x->columns;
+    float *to = x->epilogue.what ? (float *)(state->scratch + x->products_at)
+                                 : (float *)tensors[x->code->to] + (batch * x->rows + row) * x->columns + column;
+    int64_t to_row = x->epilogue.what ? columns : x->columns;
     int far = rows >= FETCHED_ROWS && __atomic_load_n(&shared_bytes, __ATOMIC_RELAXED) > FAR_BYTES;
     if (x->packing == IN_COLUMNS || x->packing == AS_COLUMNS) {
         int64_t right_column = x->depth;
@@ -617,9 +664,8 @@ static const char *run_block(const contraction *x, int64_t unit, contraction_sta
             return error;
     }
 #endif
-    if (x->code->epilogue
-        && (columns < LONG_ROW || !run_epilogue_by_rows(x, batch, row, rows, column, columns, to, tensors)))
-        run_epilogue(x, batch, row, rows, column, columns, to, state->scratch + x->packed_at, tensors);
+    if (x->epilogue.what)
+        run_epilogue(&x->epilogue, batch, row, rows, column, columns, to, state->scratch + x->packed_at, tensors);
     return NULL;
 }
 
@@ -665,24 +711,15 @@ static const char *place_contraction(plan *p, contraction *x, const shape *resul
             || (step != 1 && x->columns > 1))
             return does_not_fit(p);
     }
-    const alternative *what = code->epilogue;
-    if (what) {
-        if (!place_matrices(what->place, frame, matrix_domain(result, result->size, batch), batch, load, what->loads,
-                            x->load))
-            return does_not_fit(p);
-        for (int i = 0; i < what->loads; i++)
-            if (x->load[i].column.loops > 1)
-                return does_not_fit(p);
-    }
-    if (is_fixed(&x->right.batch)) { /* one right operand for all: the rows of all are rows of one product */
+    const char *error = place_epilogue(p, &x->epilogue, frame, matrix_domain(result, result->size, batch), batch);
+    if (!error && is_fixed(&x->right.batch)) { /* one right operand for all: the rows of all are rows of one product */
         x->right.batch.loops = 0;
         fold_batch(&x->left);
-        for (int i = 0; what && i < what->loads; i++)
-            fold_batch(&x->load[i]);
+        fold_epilogue(&x->epilogue, x->batches);
         x->rows *= x->batches;
         x->batches = 1;
     }
-    return NULL;
+    return error;
 }
 
 /* Cuts the product into blocks of at most so many rows, the units of the step. */
@@ -695,7 +732,7 @@ static void cut_blocks(contraction *x, int64_t most_rows)
     if (x->parts) {
         x->block_rows = tiles_of(x->block_rows, 2 * UNIT_ROWS) * 2 * UNIT_ROWS;
         x->row_blocks = tiles_of(x->rows, x->block_rows);
-        widest = x->code->epilogue ? clamp(PRODUCT_BYTES / (int64_t)sizeof(float) / x->block_rows, PANEL, whole) : whole;
+        widest = x->epilogue.what ? clamp(PRODUCT_BYTES / (int64_t)sizeof(float) / x->block_rows, PANEL, whole) : whole;
         x->run = split_run(x->block_rows, x->depth);
     }
     x->column_blocks = (whole + widest - 1) / widest;
@@ -711,10 +748,10 @@ static void cut_blocks(contraction *x, int64_t most_rows)
     x->left_at = in_place ? -1 : bytes;
     bytes += in_place ? 0 : x->block_rows * x->depth * (int64_t)sizeof(float);
     x->products_at = bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (x->code->epilogue) {
+    if (x->epilogue.what) {
         bytes += x->block_rows * x->block_columns * (int64_t)sizeof(float);
         x->packed_at = bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        bytes += (int64_t)(x->code->epilogue->loads + x->code->stores->stores) * TILE * 8;
+        bytes += epilogue_buffer(&x->epilogue);
     }
     x->scratch = bytes;
 }
@@ -736,6 +773,7 @@ SHARED const char *plan_contraction(plan *p, const contraction_code *code, const
     x->rows = result->size[result->rank - 2];
     x->columns = result->size[result->rank - 1];
     x->depth = left->size[left->rank - 1];
+    x->epilogue = (block_epilogue){.what = code->epilogue, .to = code->stores, .product = code->product, .rows = x->rows, .columns = x->columns};
     if (x->batches * x->rows * x->columns == 0) {
         free(x);
         return NULL;

@@ -5,7 +5,8 @@
  * modulo 2^32. All is exact, so the order of sums and the instructions that make them do not matter.
  *
  * A left operand is prepared in rows of whole tiles of the depth, a right one in tiles of 16 columns, of which each holds four elements of
- * the depth together; behind them stand the sums of rows and of columns. Constant ones are prepared once.
+ * the depth together; behind them stand the sums of rows and of columns. Constant ones are prepared once. What is computed of each
+ * sum alone (scales, rounding, what follows) is the epilogue of each block (contraction.h).
  */
 enum { INTEGER_ROWS = 16, INTEGER_COLUMNS = 16, INTEGER_DEPTH = 64, INTEGER_PAIR = 32 };
 
@@ -20,6 +21,9 @@ typedef struct {
     int left, right, left_zero, right_zero, to; /* tensors; -1 for zero points that are zero */
     int left_signed, right_signed;
     const integer_window *window; /* NULL for matrices */
+    const alternative *epilogue;  /* what is stored instead of the sums; NULL: they are */
+    const nest_outputs *stores;   /* of the epilogue */
+    int sums;                     /* load of the epilogue that is the sums */
 } integer_code;
 
 #if !defined(KERNELS_ONLY)
@@ -35,7 +39,8 @@ typedef struct {
     const unsigned char *left, *right; /* prepared constants; NULL for others */
     int64_t left_zero_step, right_zero_step; /* from one row or column to the next */
     int64_t taps[2], image[2], out_width; /* of a window: its sizes, those of the image, and of the result */
-    int64_t right_at, lines_at, scratch;
+    int64_t right_at, lines_at, sums_at, packed_at, scratch;
+    block_epilogue epilogue;
     int as_it_lies; /* the right operand is [depth, columns] in memory: a matrix, or an image under a window of one pixel */
 } integer_sums;
 
@@ -342,7 +347,8 @@ typedef struct {
 
 /* Stores sums of rows x columns with what zero points take away; left_zeros: of the first row, right_zeros: of the first column. */
 static void store_integers(const integer_sums *x, const integer_tiles sums, int64_t rows, int64_t columns, const zero_points *left_zeros,
-                           const uint32_t *row_sums, const uint32_t *column_sums, const zero_points *right_zeros, int32_t *to)
+                           const uint32_t *row_sums, const uint32_t *column_sums, const zero_points *right_zeros, int32_t *to,
+                           int64_t to_row)
 {
     for (int64_t c = 0; c < columns; c += INTEGER_COLUMNS) {
         integer_vector column_sum, zero;
@@ -358,7 +364,7 @@ static void store_integers(const integer_sums *x, const integer_tiles sums, int6
         integer_vector less = (uint32_t)zero_point(left_zeros->of, x->code->left_signed, 1) * column_sum;
         const int each = left_zeros->of && left_zeros->step;
         int32_t *result = to + c;
-        for (uint64_t r = 0; r < (uint64_t)rows; r++, result += x->columns) {
+        for (uint64_t r = 0; r < (uint64_t)rows; r++, result += to_row) {
             integer_vector sum;
             if (each)
                 less = (uint32_t)zero_point(left_zeros->of + r, x->code->left_signed, 1) * column_sum;
@@ -421,7 +427,9 @@ static void sum_integer_block(const integer_sums *x, int64_t unit, integer_state
         column_sums = (const uint32_t *)(const void *)(right + whole_tiles(columns) * x->deep);
     }
     integer_tiles sums __attribute__((aligned(64)));
-    int32_t *to = (int32_t *)tensors[code->to] + (batch * x->rows + row) * x->columns + column;
+    int32_t *to = x->epilogue.what ? (int32_t *)(void *)(state->scratch + x->sums_at)
+                                   : (int32_t *)tensors[code->to] + (batch * x->rows + row) * x->columns + column;
+    int64_t to_row = x->epilogue.what ? columns : x->columns;
     for (int64_t c = 0; c < columns; c += INTEGER_PAIR) {
         int64_t width = columns - c < INTEGER_PAIR ? columns - c : INTEGER_PAIR;
         zero_points right_zeros = {right_zero ? right_zero + (column + c) * x->right_zero_step : NULL, x->right_zero_step};
@@ -437,9 +445,12 @@ static void sum_integer_block(const integer_sums *x, int64_t unit, integer_state
 #endif
                 sum_integers(row_tiles, column_tiles, x->deep, left + r * x->deep, right + c * x->deep, sums);
             zero_points left_zeros = {left_zero ? left_zero + (row + r) * x->left_zero_step : NULL, x->left_zero_step};
-            store_integers(x, sums, height, width, &left_zeros, row_sums + r, column_sums + c, &right_zeros, to + r * x->columns + c);
+            store_integers(x, sums, height, width, &left_zeros, row_sums + r, column_sums + c, &right_zeros, to + r * to_row + c,
+                           to_row);
         }
     }
+    if (x->epilogue.what)
+        run_epilogue(&x->epilogue, batch, row, rows, column, columns, to, state->scratch + x->packed_at, tensors);
     (void)means;
 }
 
@@ -501,7 +512,7 @@ static const unsigned char *prepare_constant(plan *p, const integer_sums *x, int
     return memory;
 }
 
-enum { INTEGER_BLOCK_ROWS = 64, INTEGER_MATRIX_ROWS = 256, INTEGER_WIDEST = 1024, INTEGER_BLOCK_BYTES = 1 << 17 };
+enum { INTEGER_BLOCK_ROWS = 64, INTEGER_MATRIX_ROWS = 256, INTEGER_WIDEST = 1024, INTEGER_BLOCK_BYTES = 1 << 17, INTEGER_SUM_BYTES = 1 << 18 };
 
 /* Cuts the sums into blocks, the units of the step. */
 static void cut_integers(integer_sums *x)
@@ -511,6 +522,8 @@ static void cut_integers(integer_sums *x)
     if (!x->right)
         widest = clamp(INTEGER_BLOCK_BYTES / (x->deep + 1) / INTEGER_PAIR, 1, widest);
     x->block_rows = x->rows < most_rows ? x->rows : most_rows;
+    if (x->epilogue.what)
+        widest = clamp(INTEGER_SUM_BYTES / (int64_t)sizeof(int32_t) / x->block_rows / INTEGER_PAIR, 1, widest);
     x->row_blocks = tiles_of(x->rows, x->block_rows);
     x->column_blocks = tiles_of(pairs, widest);
     if (x->batches * x->row_blocks * x->column_blocks < LEAST_UNITS && x->rows * x->columns * x->depth > LEAST_SUMS && pairs > 1)
@@ -519,7 +532,9 @@ static void cut_integers(integer_sums *x)
     x->column_blocks = tiles_of(x->columns, x->block_columns);
     x->right_at = x->left ? 0 : (prepared_bytes(x->block_rows, x->deep) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     x->lines_at = x->right_at + (x->right ? 0 : prepared_bytes(x->block_columns, x->deep));
-    x->scratch = x->lines_at + (x->right ? 0 : 4 * x->block_columns);
+    x->sums_at = (x->lines_at + (x->right ? 0 : 4 * x->block_columns) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    x->packed_at = x->sums_at + (x->epilogue.what ? x->block_rows * x->block_columns * (int64_t)sizeof(int32_t) : 0);
+    x->scratch = x->packed_at + (x->epilogue.what ? epilogue_buffer(&x->epilogue) : 0);
 }
 
 static int is_one_matrix(const shape *s)
@@ -532,7 +547,7 @@ static int is_one_matrix(const shape *s)
 #endif
 
 /* Plans sums of products of integers. zero: shapes of the zero points, NULL where they are absent. */
-SHARED const char *plan_integers(plan *p, const integer_code *code, const shape *result, const shape *left, const shape *right, const shape *left_zero, const shape *right_zero)
+SHARED const char *plan_integers(plan *p, const integer_code *code, const shape *result, const shape *left, const shape *right, const shape *left_zero, const shape *right_zero, const void *frame)
 {
     int64_t columns = result->size[result->rank - 1], left_zeros = left_zero ? elements(left_zero) : 1, right_zeros = right_zero ? elements(right_zero) : 1;
     if ((left_zeros != 1 && !(code->window && left_zeros == result->size[1])) || (right_zeros != 1 && (code->window || right_zeros != columns)))
@@ -544,12 +559,19 @@ SHARED const char *plan_integers(plan *p, const integer_code *code, const shape 
         return NO_MEMORY;
     *x = (integer_sums){.code = code, .left_shape = *left, .right_shape = *right, .result = *result, .batches = 1, .rows = result->size[result->rank - 2], .columns = columns, .depth = left->size[left->rank - 1], .left_zero_step = left_zeros > 1, .right_zero_step = right_zeros > 1};
     const unsigned char *left_data = constant_of(p, code->left), *right_data = constant_of(p, code->right);
-    int one_right = !code->window && is_one_matrix(right);
+    int one_right = !code->window && is_one_matrix(right), batch = result->rank - 2;
+    x->epilogue = (block_epilogue){.what = code->epilogue, .to = code->stores, .product = code->sums, .rows = x->rows, .columns = columns};
+    const char *error = place_epilogue(p, &x->epilogue, frame, matrix_domain(result, result->size, batch), code->window ? 1 : batch);
+    if (error) {
+        free(x);
+        return error;
+    }
     if (code->window) {
         int flat = left->rank == 3; /* one dimension */
         x->batches = result->size[0];
         x->rows = result->size[1];
-        x->columns = elements(result) / (x->batches * x->rows);
+        x->epilogue.rows = x->rows;
+        x->epilogue.columns = x->columns = elements(result) / (x->batches * x->rows);
         x->depth = elements(left) / x->rows;
         x->taps[0] = flat ? 1 : left->size[2];
         x->taps[1] = left->size[left->rank - 1];
@@ -564,6 +586,7 @@ SHARED const char *plan_integers(plan *p, const integer_code *code, const shape 
         for (int k = 0; k < result->rank - 2; k++)
             x->batches *= result->size[k];
         if (one_right && elements(left) == x->batches * x->rows * x->depth) { /* rows of all are rows of one product */
+            fold_epilogue(&x->epilogue, x->batches);
             x->rows *= x->batches;
             x->batches = 1;
         }
@@ -580,7 +603,8 @@ SHARED const char *plan_integers(plan *p, const integer_code *code, const shape 
     }
     cut_integers(x);
     int64_t units = x->batches * x->row_blocks * x->column_blocks;
-    return add_step(p, (step){run_integers, free, x, units, x->batches * x->rows * x->columns * (x->depth / 64 + 1), 0});
+    int64_t cost = x->depth / 64 + (x->epilogue.what ? code->stores->cost : 1);
+    return add_step(p, (step){run_integers, free, x, units, x->batches * x->rows * x->columns * cost, 0});
 }
 
 /* The shape of a convolution's sums: weights [rows, channels, window], image [batch, channels, positions]; 0 where they do not go together. */

@@ -85,6 +85,8 @@ __attribute__((weak, visibility("hidden"))) const float UNKNOWN_ONE = 1.0f;
 /* Bounds that are no NaN: a NaN in x stays. */
 ALWAYS float at_least_f32(float x, float bound) { return bound > x ? bound : x; }
 ALWAYS float at_most_f32(float x, float bound) { return bound < x ? bound : x; }
+/* A NaN in x gives the bound. */
+ALWAYS float at_least_number_f32(float x, float bound) { return x > bound ? x : bound; }
 
 /* 1.5 * 2^23: added to a small number it leaves the nearest integer in the low bits of the sum. */
 #define TO_INTEGER 12582912.0f

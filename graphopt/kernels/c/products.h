@@ -185,6 +185,61 @@ static const block_function SUM_BLOCK[2][2][MOST_ROWS] = {
     {{FEW_ROWS(1_1) MORE_ROWS(1_1)}, {FEW_ROWS(2_1) MORE_ROWS(2_1)}},
 };
 
+#if defined(__AVX512F__)
+/* Few rows use what they load so little that loads alone bound them: two panels at once make fewer loads of the left operand,
+ * and what comes next is fetched into the first-level cache, from both. */
+enum { PAIRED_ROWS = 6, PAIRED_AHEAD = 16 /* rows of a panel */ };
+
+/* rows x 2 PANEL sums; panel_step: floats from one panel to the next. */
+static inline __attribute__((always_inline)) void sum_pair(const int rows, int64_t depth, const float *left, int64_t left_row,
+                                                           int64_t left_step, const float *panel, int64_t panel_step, float *to,
+                                                           int64_t to_row, const sum_result *f)
+{
+    sums sum[PAIRED_ROWS][4];
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++)
+        sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = SUMS_ALL(0);
+    for (int64_t k = 0; k < depth; k++) {
+        const float *other = panel + panel_step, *ahead = panel + PAIRED_AHEAD * PANEL, *other_ahead = other + PAIRED_AHEAD * PANEL;
+        __builtin_prefetch(ahead);
+        __builtin_prefetch(ahead + SUMS);
+        __builtin_prefetch(other_ahead);
+        __builtin_prefetch(other_ahead + SUMS);
+        sums a = sums_at(panel), b = sums_at(panel + SUMS), c = sums_at(other), d = sums_at(other + SUMS);
+#pragma GCC unroll 6
+        for (int i = 0; i < rows; i++) {
+            sums x = SUMS_ALL(left[i * left_row]);
+            sum[i][0] = SUMS_MULTIPLY_ADD(x, a, sum[i][0]);
+            sum[i][1] = SUMS_MULTIPLY_ADD(x, b, sum[i][1]);
+            sum[i][2] = SUMS_MULTIPLY_ADD(x, c, sum[i][2]);
+            sum[i][3] = SUMS_MULTIPLY_ADD(x, d, sum[i][3]);
+        }
+        panel += PANEL;
+        left += left_step;
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 4; j++)
+            store_sums(to + i * to_row + j * SUMS, sum[i][j], SUMS, f->bias ? f->bias + j * SUMS : NULL, f);
+}
+
+typedef void (*pair_function)(int64_t depth, const float *left, int64_t left_row, int64_t left_step, const float *panel,
+                              int64_t panel_step, float *to, int64_t to_row, const sum_result *f);
+#define DEFINE_PAIR(rows)                                                                                                   \
+    static __attribute__((noinline, aligned(64))) void pair_##rows(int64_t depth, const float *left, int64_t left_row,     \
+                                                                   int64_t left_step, const float *panel, int64_t panel_step, \
+                                                                   float *to, int64_t to_row, const sum_result *f)          \
+    {                                                                                                                      \
+        sum_pair(rows, depth, left, left_row, left_step, panel, panel_step, to, to_row, f);                                 \
+    }
+DEFINE_PAIR(1)
+DEFINE_PAIR(2)
+DEFINE_PAIR(3)
+DEFINE_PAIR(4)
+DEFINE_PAIR(5)
+DEFINE_PAIR(6)
+static const pair_function SUM_PAIR[PAIRED_ROWS] = {pair_1, pair_2, pair_3, pair_4, pair_5, pair_6};
+#endif
+
 /* Floats that a packed operand takes. */
 static inline int64_t packed_floats(int64_t depth, int64_t columns)
 {
@@ -245,6 +300,13 @@ static void multiply(int64_t rows, int64_t columns, int64_t depth, const float *
                                                           : panel;
             int64_t count = columns - column < PANEL ? columns - column : PANEL, ahead_step = PANEL / groups;
             sum_result f = {scale, k > 0, bias && k + run == depth ? bias + column : NULL};
+#if defined(__AVX512F__)
+            if (rows <= PAIRED_ROWS && column + 2 * PANEL <= columns) {
+                SUM_PAIR[rows - 1](run, left + k * left_step, left_row, left_step, panel, PANEL * depth, to + column, to_row, &f);
+                column += PANEL;
+                continue;
+            }
+#endif
             for (int64_t group = 0, row = 0; group < groups; group++) {
                 int64_t end = rows * (group + 1) / groups;
                 SUM_BLOCK[far][count > SUMS][end - row - 1](run, left + row * left_row + k * left_step, left_row,

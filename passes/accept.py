@@ -17,9 +17,9 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import OperatorGraph
 from graphopt.model_files import every_graph
 from graphopt.passes import measure
-from graphopt.passes.base import Context, Observed, Pass
+from graphopt.passes.base import Context, Observed
 from graphopt.passes.candidates import Refusal
-from graphopt.passes.fuse import Fusion, Fusions, restricted, standalone
+from graphopt.passes.fuse import Fuse, Fusion, restricted, standalone
 from graphopt.passes.isolated import DiedError, isolated
 from graphopt.passes.regions import multiplies
 from graphopt.passes.rewrite import rewrite
@@ -49,6 +49,12 @@ WIDE = 1.1
 
 MOST_REPEATS = 3
 """How often turns are taken again for what is undecided."""
+
+LEAST_STAKE = 0.002
+"""Share of a run that the wrong decision on a fused operator must be able to cost for turns to be taken again."""
+
+LEAST_CHANCE = 0.01
+"""Share of a run that what is newly chosen replaces, all of it together, for another round to be worth its time."""
 
 SHORT_RUN = 3e-3
 """Seconds of a run below which each fused operator is also timed in whole runs: there the profiler distorts."""
@@ -110,6 +116,7 @@ class Acceptance:
         cache: use compiled kernels that are kept, and keep these.
         lost: what was taken out again so far.
         times: measured seconds by the nodes that a call replaces.
+        apart: measured seconds of nodes without fusion, by name.
         libraries: builds so far, by whether they are portable and the names and shapes of their fused operators.
     """
 
@@ -126,6 +133,7 @@ class Acceptance:
     cache: bool = True
     lost: list[Lost] = field(default_factory=list)
     times: dict[Nodes, Seconds] = field(default_factory=dict)
+    apart: dict[str, float] = field(default_factory=dict)
     libraries: dict[tuple[object, ...], Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -137,24 +145,28 @@ class Acceptance:
     def _open(self, model: onnx.ModelProto, kernels: Path | None) -> InferenceSession:
         return open_session(model, optimization=self.level, threads=self.threads, kernels=kernels)
 
-    def run(self, fuse: Pass) -> Verdicts:
+    def run(self, fuse: Fuse) -> Verdicts:
         """Fuse, build, check, measure; what fails gives way to what it kept from being chosen, a few times over."""
         fusions: tuple[Fusion, ...] = ()
-        library: Path | None = None
+        kept: tuple[Fusion, ...] = ()
         refused: tuple[Refusal, ...] = ()
+        self.say("looking for candidates")
+        candidates = fuse.candidates(self.context.captures, self.context)
         for number in range(MOST_ROUNDS):
             self.say(f"choosing fusions (round {number + 1})")
-            details = fuse.run(self.unfused, self._context()).details
-            if not isinstance(details, Fusions):
-                break
-            fusions, refused = details.made, details.refused
+            chosen = fuse.choose(candidates, self.context.captures, self._context())
+            fusions, refused = chosen.made, chosen.refused
             if not fusions or (self.times and all(nodes in self.times for f in fusions for nodes in f.sets)):
                 break  # nothing new: all of them have shown before that they pay
+            if self.apart and self._unmeasured_seconds(fusions) < LEAST_CHANCE * self.run_seconds:
+                fusions = kept
+                break
             library = self._build(fusions)
             before = len(self.lost)
             fusions = self._right(fusions, library)
             if self.accept == "measured" and fusions:
                 fusions = self._fast(fusions, library)
+            kept = fusions
             if len(self.lost) == before:
                 break
         if fusions:
@@ -288,11 +300,22 @@ class Acceptance:
             for nodes, call in calls.items():
                 replaced = [apart.get(self.graph.nodes[index].name, unseen) for index in nodes]
                 self.times[nodes] = Seconds.of(replaced, fused.get(call, unseen))
-            undecided = [fusion for fusion in fusions if is_undecided(self._seconds(fusion), self._least(fusion))]
+            self.apart.update((name, float(turns.min())) for name, turns in apart.items())
+            undecided = [
+                fusion
+                for fusion in fusions
+                if is_undecided(seconds := self._seconds(fusion), self._least(fusion))
+                and at_stake(seconds) > LEAST_STAKE * self.run_seconds
+            ]
             if not undecided:
                 break
             if number < MOST_REPEATS:
                 self.say(f"measuring again: {len(undecided)} kernels are undecided")
+
+    def _unmeasured_seconds(self, fusions: Sequence[Fusion]) -> float:
+        """Measured seconds of the nodes that calls would replace which were not measured yet."""
+        new = {index for fusion in fusions for nodes in fusion.sets if nodes not in self.times for index in nodes}
+        return sum(self.apart.get(self.graph.nodes[index].name, 0.0) for index in new)
 
     def _least(self, fusion: Fusion) -> float:
         """How many times faster a kernel has to be at least."""
@@ -428,6 +451,12 @@ def is_undecided(seconds: Seconds, least: float) -> bool:
     """Whether the interval of how many times faster a kernel is is wide, and holds the least that it has to be."""
     interval = seconds.interval
     return interval is not None and interval[0] < least < interval[1] and interval[1] > WIDE * interval[0]
+
+
+def at_stake(seconds: Seconds) -> float:
+    """Seconds that a wrong decision may cost: those lost at the low end of the interval, or missed at its high end."""
+    low, high = seconds.interval or (1.0, 1.0)
+    return seconds.before * max(1 / low - 1, 1 - 1 / high)
 
 
 def run_seconds(session: InferenceSession, given: Sequence[measure.Case]) -> float:

@@ -27,7 +27,7 @@ from graphopt.passes.accept import Accept, Acceptance, Lost, Progress, Verdicts
 from graphopt.passes.base import Context, Observed, Pass, WantedPattern
 from graphopt.passes.bundle import Bundle
 from graphopt.passes.candidates import Refusal
-from graphopt.passes.fuse import Fuse, Fusions, observe
+from graphopt.passes.fuse import Fuse, observe
 from graphopt.passes.plan import Comparison, FusedEntry, NotFusedEntry, Plan
 from graphopt.passes.publish import publish, staging
 from graphopt.passes.to_view import ToView
@@ -223,8 +223,9 @@ def _run(
     unfused = with_unique_names(models.inline_functions(prepared.model))
     untouched = Verdicts(unfused, None, (), {}, (), ())
     outcome = _Outcome(untouched, view, None, _nodes(unfused))
-    if position < len(steps):
-        outcome = _fused(work, steps[position], replace(outcome), context, stage, stem, notes)
+    fuse = steps[position] if position < len(steps) else None
+    if isinstance(fuse, Fuse):
+        outcome = _fused(work, fuse, outcome, context, stage, stem, notes)
     if steps[position + 1 :]:
         after = pipeline.run(outcome.verdicts.model, steps[position + 1 :], context)
         notes += after.notes
@@ -233,7 +234,7 @@ def _run(
 
 
 def _fused(
-    work: _Work, fuse: Pass, outcome: _Outcome, context: Context, stage: Path, stem: str, notes: list[str]
+    work: _Work, fuse: Fuse, outcome: _Outcome, context: Context, stage: Path, stem: str, notes: list[str]
 ) -> _Outcome:
     """The outcome with the fusions that stay."""
     unfused = outcome.verdicts.model
@@ -249,9 +250,8 @@ def _fused(
         )
     if kernel_generator.find_compiler() is None:
         notes.append("no C compiler found: no fused operators (set CC, or install gcc, clang or ziglang)")
-        found = fuse.run(unfused, context).details
-        refused = found.refused if isinstance(found, Fusions) else ()
-        return replace(outcome, verdicts=replace(outcome.verdicts, refused=refused))
+        found = fuse.choose(fuse.candidates(captures, context), captures, context)
+        return replace(outcome, verdicts=replace(outcome.verdicts, refused=found.refused))
     acceptance = Acceptance(
         unfused,
         work.original,

@@ -172,8 +172,6 @@ def find_candidates(
     lowerable: Lowerable,
     *,
     wanted: Sequence[WantedPattern] | None = None,
-    excluded: Collection[str] = (),
-    excluded_sets: Collection[tuple[int, ...]] = (),
     min_size: int = 1,
     max_size: int = 160,
     most_operands: int = MOST_OPERANDS,
@@ -190,8 +188,6 @@ def find_candidates(
         machine: for predicted times.
         lowerable: the kernel generator's judgement on a body.
         wanted: patterns to look for.
-        excluded: identities that must not be fused.
-        excluded_sets: sets of nodes, ascending, that must not be fused.
         min_size: fewest operators in an occurrence.
         max_size: most operators in an occurrence.
         most_operands: most operands and results of a kernel.
@@ -210,10 +206,10 @@ def find_candidates(
         refusals += [*stopped, *_below_support(graph, captures, fusibility, machine, seen, max_size)]
     found = []
     for nodes in sets:
-        if len(nodes) < min_size or nodes in excluded_sets:
+        if len(nodes) < min_size:
             continue
         extraction = fusibility.extraction(nodes)
-        if extraction.identity in excluded or not extraction.outputs:
+        if not extraction.outputs:
             continue
         times = _seconds(captures, nodes, machine)
         if times is None:

@@ -13,7 +13,7 @@ from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph, Shape
 from graphopt.model_graphs import with_unique_names
 from graphopt.passes.base import Context, PassResult, register
-from graphopt.passes.candidates import MOST_OPERANDS, Lowerable, Occurrence, Refusal, find_candidates
+from graphopt.passes.candidates import MOST_OPERANDS, Candidates, Lowerable, Occurrence, Refusal, find_candidates
 from graphopt.passes.extract import Extraction
 from graphopt.passes.rewrite import rewrite
 from graphopt.passes.select import Candidate, select
@@ -104,29 +104,40 @@ class Fuse:
         """
         named = with_unique_names(models.inline_functions(model))
         captures = context.captures or observe(named, context)
-        graph = captures[0].graph
-        found = find_candidates(
-            graph,
+        chosen = self.choose(self.candidates(captures, context), captures, context)
+        if not chosen.made:
+            return PassResult(model, False, (), chosen)
+        extractions = [extraction for fusion in chosen.made for extraction in fusion.occurrences]
+        changed = rewrite(named, chosen.graph, extractions, capture=captures[0], source=context.source)
+        replaced = sum(len(extraction.nodes) for extraction in extractions)
+        note = f"{replaced} operators became {len(extractions)} calls of {len(chosen.made)} fused operators"
+        return PassResult(changed, True, (note,), chosen)
+
+    def candidates(self, captures: Sequence[Capture], context: Context) -> Candidates:
+        """What could be fused, whatever the context excludes."""
+        return find_candidates(
+            captures[0].graph,
             captures,
             context.machine or machines.load(),
             context.lowerable or _kernel_generator(),
             wanted=context.opportunities,
-            excluded=frozenset(context.excluded),
-            excluded_sets=context.excluded_sets,
             min_size=self.min_size,
             max_size=self.max_size,
             most_operands=self.max_operands,
         )
-        chosen = _choose(graph, found.occurrences, self.top_k, context)
-        refused = [*found.refusals, *_left_over(found.occurrences, chosen)]
-        if not chosen:
-            return PassResult(model, False, (), Fusions(graph, captures, (), tuple(refused)))
-        extractions = [occurrence.extraction for occurrence in chosen]
-        changed = rewrite(named, graph, extractions, capture=captures[0], source=context.source)
-        made = _fusions(captures, chosen)
-        replaced = sum(len(occurrence.extraction.nodes) for occurrence in chosen)
-        note = f"{replaced} operators became {len(chosen)} calls of {len(made)} fused operators"
-        return PassResult(changed, True, (note,), Fusions(graph, captures, made, tuple(refused)))
+
+    def choose(self, found: Candidates, captures: Sequence[Capture], context: Context) -> Fusions:
+        """The candidates to fuse, less what the context excludes."""
+        graph = captures[0].graph
+        left = [
+            occurrence
+            for occurrence in found.occurrences
+            if occurrence.extraction.identity not in context.excluded
+            and tuple(sorted(occurrence.extraction.nodes)) not in context.excluded_sets
+        ]
+        chosen = _choose(graph, left, self.top_k, context)
+        refused = (*found.refusals, *_left_over(left, chosen))
+        return Fusions(graph, tuple(captures), _fusions(captures, chosen), refused)
 
 
 def observe(model: onnx.ModelProto, context: Context) -> tuple[Capture, ...]:

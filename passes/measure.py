@@ -14,8 +14,8 @@ from graphopt.passes.base import Observed
 from graphopt.passes.isolated import isolated
 from graphopt.passes.plan import Comparison
 from graphopt.passes.seconds import Turns, ratio_interval
+from graphopt.runtime import profile
 from graphopt.runtime.bench import bench
-from graphopt.runtime.profile import node_seconds
 from graphopt.runtime.verify import Verification, verify
 
 Feeds = Mapping[str, NDArray[np.generic]]
@@ -23,7 +23,8 @@ Feeds = Mapping[str, NDArray[np.generic]]
 REPEATS = 3
 PROFILE_RUNS = 8
 """Runs per turn."""
-MOST_PROFILE_SECONDS = 2.5
+FEWEST_PROFILE_RUNS = 2
+MOST_PROFILE_SECONDS = 0.9
 """Rough limit on the profiled time of one model; slow ones are profiled with fewer runs."""
 
 BENCH_SECONDS = 0.4
@@ -80,26 +81,20 @@ def node_turns(
     Returns:
         By node for each model, the seconds of each turn, shape (REPEATS,).
     """
-    runs = int(min(PROFILE_RUNS, max(2, MOST_PROFILE_SECONDS / max(run_seconds, 1e-6) / REPEATS)))
+    seconds = MOST_PROFILE_SECONDS / REPEATS
+    runs = int(min(PROFILE_RUNS, max(FEWEST_PROFILE_RUNS, seconds / max(run_seconds, 1e-6))))
     if run_seconds < 2e-3:
         runs = 4 * PROFILE_RUNS  # short ones are noisy, and cheap
     executions = sum(case.observed.executions for case in given)
     tables: list[dict[str, Turns]] = [{} for _ in variants]
     for case in given:
         share = case.observed.executions / executions
-        for turn in range(REPEATS):
-            for (model, kernels), table in zip(variants, tables, strict=True):
-                seconds = node_seconds(
-                    model,
-                    case.feeds,
-                    kernels=kernels,
-                    runs=runs,
-                    threads=threads,
-                    most_seconds=MOST_PROFILE_SECONDS / REPEATS,
-                    inside=inside,
-                )
-                for name, value in seconds.items():
-                    table.setdefault(name, np.zeros(REPEATS))[turn] += value * share
+        found = profile.node_turns(
+            variants, case.feeds, turns=REPEATS, runs=runs, threads=threads, most_seconds=seconds, inside=inside
+        )
+        for table, turns in zip(tables, found, strict=True):
+            for name, values in turns.items():
+                table[name] = table.get(name, 0.0) + values * share
     return tables
 
 

@@ -194,6 +194,35 @@ def test_turns_are_taken_again_while_noise_leaves_a_kernel_undecided(
     assert all(entry.measured and len(entry.measured.turns) == measure.REPEATS * len(made) for entry in plan.fused)
 
 
+@needs_compiler
+def test_what_can_cost_little_of_a_run_is_measured_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Undecided kernels, and others in place of those that lose: both would be measured again if runs were short."""
+    made: list[int] = []
+
+    def pretend(variants: Any, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+        made.append(1)
+        seconds = [np.array([1.0, 1.0, 3.0] if kernels is None else [12.0, 12.0, 8.0]) for _, kernels in variants]
+        return [{node.name: s for node in m.graph.node} for (m, _), s in zip(variants, seconds, strict=True)]
+
+    monkeypatch.setattr(accept, "isolated", lambda work, *arguments: work())
+    monkeypatch.setattr(accept, "run_seconds", lambda *arguments: 1e6)
+    monkeypatch.setattr(measure, "node_turns", pretend)
+    plan = apply(model, tmp_path / "fused.onnx", shapes=IMAGE)
+    assert len(made) == 1 and not plan.fused
+    assert any(entry.reason == "lost in measurement" for entry in plan.not_fused)
+
+
+def test_the_stake_is_the_worse_of_two_mistakes() -> None:
+    seconds = Seconds(2.0, 2.0, ((2.0, 2.5), (2.0, 1.25), (2.0, 2.0)))
+    assert seconds.interval is not None
+    low, high = seconds.interval
+    assert low < 1 < high
+    lost, missed = 2.0 / low - 2.0, 2.0 - 2.0 / high
+    assert accept.at_stake(seconds) == pytest.approx(max(lost, missed)) and lost > missed
+
+
 def test_narrow_intervals_and_those_beyond_the_least_gain_are_decided() -> None:
     def seconds(*ratios: float) -> Seconds:
         return Seconds.of([np.array(ratios)], np.ones(len(ratios)))

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from graphopt import kernels
 from graphopt.errors import GraphoptError
-from graphopt.runtime.profile import node_seconds, profile
+from graphopt.runtime.profile import node_turns, profile
 from tests.runtime_models import fused_model, model, other_library, tensor
 
 X = {"x": np.ones((2, 3), np.float32)}
@@ -34,9 +34,10 @@ def test_every_node_has_a_time(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(made, path)
     for given in (made, path):
-        found = node_seconds(given, X, runs=5)
-        assert sorted(found) == ["Neg_1", "relu"]
-        assert all(0 < seconds < 1 for seconds in found.values())
+        first, again = node_turns([(given, None)] * 2, X, turns=3, runs=5)
+        assert sorted(first) == sorted(again) == ["Neg_1", "relu"]
+        assert all(seconds.shape == (3,) for seconds in (*first.values(), *again.values()))
+        assert all(0 < seconds.min() and seconds.max() < 1 for seconds in (*first.values(), *again.values()))
 
 
 @pytest.mark.parametrize("condition", [True, False])
@@ -46,7 +47,7 @@ def test_bodies_are_kept_apart(condition: bool) -> None:
     assert list(found.bodies) == ["same" if condition else "neg"]
     assert found.others == {}
     assert found.runs == 4
-    alone = node_seconds(branching(), {**X, "c": np.array(condition)}, runs=4)
+    (alone,) = node_turns([(branching(), None)], {**X, "c": np.array(condition)}, turns=1, runs=4)
     assert sorted(alone) == ["add", "if", "same"]
     assert found.total > 0
 
@@ -72,7 +73,9 @@ def test_loops_sum_over_iterations_and_nest() -> None:
     found = profile(made, X, runs=3)
     assert list(found.nodes) == ["loop"]
     assert sorted(found.bodies) == ["deep", "going", "inner"]
-    assert list(node_seconds(made, X, runs=3)) == ["loop"]
+    (timed,) = node_turns([(made, None)], X, turns=2, runs=3, inside=["deep"])
+    assert sorted(timed) == ["deep", "loop"]
+    assert (timed["deep"] < timed["loop"]).all()
     assert found.bodies["deep"] >= 5 * 0.5e-6
 
 
@@ -89,9 +92,9 @@ def test_fused_operators_without_and_with_kernels(tmp_path: Path) -> None:
 def test_no_file_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    node_seconds(fused_model(), X, runs=1)
+    node_turns([(fused_model(), None)], X, turns=1, runs=1)
     with pytest.raises(GraphoptError, match="does not run"):
-        node_seconds(fused_model(), {"x": np.ones((2, 4), np.float32)}, runs=1)
+        node_turns([(fused_model(), None)], {"x": np.ones((2, 4), np.float32)}, turns=1, runs=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,11 +105,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         [tensor("y")],
     )
     with pytest.raises(GraphoptError, match="two nodes are called n"):
-        node_seconds(twice, X)
+        node_turns([(twice, None)], X, turns=1, runs=1)
     with pytest.raises(GraphoptError, match="no values for the inputs x"):
-        node_seconds(fused_model(), {})
+        node_turns([(fused_model(), None)], {}, turns=1, runs=1)
     noise = tmp_path / "noise.onnx"
     noise.write_bytes(b"\xff" * 30)
     for path in (noise, tmp_path / "none.onnx"):
         with pytest.raises(GraphoptError, match=r"\.onnx: "):
-            node_seconds(path, X)
+            node_turns([(path, None)], X, turns=1, runs=1)

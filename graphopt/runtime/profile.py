@@ -1,15 +1,17 @@
 """Time per node of a model, from onnxruntime's own profile, joined to the graph by node name."""
 
+import itertools
 import json
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from graphopt.errors import GraphoptError
@@ -18,6 +20,9 @@ from graphopt.runtime.session import Optimization, one_line, open_session
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Operators whose bodies onnxruntime runs inside of them, so that their events lie within theirs."""
+
+Key = tuple[str, str]
+"""Where a node stands (``nodes``, ``bodies`` or ``others``, as in ``NodeProfile``), and its name."""
 
 _SUFFIX = "_kernel_time"
 _TRUNCATION = 0.5e-6
@@ -45,29 +50,72 @@ class NodeProfile:
     runs: int
 
 
-def node_seconds(
-    model: Path | onnx.ModelProto,
+def node_turns(
+    variants: Sequence[tuple[Path | onnx.ModelProto, Path | None]],
     feeds: Feeds,
     *,
-    kernels: Path | None = None,
-    optimization: Optimization = "none",
-    runs: int = 20,
+    turns: int,
+    runs: int,
     warmup: int = 2,
     threads: int = 1,
     most_seconds: float | None = None,
     inside: Collection[str] = (),
-) -> dict[str, float]:
-    """Seconds per run of each node of the main graph, and of these nodes of bodies; see ``profile`` for the rest.
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Seconds per run of each node of some models' main graphs, and of these nodes of bodies, the models taking turns.
 
-    Nodes without a name are found as ``<op_type>_<index in the graph>``, as onnxruntime calls them. After
-    ``most_seconds`` there are no more runs than two that count: the profiler makes loops many times slower.
+    Each model is opened once, with optimisation disabled. What else the machine does meanwhile weighs on all alike.
+
+    Args:
+        variants: (model, its kernel library) each; node names must be unique in the main graph. Nodes without a name
+            are found as ``<op_type>_<index in the graph>``, as onnxruntime calls them.
+        feeds: input name to array.
+        turns: of each model.
+        runs: in one turn; ``profile`` says how they become one figure.
+        warmup: runs before the first turn.
+        threads: threads within an operator.
+        most_seconds: time of one turn, or of warming up, after which there are no more runs than two of it: the
+            profiler makes loops many times slower.
+        inside: names of nodes of bodies that are wanted too.
+
+    Returns:
+        By node for each model, the seconds in each turn, shape (turns,).
+
+    Raises:
+        GraphoptError: as ``profile`` does.
     """
-    main = _names(_graph(model))
+    mains = [_names(_graph(model)) for model, _ in variants]
+    made: list[list[int]] = [[] for _ in variants]
+    found: list[dict[str, NDArray[np.float64]]] = []
     with tempfile.TemporaryDirectory(prefix="graphopt-profile-") as folder:
-        most = warmup + max(1, runs)
-        path = _record(model, feeds, Path(folder), kernels, optimization, most, threads, warmup + 2, most_seconds)
-        found = _join(_events(path, main | set(inside)), main, warmup)
-        return {**found.nodes, **{name: found.bodies[name] for name in inside if name in found.bodies}}
+        sessions = [
+            open_session(
+                model, optimization="none", threads=threads, kernels=kernels, profile=Path(folder) / f"{number}"
+            )
+            for number, (model, kernels) in enumerate(variants)
+        ]
+        try:
+            for length in (warmup, *[runs] * turns):
+                for session, counts in zip(sessions, made, strict=True):
+                    counts.append(_run(session, feeds, length, 2, most_seconds))
+        finally:
+            paths = [Path(session.end_profiling()) for session in sessions]
+        for main, path, counts in zip(mains, paths, made, strict=True):
+            tables, _ = _tables(_events(path, main | set(inside)), main)
+            found.append(_by_turn(tables, counts, {("nodes", name) for name in main}, inside))
+    return found
+
+
+def _by_turn(
+    tables: Sequence[Mapping[Key, float]], counts: Sequence[int], wanted: set[Key], inside: Collection[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of nodes in each turn, from those of each run; the first of the counts is of runs that warm up."""
+    wanted = wanted | {("bodies", name) for name in inside}
+    keys = sorted({key for table in tables for key in table} & wanted)
+    ends = np.cumsum(counts).tolist()
+    return {
+        key[1]: np.array([_middle([t.get(key, 0.0) for t in tables[a:b]]) for a, b in itertools.pairwise(ends)])
+        for key in keys
+    }
 
 
 def profile(
@@ -102,30 +150,22 @@ def profile(
     """
     main = _names(_graph(model))
     with tempfile.TemporaryDirectory(prefix="graphopt-profile-") as folder:
-        path = _record(model, feeds, Path(folder), kernels, optimization, warmup + max(1, runs), threads)
-        return _join(_events(path), main, warmup)
-
-
-def _record(
-    model: Path | onnx.ModelProto,
-    feeds: Feeds,
-    folder: Path,
-    kernels: Path | None,
-    optimization: Optimization,
-    runs: int,
-    threads: int,
-    fewest_runs: int = 0,
-    most_seconds: float | None = None,
-) -> Path:
-    """Run a model under the profiler; the file that it writes."""
-    session = open_session(
-        model, optimization=optimization, threads=threads, kernels=kernels, profile=folder / "profile"
-    )
-    try:
-        _run(session, feeds, runs, fewest_runs, most_seconds)
-    finally:
-        path = Path(session.end_profiling())
-    return path
+        session = open_session(
+            model, optimization=optimization, threads=threads, kernels=kernels, profile=Path(folder) / "profile"
+        )
+        try:
+            _run(session, feeds, warmup + max(1, runs))
+        finally:
+            path = Path(session.end_profiling())
+        tables, totals = _tables(_events(path), main)
+    tables, totals = tables[warmup:], totals[warmup:]
+    keys = sorted({key for table in tables for key in table})
+    middles = {key: _middle([table.get(key, 0.0) for table in tables]) for key in keys}
+    parts = {
+        part: {name: seconds for (kind, name), seconds in middles.items() if kind == part}
+        for part in ("nodes", "bodies", "others")
+    }
+    return NodeProfile(parts["nodes"], parts["bodies"], parts["others"], _middle(totals), len(totals))
 
 
 def _events(path: Path, main: Collection[str] | None = None) -> Iterator[Mapping[str, Any]]:
@@ -136,13 +176,16 @@ def _events(path: Path, main: Collection[str] | None = None) -> Iterator[Mapping
     over.
     """
     wanted = None if main is None else {json.dumps(name + _SUFFIX)[1:-1] for name in main}
+    name_key, operator_key = '"name" :"', '"op_name" : "'
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if wanted is not None and '"cat" : "Node"' in line:
-                begin, end = line.find('"name" :"'), line.find('","args"')
-                control = any(f'"op_name" : "{operator}"' in line for operator in CONTROL_FLOW)
-                if 0 <= begin < end and line[begin + len('"name" :"') : end] not in wanted and not control:
-                    continue
+                begin, end = line.find(name_key), line.find('","args"')
+                if 0 <= begin < end and line[begin + len(name_key) : end] not in wanted:
+                    begin = line.find(operator_key, end)
+                    operator = line[begin + len(operator_key) : line.find('"', begin + len(operator_key))]
+                    if begin >= 0 and operator not in CONTROL_FLOW:
+                        continue
             text = line.strip().rstrip(",")
             if text not in ("[", "]", ""):
                 yield json.loads(text)
@@ -150,18 +193,20 @@ def _events(path: Path, main: Collection[str] | None = None) -> Iterator[Mapping
 
 def _run(
     session: InferenceSession, feeds: Feeds, runs: int, fewest_runs: int = 0, most_seconds: float | None = None
-) -> None:
+) -> int:
+    """Run a session so many times, or fewer where that takes long; returns how many."""
     check_feeds(session, feeds)
     known = {value.name for value in session.get_inputs()}
     own = {name: array for name, array in feeds.items() if name in known}
-    try:
-        begin = time.perf_counter()
-        for done in range(runs):
-            if most_seconds is not None and done >= fewest_runs and time.perf_counter() - begin > most_seconds:
-                break
+    begin = time.perf_counter()
+    for done in range(runs):
+        if most_seconds is not None and done >= fewest_runs and time.perf_counter() - begin > most_seconds:
+            return done
+        try:
             session.run(None, own)
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        raise GraphoptError(f"the model does not run: {one_line(error)}") from None
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise GraphoptError(f"the model does not run: {one_line(error)}") from None
+    return runs
 
 
 def _graph(model: Path | onnx.ModelProto) -> onnx.GraphProto:
@@ -188,12 +233,12 @@ def _names(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _join(events: Iterable[Mapping[str, Any]], main: set[str], warmup: int) -> NodeProfile:
-    """Sum the events of each run by node, then take the middle of the runs.
+def _tables(events: Iterable[Mapping[str, Any]], main: set[str]) -> tuple[list[dict[Key, float]], list[float]]:
+    """Seconds of each run: by node, and of the whole model.
 
     onnxruntime writes an event when it ends. So what a body ran stands before its control-flow node, and started later.
     """
-    tables: list[dict[tuple[str, str], float]] = []
+    tables: list[dict[Key, float]] = []
     totals: list[float] = []
     pending: list[tuple[str, int, float]] = []  # main-graph events of this run: name, start, seconds
     inside: dict[str, float] = {}
@@ -206,25 +251,18 @@ def _join(events: Iterable[Mapping[str, Any]], main: set[str], warmup: int) -> N
                     inside[child] = inside.get(child, 0.0) + seconds
             pending.append((name, start, event["dur"] * 1e-6 + _TRUNCATION))
         elif event["name"] == "model_run":
-            table: dict[tuple[str, str], float] = {("bodies", name): seconds for name, seconds in inside.items()}
+            table: dict[Key, float] = {("bodies", name): seconds for name, seconds in inside.items()}
             for name, _, seconds in pending:
-                key = ("nodes" if name in main else "others", name)
+                key: Key = ("nodes" if name in main else "others", name)
                 table[key] = table.get(key, 0.0) + seconds
             tables.append(table)
             totals.append(event["dur"] * 1e-6 + _TRUNCATION)
             pending, inside = [], {}
-    tables, totals = tables[warmup:], totals[warmup:]
-    keys = sorted({key for table in tables for key in table})
-    middles = {key: _middle([table.get(key, 0.0) for table in tables]) for key in keys}
-    parts = {
-        part: {name: seconds for (kind, name), seconds in middles.items() if kind == part}
-        for part in ("nodes", "bodies", "others")
-    }
-    return NodeProfile(parts["nodes"], parts["bodies"], parts["others"], _middle(totals), len(totals))
+    return tables, totals
 
 
 def _middle(values: list[float]) -> float:
-    """Mean of the middle half."""
+    """Mean of the middle half; of three runs, the middle one."""
     ordered = np.sort(values)
-    cut = len(ordered) // 4
+    cut = max(len(ordered) // 4, len(ordered) == 3)
     return float(ordered[cut : len(ordered) - cut].mean()) if len(ordered) else 0.0

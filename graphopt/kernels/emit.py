@@ -26,6 +26,7 @@ KERNEL_SUPPORT = (
     "scalar.h",
     "planner.h",
     "steps.h",
+    "packing.h",
     "executor.h",
     "reductions.h",
     "rows.h",

@@ -252,7 +252,15 @@ def _captures(
     for entry in group:
         shapes = default_shapes(proto) if not entry.shapes else entry.shapes
         executions.append(Execution(shapes, entry.executions, entry.ranges, ran=not entry.model))
-    return capture_executions(proto, name, executions, view, source)
+    guessed = not any(entry.shapes for entry in group) and any(
+        one.dims is None or not all(isinstance(size, int) for size in one.dims) for one in inputs_of(proto)
+    )
+    hint = f"; sizes of free axes were guessed: {captures_file.NAME} can say them" if guessed else ""
+    try:
+        found = capture_executions(proto, name, executions, view, source)
+    except GraphoptError as error:
+        raise GraphoptError(f"{error}{hint}") from None
+    return tuple(replace(one, remarks=tuple(f"{line}{hint}" for line in one.remarks)) for one in found)
 
 
 def _one_by_one(

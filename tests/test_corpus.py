@@ -333,3 +333,17 @@ def test_a_wrong_captures_file_is_one_line(tmp_path: Path, text: str, cause: str
         captures_file.read(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_guessed_sizes_are_said(tmp_path: Path) -> None:
+    """A free axis that one size fits."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x, float[2, 7] w) => (float[2, 3] y) '
+    write(parser.parse_model(text + "{ y = MatMul(w, x) }"), tmp_path / "m.onnx")
+    hint = "sizes of free axes were guessed: captures.toml can say them"
+    with pytest.raises(GraphoptError, match=f"contradict the model.*{hint}"):
+        corpus.load(tmp_path, view="raw")
+    listing = 'schema_version = 1\n[[capture]]\nmodel = "m.onnx"\nexecutions = 1\n[capture.shapes]\nx = [9, 3]\n'
+    (tmp_path / "captures.toml").write_text(listing)
+    with pytest.raises(GraphoptError, match="x=9x3, w=2x7 contradict the model") as caught:
+        corpus.load(tmp_path, view="raw")
+    assert hint not in str(caught.value)

@@ -16,6 +16,7 @@ from graphopt.cli.environment import Exit
 from graphopt.mining.canonical import Edge
 from graphopt.report import difference, table, terminal, what_if
 from graphopt.report.drawing import NODE, draw
+from graphopt.report.opportunities import fusible
 from graphopt.report.opportunity import counted, short_label
 from tests.command_line import CommandLine
 from tests.mined_report import HOSTILE, opportunities
@@ -211,3 +212,9 @@ def test_what_if_marks_where_the_order_changes() -> None:
     text = terminal.render(what_if.document(data))
     assert f"({1 - count:+d})" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_pattern_without_lowerings_is_fusible_by_hand() -> None:
+    entry = {"operators": ["Relu", "com.microsoft.nchwc.MaxPool", "made.Up", "Exp"], "verdict": "fusible"}
+    assert fusible(entry) == "fusible by hand: no lowering for MaxPool, Up"
+    assert fusible({"operators": ["Relu", "Exp"], "verdict": "fusible"}) == "fusible"

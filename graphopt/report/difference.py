@@ -99,6 +99,8 @@ def document(data: Mapping[str, Any]) -> Document:
     blocks.append(
         Paragraph(f"{plural(same, 'pattern')} changed by less than {percent(data['noticeable_share'])} of the time.")
     )
+    if any(row["change"] in ("added", "gone") for row in rows):
+        blocks.append(Paragraph("What is added or gone may merely be below -k in the other file."))
     counts = {change: sum(row["change"] == change for row in rows) for change in CHANGES}
     parts = [f"{number} {change}" for change, number in counts.items() if number]
     return Document(", ".join(parts) or "No change", blocks)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphopt import operators
 from graphopt.report.document import Align, Block, Column, Document, Listing, Paragraph, Table
 from graphopt.report.numbers import count, percent, plural, seconds, times
 from graphopt.report.plan import chain
@@ -82,8 +83,15 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _pattern(entry: Mapping[str, Any]) -> str:
-    verdict = f"{entry['rule']}: {entry['reason']}" if entry["rule"] else entry["verdict"]
+    verdict = f"{entry['rule']}: {entry['reason']}" if entry["rule"] else fusible(entry)
     return f"{chain(entry['operators'])} ({entry['digest'][:8]}, {verdict})"
+
+
+def fusible(entry: Mapping[str, Any]) -> str:
+    """The verdict on a pattern that no rule stops: whether its kernel must be written by hand, and why."""
+    rows = {name: operators.table().get(name) for name in entry["operators"]}
+    missing = [name.rpartition(".")[2] for name, row in rows.items() if row is None or row.lowering is None]
+    return f"fusible by hand: no lowering for {', '.join(missing)}" if missing else str(entry["verdict"])
 
 
 def mean_seconds(entry: Mapping[str, Any]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from graphopt.errors import GraphoptError
 from graphopt.report.document import Align, Block, Column, Document, Drawing, Listing, Paragraph, Table
 from graphopt.report.drawing import draw
 from graphopt.report.numbers import count, percent, plural, seconds, shape_text, times
-from graphopt.report.opportunities import mean_seconds
+from graphopt.report.opportunities import fusible, mean_seconds
 
 MOST_SHAPES = 8
 """Shapes that are listed; a file holds more."""
@@ -56,7 +56,7 @@ def document(entry: Mapping[str, Any]) -> Document:
         entry: one of a file's opportunities.
     """
     before, after = mean_seconds(entry)
-    verdict = f"ruled out by {entry['rule']}: {entry['reason']}" if entry["rule"] else entry["verdict"]
+    verdict = f"ruled out by {entry['rule']}: {entry['reason']}" if entry["rule"] else fusible(entry)
     facts = [
         f"Digest {entry['digest']}",
         f"Verdict: {verdict}",

@@ -121,3 +121,13 @@ def test_a_convolution_of_integers_copies_what_lies_under_its_window() -> None:
         "runs": 2 * 45 * 12,
         "scaled": 2 * 20 * 120,
     }
+
+
+@pytest.mark.parametrize(("channels", "length", "far"), [(100, 2000, True), (60, 2000, False), (100, 300, False)])
+def test_channels_on_many_pages_are_read_from_far(channels: int, length: int, far: bool) -> None:
+    """A tile of pixels reads a line of each channel: more than 64 pages are too many at a time."""
+    node = Node("n", "", "Conv", 21, ("x", "w"), ("y",), {})
+    shapes = [(1, channels, length), (16, channels, 1)]
+    found = executed(node, shapes, (1, 16, length), computed=False, unit=False)
+    assert found is not None
+    assert found.counts["pages"] == (-(-length // 16) * channels if far else 0)

@@ -153,7 +153,10 @@ def _matmul(rows: int, depth: int, columns: int) -> Case:
     return Case("gemm", "MatMul", [f32(rows, depth), f32(depth, columns)], (1,))
 
 
-def _heads(number: int, rows: int, depth: int, columns: int) -> Case:
+def _heads(number: int, rows: int, depth: int, columns: int, *, turned: bool = False) -> Case:
+    if turned:
+        operands = [f32(number, rows, depth), f32(number, columns, depth)]
+        return Case("gemm_computed", "FusedMatMul", operands, (), {"transB": 1}, MS)
     return Case("gemm_computed", "MatMul", [f32(number, rows, depth), f32(number, depth, columns)])
 
 
@@ -196,12 +199,14 @@ ARITHMETIC: tuple[Case, ...] = (
     Case("add", "Add", [f32(160, 384), f32(384)], (1,)),
     Case("add", "Add", [f32(1, 256, 14, 14), f32(1, 256, 1, 1)]),
     Case("add", "Add", [X, f32()], (1,)),
+    Case("add", "Add", [f32(100, 600), f32(100, 1)]),
     Case("add", "Add", [f32(1, 800, 1, 1), f32(1)], (1,)),
     Case("add_wide", "Add", [_indices(9, 160, 256), _indices(9, 160, 256)]),
     _binary("Mul", "mul"),
     Case("mul", "Mul", [f32(1, 1024, 8, 8), f32(1, 1024, 1, 1)]),
     Case("mul", "Mul", [f32(1, 256, 14, 14), f32(1, 256, 1, 1)]),
     Case("mul", "Mul", [f32(160, 384), f32(384)], (1,)),
+    Case("mul", "Mul", [f32(100, 600), f32(100, 1)]),
     Case("mul", "Mul", [f32(1, 64, 200, 2), f32(1, 1, 200, 1)]),
     Case("mul", "Mul", [f32(1, 800, 1, 1), f32(1)], (1,)),
     Case("mul_wide", "Mul", [_indices(9, 160, 256), _indices(9, 160, 256)]),
@@ -343,6 +348,9 @@ CONTRACTIONS: tuple[Case, ...] = (
     _heads(4, 160, 160, 64),
     _heads(256, 4, 16, 4),
     _heads(6, 10, 12, 30),
+    _heads(8, 64, 64, 64, turned=True),
+    _heads(48, 20, 24, 20, turned=True),
+    _heads(30, 40, 16, 40, turned=True),
     replace(_matmul(1, 256, 512), key="gemm_row"),
     replace(_matmul(1, 1200, 100), key="gemm_row"),
     replace(_matmul(1, 96, 200), key="gemm_row"),

@@ -294,21 +294,27 @@ def _product(rows: int, depth: int, columns: int) -> KernelCase:
     return KernelCase("gemm", nodes, shapes, ("w",))
 
 
-def _heads(number: int, rows: int, depth: int, columns: int) -> KernelCase:
+def _heads(number: int, rows: int, depth: int, columns: int, *, turned: bool = False) -> KernelCase:
     """Products of computed matrices, as many as there are heads."""
-    shapes = {"x": (number, rows, depth), "z": (number, depth, columns)} | dict.fromkeys("ty", (number, rows, columns))
-    return KernelCase("gemm", (_node(0, "MatMul", ("x", "z"), "t"), _node(1, "Relu", ("t",), "y")), shapes)
+    right = (number, columns, depth) if turned else (number, depth, columns)
+    shapes = {"x": (number, rows, depth), "z": right} | dict.fromkeys("ty", (number, rows, columns))
+    product = (
+        _node(0, f"{MS}.FusedMatMul", ("x", "z"), "t", transB=1) if turned else _node(0, "MatMul", ("x", "z"), "t")
+    )
+    return KernelCase("gemm", (product, _node(1, "Relu", ("t",), "y")), shapes)
 
 
 def _layer(base: str, operator: str, layer: Layer, after: str) -> KernelCase:
-    """A layer by constant weights, and an operator behind it."""
+    """A layer by constant weights, and an operator behind it, if any."""
     operands = tuple(name for name in "xwrb" if name in layer.shapes)
+    if not after:
+        return KernelCase(base, (_node(0, operator, operands, "y", **layer.attributes),), layer.shapes, operands[1:])
     nodes = (_node(0, operator, operands, "t", **layer.attributes), _node(1, after, ("t",), "y"))
     return KernelCase(base, nodes, {**layer.shapes, "t": layer.shapes["y"]}, operands[1:])
 
 
-def _conv(base: str, *sizes: Any, plain: bool = False, **more: int) -> KernelCase:
-    return _layer(base, "Conv" if plain else f"{BLOCKED}.Conv", convolution(*sizes, **more), "Relu")
+def _conv(base: str, *sizes: Any, plain: bool = False, after: str = "Relu", **more: int) -> KernelCase:
+    return _layer(base, "Conv" if plain else f"{BLOCKED}.Conv", convolution(*sizes, **more), after)
 
 
 def _along_time(*sizes: int, batch: int = 1) -> KernelCase:
@@ -430,6 +436,8 @@ PRODUCTS = (
     (160, 144, 600),
     (256, 256, 256),
     (600, 100, 96),
+    (64, 1024, 1024),
+    (100, 900, 1200),
 )
 """Rows, depth and columns of products by constant weights."""
 
@@ -479,6 +487,10 @@ CASES: tuple[KernelCase, ...] = (
     _heads(12, 50, 32, 50),
     _heads(48, 20, 24, 20),
     _heads(4, 160, 160, 64),
+    _heads(6, 10, 12, 30),
+    _heads(8, 64, 64, 64, turned=True),
+    _heads(48, 20, 24, 20, turned=True),
+    _heads(30, 40, 16, 40, turned=True),
     _conv("conv", 64, 64, 28, 3),
     _conv("conv", 32, 16, 28, 3),
     _conv("conv", 16, 16, 60, 3),
@@ -517,9 +529,9 @@ CASES: tuple[KernelCase, ...] = (
     _conv("conv_depthwise", 64, 64, 28, 5, 64),
     _conv("conv_depthwise", 320, 320, 14, 3, 320),
     _conv("conv_depthwise", 800, 800, 7, 5, 800),
-    _conv("conv_depthwise", 400, 400, 14, 1, 400),
-    _conv("conv_depthwise", 96, 96, 30, 1, 96),
-    _conv("conv_depthwise", 640, 640, 7, 1, 640),
+    _conv("conv_depthwise", 400, 400, 14, 1, 400, after=""),
+    _conv("conv_depthwise", 96, 96, 30, 1, 96, after=""),
+    _conv("conv_depthwise", 640, 640, 7, 1, 640, after=""),
     _conv("conv_depthwise", 48, 48, 60, 3, 48),
     _conv("conv_depthwise", 240, 240, 14, 7, 240),
     _conv("conv_depthwise", 96, 96, 20, 7, 96),
@@ -537,6 +549,7 @@ CASES: tuple[KernelCase, ...] = (
     _along_time(100, 80, 4, 3, batch=12),
     _along_time(1, 130, 4000, 200),
     _along_time(300, 150, 1000, 1),
+    _along_time(160, 96, 2000, 1),
     _integer_product("MatMulInteger", 128, 256, 256),
     _integer_product("MatMulInteger", 30, 500, 200),
     _integer_product("MatMulInteger", 300, 64, 400),

@@ -17,9 +17,13 @@ from graphopt.operators.products import FACTORS, LANES, Shapes, factor_shapes
 
 FEWEST_SUMS = 8
 """Sums that must be in flight for the multipliers not to wait."""
+PAGE, NEAR_PAGES = 4096, 64
+"""Bytes of a page of memory, and pages whose addresses a core has at hand: beyond, channels of a pixel take longer."""
 UNIT_PIXELS = 2 * PLAN.unit_rows
 PARTS_SHARE = PLAN.parts / 2
 """Bytes of weights in the parts that the matrix unit multiplies, over those of float32."""
+UNIT_WAITS = 0.5
+"""Share that products by the matrix unit wait for: measured for weights of 2 to 8 million elements, 64 and 128 rows."""
 PARTS_BYTES = PLAN.parts * 2 * PLAN.unit_rows * PLAN.unit_depth
 GATES = {"GRU": 3, "LSTM": 4}
 
@@ -36,7 +40,7 @@ class Executed:
         counts: what is worked through besides, by name.
         parameter_share: bytes of weights as the kernel keeps them, over those of the operator.
         again: bytes of weights that are read more than once, and how often more.
-        waits: whether weights are waited for, not fetched while others are used.
+        waits: share of the time to fetch weights that is waited for; the rest goes by while others are used.
     """
 
     regime: str
@@ -44,7 +48,7 @@ class Executed:
     counts: Mapping[str, float] = field(default_factory=dict)
     parameter_share: float = 1.0
     again: tuple[float, float] = (0.0, 0.0)
-    waits: bool = False
+    waits: float = 0.0
 
 
 def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit: bool) -> Executed | None:
@@ -82,7 +86,7 @@ def _product(result: Shape, depth: int, right: Shape, computed: bool, unit: bool
     if not computed and batches == 1 and columns > PLAN.few_columns and unit and unit_pays(rows, columns, depth):
         kept = PARTS_SHARE * 4 * prod(right)
         again = kept, ceil(rows / PLAN.split_rows) - 1
-        return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, again, True)
+        return Executed("unit", *_by_unit(rows, columns, depth), PARTS_SHARE, again, UNIT_WAITS)
     blocks = ceil(rows / PLAN.wide_rows) * ceil(columns / (2 * LANES)) * ceil(depth / PLAN.depth_run)
     counts: dict[str, float] = {"": blocks, "results": prod(result), "weights": prod(right)}
     if not computed and batches == 1 and columns <= PLAN.few_columns:  # dot products along the depth
@@ -244,8 +248,10 @@ def _direct(sizes: _Sizes, image: int, *, bordered: bool) -> Executed:
     chunks = max(1, ceil(height * width * sizes.output_blocks * LANES / PLAN.chunk_floats))
     weights = sizes.groups * sizes.output_blocks * LANES * sizes.input_blocks * pitch * sizes.taps
     copied = bordered and sizes.border * 16 >= width
+    pages = sizes.input_blocks * min(1.0, 4 * image / PAGE) if sizes.plain_input else 0
     counts = {
         "": tiles,
+        "pages": tiles * sizes.input_blocks / runs if pages > NEAR_PAGES else 0,
         "results": stored * runs,
         "weights": sizes.batch * chunks * weights,
         "copied": sizes.batch * sizes.groups * sizes.input_blocks * pitch * image if copied else 0,
@@ -339,7 +345,7 @@ def _winograd(sizes: _Sizes) -> tuple[float, Executed] | None:
     kept = 4.0 * sizes.groups * places * pairs * LANES
     again = (kept, ceil(all_tiles / most) - 1)
     operations = 2.0 * LANES * products * sizes.groups
-    return least, Executed("winograd", operations, {"": transforms * sizes.groups}, places / taps, again, True)
+    return least, Executed("winograd", operations, {"": transforms * sizes.groups}, places / taps, again, 1.0)
 
 
 # --------------------------------------------------------------------------------------------------- recurrent layers

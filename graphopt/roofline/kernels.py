@@ -99,12 +99,14 @@ def _moves(profile: Profile, nodes: Sequence[int], phases: Phases, unit: bool) -
     for index in nodes:
         work = profile.executed(index, unit=unit)
         size = constants.get(index, 0)
-        share, waits = (1.0, False) if work is None else (work.parameter_share, work.waits)
-        moves = waited if waits else found
-        if size:
-            moves.append((share * size, 0.0, share * max(sum(constants.values()), profile.parameter_bytes)))
-        if work is not None and work.again[1] and size:
-            moves.append((work.again[0] * work.again[1], 0.0, work.again[0]))
+        if not size:
+            continue
+        share, waits = (1.0, 0.0) if work is None else (work.parameter_share, work.waits)
+        weights = [(share * size, share * max(sum(constants.values()), profile.parameter_bytes))]
+        if work is not None and work.again[1]:
+            weights.append((work.again[0] * work.again[1], work.again[0]))
+        for moves, part in ((found, 1.0 - waits), (waited, waits)):
+            moves += [(part * moved, 0.0, held) for moved, held in weights if part]
     return found, waited
 
 

@@ -19,7 +19,7 @@ from onnx import (
 from graphopt.errors import GraphoptError
 from graphopt.model_files import captured_names, inline_functions, topological_order
 from graphopt.model_graphs import plain_domain
-from graphopt.weights import MARK_INPUT, dropped, is_weight
+from graphopt.weights import MARK_INPUT, dropped, dropped_type, is_weight
 
 ABSENT = b"absent"
 
@@ -138,7 +138,7 @@ def _constants(graph: GraphProto) -> Iterator[tuple[str, bytes, bool]]:
     for sparse in graph.sparse_initializer:
         yield sparse.values.name, *_sparse_digest(sparse)
     for node, shape in dropped(graph):
-        data_type = next((a.t.data_type for a in node.attribute if a.name == "value"), TensorProto.FLOAT)
+        data_type = dropped_type(node)
         weight = _weight_digest(data_type, shape)
         default = any(entry.key == MARK_INPUT for entry in node.metadata_props)
         yield node.output[0], _hash(b"default", weight) if default else weight, True

@@ -4,6 +4,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +12,16 @@ from typing import BinaryIO
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from graphopt.errors import GraphoptError, about
 from graphopt.files import staged
@@ -23,6 +33,11 @@ MOST_OPERATORS = 1 << 22
 """Operators that the calls of local functions may stand for together."""
 DEEPEST_CALLS = 100
 """Calls of local functions inside of each other: as many as ONNX's own inliner takes."""
+
+MOST_AXES = 64
+"""Dimensions that an array of numpy can have."""
+MOST_ELEMENTS = 1 << 58
+"""Elements of a tensor, zeros among its dimensions taken for ones: what numpy can say the size of in bytes."""
 
 # Where a tensor without raw data keeps its values, and how many of them an element takes.
 _FIELDS: dict[int, tuple[str, int]] = {
@@ -48,6 +63,10 @@ _FIELDS: dict[int, tuple[str, int]] = {
         ("int32_data", 1),
     ),
 }
+_ATTRIBUTE_TYPES = frozenset(AttributeProto.AttributeType.values()) - {AttributeProto.UNDEFINED}
+_BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
+_STANDARD = ("", "ai.onnx")
+_NEWEST = 1 << 30
 # Fields of onnx.ModelProto and the wire type that each one has.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -166,7 +185,7 @@ def _assign(message: ModelProto | GraphProto, name: str, value: object) -> None:
 
 def tensor_bytes(tensor: TensorProto) -> int:
     """Bytes that a tensor's elements take, from its dimensions and type."""
-    bits = math.prod(tensor.dims) * _item_bits(tensor.data_type)
+    bits = math.prod(tensor.dims) * item_bits(tensor.data_type)
     return int(-(-bits // 8))
 
 
@@ -175,11 +194,20 @@ def weight_bytes(model: ModelProto) -> int:
     return sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
 
 
-def _item_bits(data_type: int) -> int:
+def item_bits(data_type: int) -> int:
+    """Bits that an element of a type takes.
+
+    Raises:
+        GraphoptError: there is no such type.
+    """
     if data_type == TensorProto.STRING:
         return 64
     if data_type in (TensorProto.INT4, TensorProto.UINT4, getattr(TensorProto, "FLOAT4E2M1", -1)):
         return 4
+    if data_type in (getattr(TensorProto, "INT2", -1), getattr(TensorProto, "UINT2", -1)):
+        return 2
+    if data_type in (getattr(TensorProto, "FLOAT6E2M3", -1), getattr(TensorProto, "FLOAT6E3M2", -1)):
+        return 6
     try:
         return 8 * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
     except (KeyError, TypeError, ValueError):
@@ -308,18 +336,13 @@ def _external_range(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
 
 def every_tensor(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor that the file holds: initializers and attributes, of bodies and functions too."""
-    for graph in every_graph(model.graph):
+    for graph in _all_graphs(model):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
         yield from _attribute_tensors(graph.node)
     for function in model.functions:
         yield from _attribute_tensors(function.node)
-        for node in function.node:
-            for body in bodies(node):
-                for graph in every_graph(body):
-                    yield from graph.initializer
-                    yield from _attribute_tensors(graph.node)
 
 
 def _attribute_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
@@ -328,6 +351,23 @@ def _attribute_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             if attribute.type == AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
+            for sparse in _attribute_sparse(attribute):
+                yield from (sparse.values, sparse.indices)
+
+
+def _attribute_sparse(attribute: AttributeProto) -> Iterator[SparseTensorProto]:
+    if attribute.type == AttributeProto.SPARSE_TENSOR:
+        yield attribute.sparse_tensor
+    yield from attribute.sparse_tensors
+
+
+def _all_graphs(model: ModelProto) -> Iterator[GraphProto]:
+    """The main graph and all bodies, those in functions too."""
+    yield from every_graph(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            for body in bodies(node):
+                yield from every_graph(body)
 
 
 def bodies(node: NodeProto) -> list[GraphProto]:
@@ -375,19 +415,31 @@ def inline_functions(model: ModelProto) -> ModelProto:
 
 
 def check(model: ModelProto) -> None:
-    """Check that the graph is one: no cycle, one producer for every tensor that is read.
+    """Check that the graph is one: no cycle, one producer for every tensor that is read, names that are text.
 
-    Operators, types and shapes are not looked at: the runtime does that, and knows more operators.
+    Constants must hold what their types and dimensions say, operators the operands, attributes and bodies without which
+    they cannot be read. All else of operators, types and shapes the runtime checks, which knows more operators.
 
     Raises:
         GraphoptError: naming the tensor or nodes at fault.
     """
+    for name in _names(model):
+        if isinstance(name, bytes):  # what is not text comes out of the file so
+            raise GraphoptError(f"the name {name!r} is not UTF-8")
     for tensor in every_tensor(model):
-        _check_size(tensor)
+        _check_tensor(tensor)
+    for sparse in _sparse_tensors(model):
+        check_dims(sparse.values.name, sparse.dims)
     _check_functions(model)
-    _check_graph(model.graph, frozenset())
+    _check_graph(model.graph, frozenset(), _standard_version(model))
     for function in model.functions:
-        _check_nodes(function.node, set(function.input), function.output, frozenset(), f"function {function.name!r}")
+        where, version = f"function {function.name!r}", _standard_version(function)
+        _check_nodes(function.node, set(function.input), function.output, frozenset(), where, version)
+
+
+def _standard_version(model: ModelProto | FunctionProto) -> int:
+    """Version of the standard operators that a model or function imports; 0 where it imports none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0)
 
 
 def _check_functions(model: ModelProto) -> None:
@@ -418,34 +470,168 @@ def _calls(nodes: Iterable[NodeProto]) -> Iterator[tuple[str, str, str]]:
             yield from _calls(body.node)
 
 
-def _check_size(tensor: TensorProto) -> None:
-    if any(size < 0 for size in tensor.dims):
-        raise GraphoptError(f"tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
-    if tensor.HasField("raw_data"):
+def _names(model: ModelProto) -> Iterator[str | bytes]:
+    """What the file says as text, but for comments."""
+    yield from (entry.domain for entry in model.opset_import)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for graph in _all_graphs(model):
+        yield graph.name
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from _symbols(value)
+        for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
+            yield tensor.name
+        yield from _node_names(graph.node)
+    for function in model.functions:
+        yield from (function.domain, function.name, function.overload)
+        yield from (*function.input, *function.output, *function.attribute)
+        yield from _node_names(function.node)
+
+
+def _node_names(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield from (node.name, node.domain, node.op_type, node.overload, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+        for entry in node.metadata_props:
+            yield from (entry.key, entry.value)
+
+
+def _symbols(value: ValueInfoProto) -> Iterator[str]:
+    if value.type.HasField("tensor_type"):
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+
+
+def _sparse_tensors(model: ModelProto) -> Iterator[SparseTensorProto]:
+    graphs: list[GraphProto | FunctionProto] = [*_all_graphs(model), *model.functions]
+    for graph in graphs:
+        if isinstance(graph, GraphProto):
+            yield from graph.sparse_initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from _attribute_sparse(attribute)
+
+
+def check_dims(name: str, dims: Sequence[int]) -> None:
+    """Check that an array can have these dimensions.
+
+    Args:
+        name: of the tensor, for messages.
+        dims: its dimensions.
+
+    Raises:
+        GraphoptError: one is negative, or there are too many of them or of the elements.
+    """
+    if any(size < 0 for size in dims):
+        raise GraphoptError(f"tensor {name!r} has a negative dimension: {list(dims)}")
+    if len(dims) > MOST_AXES:
+        raise GraphoptError(f"tensor {name!r} has {len(dims)} dimensions; {MOST_AXES} are the most")
+    if math.prod(size or 1 for size in dims) > MOST_ELEMENTS:
+        raise GraphoptError(f"tensor {name!r} has more elements than any memory: {list(dims)}")
+
+
+def _check_tensor(tensor: TensorProto) -> None:
+    """Dimensions, type and data of a tensor go together, so that it can be read."""
+    check_dims(tensor.name, tensor.dims)
+    with about(f"tensor {tensor.name!r}"):
+        bits = item_bits(tensor.data_type)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return  # its size is checked where it is read
+    kind, elements = tensor.data_type, math.prod(tensor.dims)
+    if tensor.HasField("raw_data") and kind != TensorProto.STRING:
         needed, held = tensor_bytes(tensor), len(tensor.raw_data)
         if needed != held:
             raise GraphoptError(f"tensor {tensor.name!r} holds {held} bytes; its shape needs {needed}")
-    elif tensor.data_type in _FIELDS and tensor.data_location != TensorProto.EXTERNAL:
-        field, per_element = _FIELDS[tensor.data_type]
-        needed, held = math.prod(tensor.dims) * per_element, len(getattr(tensor, field))
-        if needed != held:
-            raise GraphoptError(f"tensor {tensor.name!r} holds {held} values; its shape needs {needed}")
+        return
+    if kind in _FIELDS:
+        field, per_element = _FIELDS[kind]
+        needed, held = elements * per_element, len(getattr(tensor, field))
+    else:  # several to an integer, where they are smaller than a byte
+        per_integer = max(1, 8 // bits)
+        needed, held = -(-elements // per_integer), len(tensor.int32_data)
+    if needed != held:
+        raise GraphoptError(f"tensor {tensor.name!r} holds {held} values; its shape needs {needed}")
+    if kind == TensorProto.STRING:
+        _check_text(f"tensor {tensor.name!r}", tensor.string_data)
 
 
-def _check_graph(graph: GraphProto, outer: frozenset[str]) -> None:
+def _check_text(what: str, texts: Iterable[bytes]) -> None:
+    for text in texts:
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError:
+            raise GraphoptError(f"{what} holds text that is not UTF-8: {text[:40]!r}") from None
+
+
+def _check_node(node: NodeProto, version: int) -> None:
+    """A node has what can be read of it without knowing what it computes."""
+    for attribute in node.attribute:
+        if attribute.type not in _ATTRIBUTE_TYPES:
+            raise GraphoptError(f"attribute {attribute.name!r} of {describe(node)} has no type")
+    if node.domain not in _STANDARD:
+        return
+    inputs, outputs = _least(node.op_type, version)
+    if len(node.input) < inputs or len(node.output) < outputs:
+        given = f"{len(node.input)} operands and {len(node.output)} results"
+        raise GraphoptError(f"{describe(node)} has {given}; {inputs} and {outputs} are the least")
+    if node.op_type == "Constant":
+        for attribute in node.attribute:
+            _check_text(f"attribute {attribute.name!r} of {describe(node)}", (attribute.s, *attribute.strings))
+    if node.op_type in _BODIES:
+        _check_bodies(node)
+
+
+@cache
+def _least(op_type: str, version: int) -> tuple[int, int]:
+    """The fewest operands and results that a standard operator has."""
+    try:
+        schema = onnx.defs.get_schema(op_type, max_inclusive_version=min(version or _NEWEST, _NEWEST))
+    except onnx.defs.SchemaError:
+        return 0, 0
+    return schema.min_input, schema.min_output
+
+
+def _check_bodies(node: NodeProto) -> None:
+    """A control-flow operator has its bodies, which take what it gives them and make what it hands on."""
+    found = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
+    for name in _BODIES[node.op_type]:
+        if name not in found:
+            raise GraphoptError(f"{describe(node)} has no {name}")
+    operands, results = len(node.input), len(node.output)
+    if node.op_type == "If":
+        fits = operands == 1 and all(not g.input and len(g.output) >= results for g in found.values())
+    elif node.op_type == "Loop":
+        body = found["body"]
+        fits = operands >= 2 and len(body.input) == operands and len(body.output) >= max(operands - 1, results + 1)
+    else:  # a Scan of the operator set 8 has the lengths of its sequences in front
+        body = found["body"]
+        scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
+        fits = 0 < scanned <= len(body.input) and len(body.input) in (operands, operands - 1)
+        fits = fits and len(body.output) >= max(len(body.input) - scanned, results)
+    if not fits:
+        raise GraphoptError(f"{describe(node)} and its body differ in what goes in and comes out")
+
+
+def _check_graph(graph: GraphProto, outer: frozenset[str], version: int) -> None:
     names = [value.name for value in graph.input]
     initializers = [tensor.name for tensor in graph.initializer]
     initializers += [sparse.values.name for sparse in graph.sparse_initializer]
     for kind, group in (("inputs", names), ("initializers", initializers)):
         if len(set(group)) != len(group):
-            twice = next(name for index, name in enumerate(group) if name in group[:index])
+            twice = next(name for name, count in Counter(group).items() if count > 1)
             raise GraphoptError(f"two {kind} are named {twice!r}")
     known = {*names, *initializers}
-    _check_nodes(graph.node, known, [value.name for value in graph.output], outer, "the graph")
+    _check_nodes(graph.node, known, [value.name for value in graph.output], outer, "the graph", version)
 
 
 def _check_nodes(
-    nodes: Sequence[NodeProto], known: set[str], outputs: Iterable[str], outer: frozenset[str], where: str
+    nodes: Sequence[NodeProto],
+    known: set[str],
+    outputs: Iterable[str],
+    outer: frozenset[str],
+    where: str,
+    version: int,
 ) -> None:
     made = set(known)
     for node in nodes:
@@ -459,8 +645,9 @@ def _check_nodes(
         for name in node.input:
             if name and name not in scope:
                 raise GraphoptError(f"{describe(node)} reads {name!r}, which nothing produces")
+        _check_node(node, version)
         for body in bodies(node):
-            _check_graph(body, scope)
+            _check_graph(body, scope, version)
     for name in outputs:
         if name not in scope:
             raise GraphoptError(f"output {name!r} of {where} is produced by nothing")

@@ -18,7 +18,7 @@ from graphopt.model_files import (
     topological_order,
     without_weights,
 )
-from graphopt.weights import dropped
+from graphopt.weights import dropped, dropped_type
 
 TensorType = tuple[str, int | None]
 """numpy's name of the element type (empty when unknown), and the rank (None when unknown)."""
@@ -163,7 +163,7 @@ def constant_tensors(model: ModelProto) -> Iterator[tuple[str, Tensor]]:
             yield node.output[0], _constant_node(node)
         elif node.op_type == "ConstantOfShape" and node.output[0] in stand_ins:
             name, shape = node.output[0], stand_ins[node.output[0]]
-            data_type = next((a.t.data_type for a in node.attribute if a.name == "value"), TensorProto.FLOAT)
+            data_type = dropped_type(node)
             yield name, Tensor(name, dtype_name(data_type), len(shape), constant=True, shape=shape)
 
 

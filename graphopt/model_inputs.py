@@ -13,8 +13,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from graphopt.errors import GraphoptError
 from graphopt.graph import Shape
+from graphopt.model_files import MOST_AXES
 from graphopt.model_graphs import dtype_name
-from graphopt.weights import HAND_ON, dropped
+from graphopt.weights import HAND_ON, dropped, memory_bytes
 
 Dims = tuple[int | str | None, ...]
 """Dimensions: a size, the name of a symbol, or None for one that nobody knows."""
@@ -23,7 +24,7 @@ Range = tuple[float, float]
 """Values of an input: from the first, below the second; when both are equal, that value."""
 
 MOST_ELEMENTS = 1 << 33
-"""Elements that made-up inputs may have together: what is above is a broken shape."""
+"""Elements that an input may have, zeros among its sizes taken for ones: what is above is a broken shape."""
 LARGEST_INTEGER = 20
 """Integers of inputs without a range lie below this, or below the size of the table that they index."""
 
@@ -80,7 +81,8 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Shape]) -> dic
         Input name to shape, in the model's order.
 
     Raises:
-        GraphoptError: an unknown name, a missing shape, another rank or another size than declared.
+        GraphoptError: an unknown name, a missing shape, another rank or another size than declared; more elements than
+            MOST_ELEMENTS.
     """
     known = {i.name for i in inputs}
     for name in shapes:
@@ -109,6 +111,10 @@ def complete_shapes(inputs: Sequence[Input], shapes: Mapping[str, Shape]) -> dic
                     f"input {i.name!r}: shape {given} has {size} in axis {axis}; the model says {declared}"
                 )
         complete[i.name] = shape
+    for name, shape in complete.items():
+        if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) > MOST_ELEMENTS:
+            text = "x".join(map(str, shape[:MOST_AXES]))
+            raise GraphoptError(f"input {name!r}: shape {text} is too large for any array")
     return complete
 
 
@@ -192,7 +198,7 @@ def seeded_inputs(
     limits = index_limits(model)
     elements = sum(math.prod(complete[i.name]) for i in inputs)
     try:
-        if elements > MOST_ELEMENTS:
+        if elements * 8 > memory_bytes():  # as float64, before they become what is asked
             raise MemoryError
         return {i.name: _values(i, complete[i.name], ranges.get(i.name), limits.get(i.name), seed) for i in inputs}
     except MemoryError:

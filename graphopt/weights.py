@@ -8,6 +8,8 @@ model is optimised, run or timed.
 """
 
 import math
+import os
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,13 +127,15 @@ def dropped(graph: GraphProto) -> Iterator[tuple[NodeProto, tuple[int, ...]]]:
     """Nodes of this graph (not of its bodies) that stand for a dropped weight, with the weight's shape."""
     shapes: dict[str, TensorProto] | None = None
     for node in graph.node:
-        if node.op_type != "ConstantOfShape" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "ConstantOfShape" or node.domain not in ("", "ai.onnx") or not (node.input and node.output):
             continue
         if shapes is None:
             shapes = {tensor.name: tensor for tensor in graph.initializer}
         tensor = shapes.get(node.input[0])
         marked = any(entry.key == MARK for entry in node.metadata_props)
-        if tensor is not None and (marked or node.input[0].lower().endswith(SHAPE_SUFFIX)):
+        if tensor is None or tensor.data_type != TensorProto.INT64 or tensor.data_location == TensorProto.EXTERNAL:
+            continue
+        if node.output[0] and (marked or node.input[0].lower().endswith(SHAPE_SUFFIX)):
             yield node, tuple(int(size) for size in numpy_helper.to_array(tensor).ravel())
 
 
@@ -219,9 +223,13 @@ def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
 
     Returns:
         A copy with weights.
+
+    Raises:
+        GraphoptError: a weight has a size or type that no weight has, or all take more than this machine's memory.
     """
     if not has_dropped_weights(model):
         return model
+    _check_dropped(model)
     copy = ModelProto()
     copy.CopyFrom(model)
     for graph in every_graph(copy.graph):
@@ -231,9 +239,9 @@ def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
         positive = _must_be_positive(graph)
         weights, restored = [], []
         for name, (node, shape) in found.items():
-            data_type = next((a.t.data_type for a in node.attribute if a.name == "value"), TensorProto.FLOAT)
+            data_type = dropped_type(node)
             weights.append((name, shape, data_type))
-            position = next((int(entry.value) for entry in node.metadata_props if entry.key == MARK_INPUT), None)
+            position = _input_position(node)
             if position is not None:
                 restored.append((position, onnx.helper.make_tensor_value_info(name, data_type, shape)))
         nodes = [node for node in graph.node if not (len(node.output) == 1 and node.output[0] in found)]
@@ -250,6 +258,37 @@ def fill_weights(model: ModelProto, seed: int = 0) -> ModelProto:
     # Before version 4, initializers had to be inputs as well, and runtimes would not take them for constants.
     copy.ir_version = max(copy.ir_version, 4)
     return copy
+
+
+def _check_dropped(model: ModelProto) -> None:
+    """What stands for a weight is no more than a weight can be."""
+    needed = 0
+    for graph in every_graph(model.graph):
+        for node, shape in dropped(graph):
+            name, data_type = node.output[0], dropped_type(node)
+            with about(f"dropped weight {name!r}"):
+                model_files.check_dims(name, shape)
+                if data_type == TensorProto.STRING:
+                    raise GraphoptError("it holds text")
+                needed += math.prod(shape) * model_files.item_bits(data_type) // 8
+    if needed > memory_bytes():
+        raise GraphoptError(f"its dropped weights take {needed} bytes, and this machine has {memory_bytes()}")
+
+
+def memory_bytes() -> int:
+    """Bytes of this machine's memory: what takes more than that is not begun."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def dropped_type(node: NodeProto) -> int:
+    """ONNX's number of the element type of a dropped weight, by the node that stands for it."""
+    return next((a.t.data_type for a in node.attribute if a.name == "value"), int(TensorProto.FLOAT))
+
+
+def _input_position(node: NodeProto) -> int | None:
+    """Where a dropped weight stood among the graph's inputs; None for nowhere."""
+    text = next((entry.value for entry in node.metadata_props if entry.key == MARK_INPUT), "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def random_weight(name: str, shape: tuple[int, ...], data_type: int, *, positive: bool = False, seed: int = 0) -> bytes:
@@ -278,8 +317,8 @@ def random_weight(name: str, shape: tuple[int, ...], data_type: int, *, positive
         fan_in = max(1, math.prod(shape[1:])) if len(shape) > 1 else 4
         values = np.resize(generator.standard_normal(size, np.float32) / np.float32(np.sqrt(fan_in)), shape)
     values = np.asarray(values).astype(dtype, copy=False)
-    if data_type in (TensorProto.INT4, TensorProto.UINT4):
-        return numpy_helper.from_array(values).raw_data  # two to a byte
+    if model_files.item_bits(data_type) < 8:
+        return numpy_helper.from_array(values).raw_data  # several to a byte
     return (values if sys.byteorder == "little" else values.byteswap()).tobytes()
 
 

@@ -110,14 +110,16 @@ def apply(
     original = models.load(model_path)
     notes: list[str] = []
     if has_dropped_weights(original):
-        original = fill_weights(original, seed)
+        with about(model_path):
+            original = fill_weights(original, seed)
         notes.append("the model came without weights: seeded random ones stand in their place, in the output too")
     observed = _observed(original, shapes, executions, ranges or {}, str(model_path))
     sources = {bundle.name: bundle.source for bundle in kernels}
     work = _Work(model_path, original, observed, accept, roofline_machine, threads, seed, cache, say, sources)
 
     with staging(output) as stage:
-        outcome = _run(work, steps, wanted, stage, output.stem, notes)
+        with about(model_path):
+            outcome = _run(work, steps, wanted, stage, output.stem, notes)
         notes += [_used(outcome, bundle) for bundle in kernels]
         plan = _plan(work, steps, outcome, output, notes)
         _stage(outcome, plan, stage, output)

@@ -109,6 +109,9 @@ def main(arguments: Sequence[str] | None = None, environment: Environment | None
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _complain(world, f"{error.filename or 'stdout'}: {error.strerror or error}")
             code = Exit.BAD_INPUT
+        except MemoryError:
+            _complain(world, "memory is too short for this")
+            code = Exit.BAD_INPUT
         except Exception:
             # An interrupt inside of a library can come out as that library's own error.
             if not stopped:

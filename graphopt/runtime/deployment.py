@@ -78,7 +78,8 @@ def ready(path: Path, seed: int = 0) -> Ready:
     """
     model = models.load(path)
     filled = weights.has_dropped_weights(model)
-    return Ready(path, weights.fill_weights(model, seed) if filled else model, filled)
+    with about(path):
+        return Ready(path, weights.fill_weights(model, seed) if filled else model, filled)
 
 
 @dataclass(frozen=True)

@@ -188,11 +188,12 @@ def profile_files(
         if progress is not None:
             progress(index, len(files), file.stem)
         try:
-            captures += _profiled(file, machine, shapes, ranges, view, threads, seconds, seed)
+            with about(file):
+                captures += _profiled(file, machine, shapes, ranges, view, threads, seconds, seed)
         except GraphoptError as error:
             if path.is_file():
                 raise
-            problems.append(f"{file}: {error}")
+            problems.append(str(error))
     return FleetProfile(machine.name, view, threads, tuple(captures), tuple(problems))
 
 
@@ -221,8 +222,7 @@ def _profiled(
     known = deployment.captured(path, shapes, ranges)
     original = weights.fill_weights(models.load(path), seed)
     viewed = with_unique_names(models.inline_functions(views.to_view(original, view)))
-    with about(path):
-        complete = [models.default_shapes(original, given) for given in known.shapes]
+    complete = [models.default_shapes(original, given) for given in known.shapes]
     executions = [
         Execution(given, count, known.ranges) for given, count in zip(complete, known.executions, strict=True)
     ]

@@ -306,7 +306,7 @@ static void run_epilogue(const block_epilogue *e, int64_t batch, int64_t row, in
  * sums of integers want it (integers.h). */
 enum { IN_PANELS, IN_PARTS, IN_COLUMNS, AS_COLUMNS, AS_INTEGER_ROWS, AS_INTEGER_COLUMNS };
 
-/* A packed right operand. Only contractions keep anything. */
+/* A packed constant operand: what is kept for all plans of a node. columns: of a left operand, its rows. */
 typedef struct {
     kept as;
     int tensor, packing;
@@ -335,10 +335,32 @@ enum { BLOCK_ROWS = 5 * MOST_ROWS, PACKED_BLOCK_ROWS = 256, BLOCK_FLOATS = 1 << 
        LEAST_UNIT_SUMS = 1 << 21 /* the matrix unit takes a while to begin */, FAR_BYTES = 1 << 20, PRODUCT_BYTES = 1 << 18,
        FETCHED_ROWS = 8 /* fewer do not outlast the loads of a panel, fetched ahead or not */ };
 
-static int is_packed_as(const packed_operand *o, const contraction *x, int packing)
+/* The operand that this plan or one before it packed like that; NULL where none did. */
+static void *packed_before(const plan *p, const packed_operand *wanted)
 {
-    return o->tensor == x->code->right && o->packing == packing && o->depth == x->depth && o->columns == x->columns
-           && memcmp(&o->from, &x->right, sizeof x->right) == 0; /* both were zeroed before they were filled */
+    for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k; k = k->next) {
+        const packed_operand *o = (const packed_operand *)k;
+        if (o->tensor == wanted->tensor && o->packing == wanted->packing && o->depth == wanted->depth && o->columns == wanted->columns
+            && memcmp(&o->from, &wanted->from, sizeof o->from) == 0) /* both were zeroed before they were filled */
+            return k->memory;
+    }
+    return NULL;
+}
+
+/* Keeps an operand that was packed into shared memory (NULL where it could not be); NULL where that fails, too. */
+static void *keep_packed(plan *p, const packed_operand *what, void *shared)
+{
+    packed_operand *o = shared ? malloc(sizeof *o) : NULL;
+    if (!o) {
+        unshare(shared);
+        return NULL;
+    }
+    memcpy(o, what, sizeof *o);
+    o->as.memory = shared;
+    o->as.next = __atomic_load_n(p->made, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(p->made, &o->as.next, &o->as, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        ;
+    return shared;
 }
 
 #if defined(MATRIX_UNIT)
@@ -395,22 +417,16 @@ static void *packed_right(const contraction *x, const float *data, int packing)
 /* The right operand packed if it is constant, by this plan or one before it; 0 where that cannot be. */
 static int pack_constant(plan *p, contraction *x, const float *data, int packing)
 {
-    void *memory = NULL;
-    for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k && !memory; k = k->next)
-        if (is_packed_as((const packed_operand *)k, x, packing))
-            memory = k->memory;
-    if (!memory) {
-        packed_operand *o = malloc(sizeof *o);
-        memory = o ? packed_right(x, data, packing) : NULL;
-        if (!memory) {
-            free(o);
-            return 0;
-        }
-        *o = (packed_operand){{NULL, memory}, x->code->right, packing, x->depth, x->columns, x->right};
-        o->as.next = __atomic_load_n(p->made, __ATOMIC_RELAXED);
-        while (!__atomic_compare_exchange_n(p->made, &o->as.next, &o->as, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
-            ;
-    }
+    packed_operand wanted;
+    memset(&wanted, 0, sizeof wanted);
+    wanted.tensor = x->code->right;
+    wanted.packing = packing;
+    wanted.depth = x->depth;
+    wanted.columns = x->columns;
+    memcpy(&wanted.from, &x->right, sizeof wanted.from);
+    void *memory = packed_before(p, &wanted);
+    if (!memory && !(memory = keep_packed(p, &wanted, packed_right(x, data, packing))))
+        return 0;
     x->packing = packing;
     x->panels = packing == IN_PARTS ? NULL : memory;
     x->parts = packing == IN_PARTS ? memory : NULL;

@@ -487,29 +487,17 @@ static const unsigned char *prepare_constant(plan *p, const integer_sums *x, int
     wanted.packing = is_left ? AS_INTEGER_ROWS : AS_INTEGER_COLUMNS;
     wanted.depth = x->depth;
     wanted.columns = count;
-    for (kept *k = __atomic_load_n(p->made, __ATOMIC_ACQUIRE); k; k = k->next) {
-        const packed_operand *o = (const packed_operand *)k;
-        if (o->tensor == wanted.tensor && o->packing == wanted.packing && o->depth == wanted.depth && o->columns == wanted.columns)
-            return k->memory;
-    }
-    packed_operand *o = malloc(sizeof *o);
+    const unsigned char *before = packed_before(p, &wanted);
+    if (before)
+        return before;
     unsigned char *to = take_aligned(bytes), *lines = take_aligned(4 * whole_tiles(count));
-    if (o && to && lines && is_left)
+    if (to && lines && is_left)
         prepare_rows(to, data, count, x->depth, x->deep, x->code->left_signed);
-    else if (o && to && lines)
+    else if (to && lines)
         prepare_columns(x, to, data, 0, count, 0, lines);
-    void *memory = o && to && lines ? share(to, bytes) : (free(to), NULL);
+    void *memory = to && lines ? share(to, bytes) : (free(to), NULL);
     free(lines);
-    if (!memory) {
-        free(o);
-        return NULL;
-    }
-    *o = wanted;
-    o->as.memory = memory;
-    o->as.next = __atomic_load_n(p->made, __ATOMIC_RELAXED);
-    while (!__atomic_compare_exchange_n(p->made, &o->as.next, &o->as, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
-        ;
-    return memory;
+    return keep_packed(p, &wanted, memory);
 }
 
 enum { INTEGER_BLOCK_ROWS = 64, INTEGER_MATRIX_ROWS = 256, INTEGER_WIDEST = 1024, INTEGER_BLOCK_BYTES = 1 << 17, INTEGER_SUM_BYTES = 1 << 18 };

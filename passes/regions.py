@@ -13,7 +13,7 @@ from math import prod
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.operators import FusionClass, find
 from graphopt.operators.base import element_bytes
-from graphopt.operators.lowering import Convolving, MatrixProduct, Recurring
+from graphopt.operators.lowering import Convolving, MatrixProduct, Pooling, Recurring
 from graphopt.operators.products import FACTORS, factor_slots
 
 Fusible = Callable[[tuple[int, ...]], str | None]
@@ -160,12 +160,13 @@ def multiplies_weights(graph: OperatorGraph, index: int) -> bool:
 def hard_to_price(graph: OperatorGraph, index: int) -> bool:
     """Whether no rate says well how fast its kernel is.
 
-    Convolutions, products with weights, recurrent layers, and what onnxruntime computes with integers of eight bits.
+    Convolutions, pools, products with weights, recurrent layers, and what onnxruntime computes with integers of eight
+    bits.
     """
     operator = find(graph.nodes[index])
     if operator is None or operator.lowering is None:
         return False
-    apart = isinstance(operator.lowering, Recurring) or operator.rate_class.endswith("_int8")
+    apart = isinstance(operator.lowering, Pooling | Recurring) or operator.rate_class.endswith("_int8")
     return apart or convolves(graph, index) or multiplies_weights(graph, index)
 
 

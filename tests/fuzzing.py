@@ -302,7 +302,7 @@ def at_other_shapes(case: Case, seed: int) -> Case | None:
         values = case.expected(feeds)
     except Exception:  # not the attributes for these sizes: evaluators say so in many ways
         return None
-    if any(node.op_type.endswith("Conv") and not values[node.output[0]].size for node in case.nodes):
+    if any(node.op_type.endswith(("Conv", "Pool")) and not values[node.output[0]].size for node in case.nodes):
         return None  # a window larger than its input
     for node in case.nodes:
         if node.op_type == "GroupNormalization" and values[node.input[0]].shape[1] % attributes(node)["num_groups"]:

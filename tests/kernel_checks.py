@@ -397,6 +397,44 @@ def _lp_normalization(node: NodeProto, x: Array) -> Array:
     return np.asarray(np.divide(x, length, out=np.zeros_like(length * x), where=length != 0)).astype(x.dtype)
 
 
+def _pooled(node: NodeProto, x: Array) -> Array:
+    """Each window for itself, with pads as onnxruntime finds them."""
+    known = attributes(node)
+    kernel = known["kernel_shape"]
+    assert isinstance(kernel, tuple)
+    inside = []  # along each axis, for each position of the result, the places that lie under the window
+    for axis, (count, size) in enumerate(zip(kernel, x.shape[2:], strict=True)):
+        ones = (1,) * len(kernel)
+        stride, dilation = (int(known.get(name, ones)[axis]) for name in ("strides", "dilations"))  # type: ignore[index]
+        pads = known.get("pads", (0, 0) * len(kernel))
+        before, after = int(pads[axis]), int(pads[len(kernel) + axis])  # type: ignore[index]
+        span, same = (count - 1) * dilation + 1, str(known.get("auto_pad", b"NOTSET"), "ascii")
+        if same.startswith("SAME"):
+            positions = -(-size // stride)
+            padding = max(0, (positions - 1) * stride + span - size)
+            before = padding // 2 if same == "SAME_UPPER" else padding - padding // 2
+        else:
+            rest = size + before + after - span
+            if rest < 0 and (known.get("count_include_pad") or rest <= -stride):
+                raise ValueError("a window larger than the image")
+            positions = (-(-rest // stride) if known.get("ceil_mode") else int(rest / stride)) + 1
+            positions -= (positions - 1) * stride >= size + before
+        starts = [position * stride - before for position in range(positions)]
+        taps = [[start + k * dilation for k in range(count)] for start in starts]
+        inside.append([[at for at in window if 0 <= at < size] for window in taps])
+    result = np.zeros((*x.shape[:2], *(len(found) for found in inside)), x.dtype)
+    for place in np.ndindex(*result.shape[2:]):
+        window = x[:, :, *np.ix_(*(inside[axis][p] for axis, p in enumerate(place)))]
+        axes = tuple(range(2, x.ndim))
+        if node.op_type == "MaxPool":
+            result[:, :, *place] = window.max(axes, initial=np.finfo(x.dtype).min)
+        else:
+            count = np.prod(kernel) if known.get("count_include_pad") else window[0, 0].size
+            with np.errstate(all="ignore"):
+                result[:, :, *place] = window.astype(np.float64).sum(axes) / count
+    return result
+
+
 def _mean_variance(node: NodeProto, x: Array) -> Array:
     wide = x.astype(np.float64)
     centred = wide - wide.mean((0, 2, 3), keepdims=True)
@@ -411,6 +449,8 @@ NUMPY: dict[str, Callable[..., Array | None]] = {
     "Clip": _clip,
     "GroupNormalization": _group_normalization,
     "LRN": _local_response,
+    "AveragePool": _pooled,
+    "MaxPool": lambda node, x: _pooled(node, x) if len(node.output) == 1 else None,
     "LpNormalization": _lp_normalization,
     "MeanVarianceNormalization": _mean_variance,
     "SimplifiedLayerNormalization": _rms_normalization,

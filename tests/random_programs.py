@@ -427,6 +427,47 @@ def local_response(builder: Builder, x: Known) -> None:
         builder.add("com.microsoft.nchwc.ReorderInput", [made.name], channels_last=0)
 
 
+def pooled(builder: Builder, x: Known) -> None:
+    """A pool of one or two dimensions, plain or in the blocked layout, of what is there or of a larger image."""
+    shape = builder.shape(x)
+    fits = (
+        len(shape) in (3, 4) and 0 not in shape and x.dtype == "float32" and np.isfinite(builder.values[x.name]).all()
+    )
+    if not fits or builder.chance(0.4):
+        sizes = [int(builder.pick((1, 2, 5, 7, 16, 20))) for _ in range(1 if builder.chance(0.3) else 2)]
+        shape = (int(builder.pick((1, 2))), int(builder.pick((1, 3, 16, 32))), *sizes)
+        x = Known(builder.input(shape, "float32"), "float32", True)
+    image, maximum = shape[2:], builder.chance(0.6)
+    kernel, strides = ([int(builder.pick(sizes)) for _ in image] for sizes in ((1, 2, 2, 3, 3, 5), (1, 1, 2, 2, 3)))
+    dilations = [int(builder.pick((1, 2))) if maximum and builder.chance(0.3) else 1 for _ in image]
+    blocked = len(shape) == 4 and bool(block_size()) and shape[1] % block_size() == 0 and builder.chance(0.7)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    window: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
+    if max(dilations) > 1:
+        window["dilations"] = dilations
+    if max(dilations) == 1 and builder.chance(0.2):
+        window["auto_pad"] = builder.pick(["SAME_UPPER", "SAME_LOWER", "VALID"])
+    else:
+        before, after = ([int(builder.random.integers(0, k)) for k in kernel] for _ in range(2))
+        window["pads"] = [*before, *after]
+        window["ceil_mode"] = int(builder.chance(0.3))
+    padding = window.get("pads", [0] * 2 * len(image))
+    padded = [size + padding[axis] + padding[axis + len(image)] for axis, size in enumerate(image)]
+    if any(span > size for span, size in zip(spans, padded, strict=True)):
+        return
+    if not maximum and not window.get("ceil_mode") and builder.chance(0.4):
+        window["count_include_pad"] = 1
+    op_type, exact = "MaxPool" if maximum else "AveragePool", maximum and x.exact
+    if not blocked:
+        builder.add(op_type, [x.name], exact=exact, **window)
+        return
+    made = builder.add("com.microsoft.nchwc.ReorderInput", [x.name], exact=x.exact, channels_last=0)
+    made = made and builder.add(f"com.microsoft.nchwc.{op_type}", [made[0].name], exact=exact, **window)
+    if made and builder.chance(0.5):
+        more = {"channels": shape[1], "channels_last": 0}
+        builder.add("com.microsoft.nchwc.ReorderOutput", [made[0].name], exact=exact, **more)
+
+
 def product(builder: Builder, x: Known) -> None:
     shape = builder.shape(x)
     if len(shape) < 2 or 0 in shape or x.dtype not in ("float32", "float16") or shape[-1] * shape[-2] > 4000:
@@ -737,6 +778,7 @@ STEPS: tuple[tuple[Callable[[Builder, Known], None], int], ...] = (
     (softmax, 1),
     (normalized, 2),
     (of_channels, 2),
+    (pooled, 2),
     (local_response, 1),
     (quantized, 2),
     (integers, 3),

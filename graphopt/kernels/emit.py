@@ -40,6 +40,7 @@ KERNEL_SUPPORT = (
     "flat_epilogue.h",
     "convolution.h",
     "channels.h",
+    "pooling.h",
     "winograd.h",
     "convolution_unit.h",
     "convolution_steps.h",

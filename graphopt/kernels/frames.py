@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from graphopt.kernels import channels, convolution, integers, recurrence
+from graphopt.kernels import channels, convolution, integers, pooling, recurrence
 from graphopt.kernels.lower import plan_values
 from graphopt.kernels.places import ints
 from graphopt.kernels.program import (
@@ -13,6 +13,7 @@ from graphopt.kernels.program import (
     IntegerContraction,
     Lookup,
     Map,
+    Pooled,
     Program,
     Recurrence,
     Reduce,
@@ -64,6 +65,8 @@ def frame(program: Program) -> Iterator[str]:
     for index, value in enumerate(program.values):
         if isinstance(value, Convolution):
             yield from convolution.description(program, index, value)
+        elif isinstance(value, Pooled):
+            yield from pooling.description(program, index, value)
 
 
 def shapes(program: Program) -> Iterator[str]:
@@ -81,6 +84,8 @@ def shapes(program: Program) -> Iterator[str]:
             yield '    return "fewer dimensions than a reduction has axes";'
         elif isinstance(value, Convolution):
             yield from convolution.shape(program, index, value)
+        elif isinstance(value, Pooled):
+            yield from pooling.shape(program, index, value)
         elif isinstance(value, ChannelWindow):
             yield from channels.shape(index, value)
         elif isinstance(value, IntegerContraction):

@@ -15,6 +15,7 @@ from graphopt.kernels.program import (
     IntegerContraction,
     Lookup,
     Map,
+    Pooled,
     Program,
     Recurrence,
     Reduce,
@@ -47,6 +48,7 @@ from graphopt.operators.lowering import (
     Pad,
     Part,
     Picking,
+    Pooling,
     Recurring,
     Reduced,
     Reshape,
@@ -168,6 +170,8 @@ class _Lowering:
             self.index[node.outputs[0]] = self._product(node, lowering)
         elif isinstance(lowering, Convolving):
             self._convolve(node, lowering)
+        elif isinstance(lowering, Pooling):
+            self._pool(node, lowering)
         elif isinstance(lowering, Recurring):
             self._recur(node, lowering)
         else:
@@ -358,6 +362,11 @@ class _Lowering:
         if expression != Operand(0, "float32"):
             value = self.add(Map(expression, (value,), "float32", ACTIVATION_COST), rank)
         self.index[node.outputs[0]] = value
+
+    def _pool(self, node: Node, lowering: Pooling) -> None:
+        operand = _value(self.index, node.inputs[0], node)
+        pooled = Pooled(lowering.pool(self.body, node), operand, "float32")
+        self.index[node.outputs[0]] = self.add(pooled, self.ranks[operand])
 
     def _recur(self, node: Node, lowering: Recurring) -> None:
         """A product of the input for each direction, the layer, and its results as views of its states."""

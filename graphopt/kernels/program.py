@@ -22,6 +22,7 @@ from graphopt.operators.lowering import (
     Literal,
     Operand,
     Pad,
+    Pool,
     Transpose,
     Window,
 )
@@ -31,6 +32,7 @@ MAX_INPUTS = 128
 MAX_OUTPUTS = 32
 MAX_WINDOW = 1 << 20
 MOST_CHANNELS = 64
+MOST_TAPS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,20 @@ class ChannelWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class Pooled:
+    """The greatest or the mean element under each position of a window; of no elements the least number, or NaN."""
+
+    pool: Pool
+    operand: int
+    dtype: str
+
+    @property
+    def operands(self) -> tuple[int, ...]:
+        """The operand, as other values have theirs."""
+        return (self.operand,)
+
+
+@dataclass(frozen=True, slots=True)
 class Recurrence:
     """Hidden states of a recurrent layer, [steps, directions, batch, hidden].
 
@@ -178,9 +194,10 @@ class Recurrence:
         return (*self.inputs, *self.states)
 
 
-Value = (
-    Input | Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | ChannelWindow | Recurrence
+Computed = (
+    Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | ChannelWindow | Pooled | Recurrence
 )
+Value = Input | Computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +272,8 @@ def check(program: Program) -> list[str]:
             wrong += [f"{where}: {line}" for line in _check_convolution(value, program)]
         elif isinstance(value, ChannelWindow):
             wrong += [f"{where}: {line}" for line in _check_channels(value, program)]
+        elif isinstance(value, Pooled):
+            wrong += [f"{where}: {line}" for line in _check_pooled(value, program)]
         elif isinstance(value, Lookup):
             wrong += [f"{where}: {line}" for line in _check_lookup(value, program)]
         elif isinstance(value, Recurrence):
@@ -313,7 +332,11 @@ def _check_convolution(value: Convolution, program: Program) -> list[str]:
         wrong.append("convolves other than float32")
     if value.dtype != "float32":
         wrong.append(f"convolves to {value.dtype}")
-    window = value.window
+    return wrong + _check_window(value.window)
+
+
+def _check_window(window: Window) -> list[str]:
+    wrong = []
     if window.dimensions not in (1, 2) or window.block not in (0, 8, 16) or window.groups < 1:
         wrong.append("a window of other than one or two dimensions, blocks of 8 or 16 and one group or more")
     if min(*window.strides, *window.dilations) < 1 or min(*window.before, *window.after) < 0:
@@ -329,6 +352,21 @@ def _check_channels(value: ChannelWindow, program: Program) -> list[str]:
         wrong.append("sums squares of other than float32")
     if not 1 <= value.size <= MOST_CHANNELS or value.block not in (0, 8, 16):
         wrong.append(f"a window of other than 1 to {MOST_CHANNELS} channels, plain or in blocks of 8 or 16")
+    return wrong
+
+
+def _check_pooled(value: Pooled, program: Program) -> list[str]:
+    wrong = _check_window(value.pool.window)
+    if program.values[value.operand].dtype != "float32" or value.dtype != "float32":
+        wrong.append("pools other than float32")
+    if value.pool.kind not in ("maximum", "mean") or value.pool.window.groups != 1:
+        wrong.append("a pool of other than the greatest or the mean, in one group")
+    if min(value.pool.kernel) < 1 or max(value.pool.kernel) > MOST_TAPS:
+        wrong.append(f"a window of other than 1 to {MOST_TAPS} taps along a dimension")
+    if value.pool.counts_pads and value.pool.rounds_up:
+        wrong.append("a mean that counts pads, of windows beyond them")
+    if value.pool.window.same and max(value.pool.window.dilations) > 1:
+        wrong.append("pads found from the sizes of a dilated window")
     return wrong
 
 

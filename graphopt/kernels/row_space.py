@@ -16,6 +16,7 @@ from graphopt.kernels.program import (
     IntegerContraction,
     Lookup,
     Map,
+    Pooled,
     Program,
     Recurrence,
     Reduce,
@@ -124,7 +125,7 @@ class RowSpace:
             what = self.program.values[value]
             if value in self.tensors:
                 self._depends[value] = False
-            elif isinstance(what, Reduce | Contraction | IntegerContraction | ChannelWindow | Recurrence):
+            elif isinstance(what, Reduce | Contraction | IntegerContraction | ChannelWindow | Pooled | Recurrence):
                 self._depends[value] = True
             else:
                 operands = () if isinstance(what, Input) else what.operands

@@ -18,6 +18,7 @@ from graphopt.kernels.factors import repeated_factors
 from graphopt.kernels.integers import IntegerStep
 from graphopt.kernels.nests import Nest
 from graphopt.kernels.places import Part, TooLargeError, has_choices, is_load
+from graphopt.kernels.pooling import PoolingStep
 from graphopt.kernels.program import (
     ChannelWindow,
     Contraction,
@@ -26,6 +27,7 @@ from graphopt.kernels.program import (
     IntegerContraction,
     Lookup,
     Map,
+    Pooled,
     Program,
     Recurrence,
     Reduce,
@@ -261,7 +263,7 @@ class _Scheduler:
             self._contraction(value, what)
         elif isinstance(what, IntegerContraction):
             self._integers(value, what)
-        elif isinstance(what, ChannelWindow | Convolution | Recurrence):
+        elif isinstance(what, ChannelWindow | Convolution | Pooled | Recurrence):
             self._step_alone(value, what)
         else:
             return False
@@ -269,7 +271,7 @@ class _Scheduler:
 
     # -------------------------------------------------------------------------------------------- convolutions, layers
 
-    def _step_alone(self, value: int, what: ChannelWindow | Convolution | Recurrence) -> None:
+    def _step_alone(self, value: int, what: ChannelWindow | Convolution | Pooled | Recurrence) -> None:
         """Have a value in memory by a step that computes nothing else, from operands in memory."""
         if value in self.tensors:
             return
@@ -283,6 +285,8 @@ class _Scheduler:
             stages = 2  # one to pack weights in that are no constants
         elif isinstance(what, ChannelWindow):
             step = ChannelStep(self.program, value, what, self.tensors, tensor)
+        elif isinstance(what, Pooled):
+            step = PoolingStep(self.program, value, what, self.tensors, tensor)
         else:
             step = RecurrenceStep(self.program, value, self.tensors, self._next(), tensor)
         stage = self._add(step, operands, [tensor])

@@ -6,19 +6,20 @@ from math import prod
 from graphopt.graph import Shape
 from graphopt.kernels.program import (
     ChannelWindow,
+    Computed,
     Contraction,
     Convolution,
     Input,
     IntegerContraction,
     Lookup,
     Map,
+    Pooled,
     Recurrence,
     Reduce,
     Value,
-    View,
     present,
 )
-from graphopt.operators.lowering import Concat, PadTo, Reshape, Slice, Take, Transpose, Window
+from graphopt.operators.lowering import Concat, PadTo, Pool, Reshape, Slice, Take, Transpose, Window
 
 
 def value_shapes(
@@ -44,7 +45,7 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape:
 
 
 def _computed_shape(
-    value: Map | View | Reduce | Lookup | Contraction | IntegerContraction | Convolution | ChannelWindow | Recurrence,
+    value: Computed,
     operands: Sequence[Shape],
 ) -> Shape | None:
     if isinstance(value, IntegerContraction) and value.window is not None:
@@ -58,6 +59,8 @@ def _computed_shape(
     first = operands[0]
     if isinstance(value, ChannelWindow):
         return first
+    if isinstance(value, Pooled):
+        return _pooled_shape(value.pool, first)
     if isinstance(value, Reduce):
         kept = len(first) - value.axes
         return (*first[:kept], *(1,) * value.axes)
@@ -104,3 +107,15 @@ def _convolved_shape(window: Window, image: Shape, weights: Shape) -> Shape:
         )
         sizes.append(max(positions, 0))
     return (image[0], weights[0], *sizes)
+
+
+def _pooled_shape(pool: Pool, image: Shape) -> Shape:
+    window, sizes = pool.window, []
+    for axis in range(2 - window.dimensions, 2):
+        size, stride = image[axis - 2], window.strides[axis]
+        padded = size + window.before[axis]
+        rest = padded + window.after[axis] - (pool.kernel[axis] - 1) * window.dilations[axis] - 1
+        count = -(-size // stride) if window.same else int(rest / stride) + 1
+        more = pool.rounds_up and not window.same and rest > 0 and rest % stride and count * stride < padded
+        sizes.append(max(count + bool(more), 0))
+    return (*image[:2], *sizes)

@@ -9,6 +9,7 @@ from graphopt.kernels.program import (
     Input,
     IntegerContraction,
     Map,
+    Pooled,
     Program,
     Value,
     View,
@@ -47,7 +48,7 @@ def _paths(values: Sequence[Value], output: int) -> dict[int, frozenset[str]]:
         if isinstance(value, Input):
             found.setdefault(value.position, set()).add(path.replace("io", ""))
             return
-        if isinstance(value, ChannelWindow | Convolution | IntegerContraction):
+        if isinstance(value, ChannelWindow | Convolution | IntegerContraction | Pooled):
             path += "x"
         if isinstance(value, View):
             step = {"ReorderInput": "i", "ReorderOutput": "o"}.get(value.origin, "x")

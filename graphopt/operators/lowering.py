@@ -341,6 +341,36 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """How the elements under a window that slides over an image are combined.
+
+    Attributes:
+        kind: ``"maximum"`` or ``"mean"``.
+        window: as of a convolution of one group without bounds.
+        kernel: taps along height and width.
+        rounds_up: a last window may reach beyond the padding (ONNX ceil_mode).
+        counts_pads: a mean divides by all taps, not by those inside of the image.
+    """
+
+    kind: str
+    window: Window
+    kernel: tuple[int, int]
+    rounds_up: bool
+    counts_pads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """Lowering of a pooling operator.
+
+    Attributes:
+        pool: (graph, node) to what it computes.
+    """
+
+    pool: Callable[[OperatorGraph, Node], Pool]
+
+
+@dataclass(frozen=True, slots=True)
 class Convolving:
     """Lowering of a convolution of slot 0 by the weights in slot 1, plus a bias (slot 2) and a tensor (slot 3).
 
@@ -381,4 +411,4 @@ class Recurring:
     layer: Callable[[OperatorGraph, Node], Layer]
 
 
-Lowering = Convolving | Elementwise | Layout | Rowwise | Picking | MatrixProduct | Recurring
+Lowering = Convolving | Elementwise | Layout | Rowwise | Picking | MatrixProduct | Pooling | Recurring

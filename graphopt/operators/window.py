@@ -3,11 +3,12 @@
 from dataclasses import replace
 from math import prod
 
-from graphopt.graph import Node
+from graphopt.graph import Node, OperatorGraph
 from graphopt.operators import rowwise
 from graphopt.operators.base import Cost, CostFormula, FusionClass, Operands, Operator
+from graphopt.operators.convolution import window_of
 from graphopt.operators.formulas import elements, integer, per_input, per_output, present, text, traffic, window_size
-from graphopt.operators.lowering import Rowwise
+from graphopt.operators.lowering import CannotLowerError, Pool, Pooling, Rowwise
 
 
 def pool_cost(node: Node, inputs: Operands, outputs: Operands) -> Cost:
@@ -135,8 +136,28 @@ _RESIZE = (
 )
 
 
-def _pool(op_type: str, attributes: tuple[str, ...], domain: str = "") -> Operator:
-    return Operator(op_type, _WINDOW, pool_cost, domain, "pool", attributes)
+def _pooled(graph: OperatorGraph, node: Node) -> Pool:
+    """The window of a MaxPool or AveragePool of float32.
+
+    Raises:
+        CannotLowerError: no kernel knows this use.
+    """
+    if graph.tensors[node.inputs[0]].dtype != "float32":
+        raise CannotLowerError(f"{node.op_type} of other than float32")
+    if len(node.outputs) > 1 and node.outputs[1]:
+        raise CannotLowerError(f"{node.op_type} that says where each greatest element stands")
+    given = node.attributes.get("kernel_shape")
+    window, kernel = window_of(graph, node), tuple(int(size) for size in given) if isinstance(given, tuple) else ()
+    if len(kernel) != window.dimensions:
+        raise CannotLowerError(f"{node.op_type}: kernel_shape of {len(kernel)} numbers")
+    counts_pads = node.op_type == "AveragePool" and bool(integer(node, "count_include_pad", 0))
+    kind = "maximum" if node.op_type == "MaxPool" else "mean"
+    rounds_up = bool(integer(node, "ceil_mode", 0))
+    return Pool(kind, window, (1, 1, *kernel)[-2:], rounds_up, counts_pads)  # type: ignore[arg-type]
+
+
+def _pool(op_type: str, attributes: tuple[str, ...], domain: str = "", lowering: Pooling | None = None) -> Operator:
+    return Operator(op_type, _WINDOW, pool_cost, domain, "pool", attributes, lowering=lowering)
 
 
 def _global(
@@ -151,11 +172,11 @@ def _global(
 
 
 OPERATORS: tuple[Operator, ...] = (
-    _pool("MaxPool", _MAXIMUM),
-    _pool("AveragePool", _AVERAGE),
+    _pool("MaxPool", _MAXIMUM, lowering=Pooling(_pooled)),
+    _pool("AveragePool", _AVERAGE, lowering=Pooling(_pooled)),
     _pool("LpPool", (*_POOL, "p")),
-    _pool("MaxPool", _MAXIMUM, _BLOCKED),
-    _pool("AveragePool", _AVERAGE, _BLOCKED),
+    _pool("MaxPool", _MAXIMUM, _BLOCKED, Pooling(_pooled)),
+    _pool("AveragePool", _AVERAGE, _BLOCKED, Pooling(_pooled)),
     _pool("NhwcMaxPool", _POOL, _MS),
     _pool("MaxpoolWithMask", ("auto_pad", "kernel_shape", "pads", "storage_order", "strides"), _MS),
     _global("GlobalAveragePool", 1, lowering=rowwise.global_pool("mean")),

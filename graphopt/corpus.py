@@ -52,7 +52,7 @@ class _Wanted:
     """How captures are made; see ``load``."""
 
     view: ViewName
-    folded: bool
+    fold_constants: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def load(
     place: Path | str,
     *,
     view: ViewName = "executed",
-    folded: bool = False,
+    fold_constants: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -92,8 +92,8 @@ def load(
         place: the corpus.
         view: the view that captures are wanted in. A stored file that is that view already, or a later one, stays as
             it is.
-        folded: whether all that never changes is made foldable before onnxruntime optimises (see ``foldable``), as
-            ``graphopt apply`` does it: nobody wants a kernel for what folding takes away.
+        fold_constants: whether all that never changes is made foldable (see ``foldable``) before onnxruntime optimises,
+            as ``graphopt apply`` does it: nobody wants a kernel for what folding takes away.
         jobs: worker processes; 1 works in this one. The result is the same for any number.
         progress: told after each model.
 
@@ -104,7 +104,7 @@ def load(
         GraphoptError: the corpus cannot be read, holds no model, or none of its models could be used.
     """
     with tempfile.TemporaryDirectory(prefix="graphopt-") as scratch:
-        return _load(place, Path(scratch), _Wanted(view, folded), jobs, progress)
+        return _load(place, Path(scratch), _Wanted(view, fold_constants), jobs, progress)
 
 
 def _load(place: Path | str, scratch: Path, wanted: _Wanted, jobs: int, progress: Progress | None) -> Corpus:
@@ -226,7 +226,7 @@ def _load_checked(model: Stored, wanted: _Wanted) -> _Loaded:
     for stored in sorted({entry.view for entry in entries}, key=str):
         group = [entry for entry in captures_file.merged(entries) if entry.view == stored]
         view = remaining(stored, wanted.view)
-        made = foldable(proto) if wanted.folded and view != "raw" else proto
+        made = foldable(proto) if wanted.fold_constants and view != "raw" else proto
         try:
             captured += _captures(made, model.name, group, view, model.source)
         except GraphoptError as error:

@@ -33,7 +33,7 @@ LEAST_HOPED = 1e-12
 MOST_WITHOUT_LOOKUP = 64
 """Most operators of a kernel that looks nothing up: only embedding tables stand side by side in greater numbers."""
 
-BELOW_SUPPORT = "below support: no opportunity of the corpus occurs here"
+BELOW_SUPPORT = "below support, or below the file's -k: no opportunity of the file occurs here"
 
 LARGEST_SHAPE = 8
 """Most elements of an integer vector that is taken for a shape."""

@@ -190,7 +190,7 @@ def test_what_folding_takes_away_is_not_mined(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
     kinds = {}
     for folded in (False, True):
-        loaded = corpus.load(tmp_path, folded=folded)
+        loaded = corpus.load(tmp_path, fold_constants=folded)
         kinds[folded] = {
             node.op_type for capture in loaded.captures for part in capture.and_bodies() for node in part.graph.nodes
         }

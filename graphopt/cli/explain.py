@@ -24,7 +24,7 @@ from graphopt.cli.progress import steps
     "--opportunities",
     type=options.path_or_stdin,
     metavar="FILE",
-    help="Fuse the patterns of this file, which 'graphopt mine' wrote; what is below support there stays.",
+    help="Fuse the patterns of this file, which 'graphopt mine' wrote; what is below support or -k there stays.",
 )
 @options.as_json
 @options.pass_environment

@@ -108,7 +108,7 @@ def command(
     roofline = machines.load(machine or machines.DEFAULT)
     workers = jobs or environment.jobs
     with progress(environment, "loading") as loading:
-        loaded = store.load(corpus, view=view, folded=True, jobs=workers, progress=loading)
+        loaded = store.load(corpus, view=view, fold_constants=True, jobs=workers, progress=loading)
     warn(loaded.problems)
     with progress(environment, "mining", even=False) as mining:
         report = find_opportunities(

@@ -153,7 +153,7 @@ def _what_if(environment: Environment, corpus: Path | str, machines: tuple[str, 
 
     rooflines = [machine.load(name) for name in machines or (machine.DEFAULT,)]
     with progress(environment, "loading") as loading:
-        captures = store.load(corpus, folded=True, jobs=environment.jobs, progress=loading).captures
+        captures = store.load(corpus, fold_constants=True, jobs=environment.jobs, progress=loading).captures
     found = []
     with progress(environment, "ranking") as ranking:
         for at, roofline in enumerate(rooflines):

@@ -124,6 +124,17 @@ def test_weights_come_from_where_all_weights_of_the_model_fit() -> None:
     assert slow == pytest.approx(at_once(640 / 1e9 + 320 / 1e9, 80e-9) + 1e-6)
 
 
+def test_contractions_wait_for_half_of_their_weights() -> None:
+    """64 bytes of weights, of which 32 move while it computes; other operators wait for none of theirs."""
+    shapes = dict.fromkeys("xwy", (4, 4))
+    product, added = (capture([(operator, ["x", "w"], "y")], shapes, ["w"]) for operator in ("MatMul", "Add"))
+    seconds = roofline.operator_seconds(product, 0, built())
+    assert seconds == pytest.approx(at_once(128 / 1e9, (128 + 32) / 8e9) + 32 / 8e9 + 1e-6)
+    assert roofline.operator_seconds(added, 0, built()) == pytest.approx(at_once(16 / 1e9, 192 / 8e9) + 1e-6)
+    along, waited = roofline.node_moves(product, 0)
+    assert (along, waited) == ([(96.0, 64.0, 192.0)], [(32.0, 0.0, 192.0)])
+
+
 def test_rates_in_elements_count_results() -> None:
     one = capture([("Transpose", ["x"], "y")], {"x": (10, 10), "y": (10, 10)})
     seconds = roofline.operator_seconds(one, 0, built(rates={"transpose": (1e7, "element/s")}))

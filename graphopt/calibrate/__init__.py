@@ -285,10 +285,10 @@ def _described(case: Case, results: Sequence[np.ndarray]) -> _Work:
         raise GraphoptError(f"{case.key}: {node.operator} has no cost")
     shapes = [capture.shape(name) if name else None for name in names]
     count = counts(graph, node, row, shapes, [value.shape for value in results])
-    moves = roofline.node_moves(capture, 0)
+    moves, waited = roofline.node_moves(capture, 0)
     if cost.flops:
-        return _Work(case.key, False, float(cost.flops), "flop/s", count, moves)
-    return _Work(case.key, False, float(sum(value.size for value in results)), "element/s", count, moves)
+        return _Work(case.key, False, float(cost.flops), "flop/s", count, moves, waited)
+    return _Work(case.key, False, float(sum(value.size for value in results)), "element/s", count, moves, waited)
 
 
 def _add_kernels(probes: dict[str, _Probe], cases: dict[str, _Work], threads: int, folder: Path, watch: Watch) -> None:

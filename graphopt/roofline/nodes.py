@@ -4,9 +4,13 @@ from dataclasses import dataclass
 
 from graphopt.graph import Capture, Node
 from graphopt.machine import Machine
-from graphopt.operators.base import Cost
+from graphopt.operators.base import Cost, FusionClass
 from graphopt.roofline.arithmetic import kernel_arithmetic, node_arithmetic, together
 from graphopt.roofline.profile import Move, Profile, profile_of
+
+WAITED = 0.5
+"""Share of the time to fetch its weights that a contraction waits; the rest goes by while it computes (measured:
+docs/roofline.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +79,20 @@ def operator_gains(capture: Capture, machine: Machine) -> list[float]:
     ]
 
 
-def node_moves(capture: Capture, index: int) -> list[Move]:
-    """What an operator that runs alone, again and again, moves as a node of its own; nothing where that is unknown."""
+def node_moves(capture: Capture, index: int) -> tuple[list[Move], list[Move]]:
+    """What an operator that runs alone, again and again, moves as a node of its own; nothing where that is unknown.
+
+    Returns:
+        what goes along with the arithmetic, and what it waits for.
+    """
     profile = profile_of(capture)
     cost = profile.costs[index]
     if cost is None:
-        return []
+        return [], []
+    waited = _waits(profile, index) * cost.parameter_bytes
     read, written = float(cost.bytes_read + cost.parameter_bytes), float(cost.bytes_written)
-    return [(read, written, read + written), *profile.repeated_moves(index)]
+    along = [(read - waited, written, read + written), *profile.repeated_moves(index)]
+    return along, [(waited, 0.0, read + written)] if waited else []
 
 
 def _node_seconds(profile: Profile, index: int, machine: Machine) -> float | None:
@@ -94,9 +104,14 @@ def _node_seconds(profile: Profile, index: int, machine: Machine) -> float | Non
     if cost is None or compute is None:
         return None
     memory = _seconds_of_traffic(profile, index, cost, machine)
-    memory += _seconds_of_parameters(profile, cost.parameter_bytes, machine)
     memory += sum(machine.seconds_to_move(*move) for move in profile.repeated_moves(index))
-    return together(compute, memory) + machine.node_seconds
+    weights, waits = _seconds_of_parameters(profile, cost.parameter_bytes, machine), _waits(profile, index)
+    return together(compute, memory + (1.0 - waits) * weights) + waits * weights + machine.node_seconds
+
+
+def _waits(profile: Profile, index: int) -> float:
+    """Share of the time to fetch its weights that an operator waits."""
+    return WAITED if profile.is_of(index, FusionClass.CONTRACTION) else 0.0
 
 
 def _seconds_of_traffic(profile: Profile, index: int, cost: Cost, machine: Machine) -> float:

@@ -159,6 +159,7 @@ class Acceptance:
             if not fusions or (self.times and all(nodes in self.times for f in fusions for nodes in f.sets)):
                 break  # nothing new: all of them have shown before that they pay
             if self.apart and self._unmeasured_seconds(fusions) < LEAST_CHANCE * self.run_seconds:
+                refused = (*refused, *self._untried(fusions))
                 fusions = kept
                 break
             library = self._build(fusions)
@@ -316,6 +317,15 @@ class Acceptance:
         """Measured seconds of the nodes that calls would replace which were not measured yet."""
         new = {index for fusion in fusions for nodes in fusion.sets if nodes not in self.times for index in nodes}
         return sum(self.apart.get(self.graph.nodes[index].name, 0.0) for index in new)
+
+    def _untried(self, fusions: Sequence[Fusion]) -> list[Refusal]:
+        """The calls that were not measured yet, as refusals."""
+        return [
+            Refusal(nodes, "takes too little of a run to be tried", before - after)
+            for fusion in fusions
+            for nodes, (before, after) in zip(fusion.sets, fusion.predicted, strict=True)
+            if nodes not in self.times
+        ]
 
     def _least(self, fusion: Fusion) -> float:
         """How many times faster a kernel has to be at least."""

@@ -211,7 +211,8 @@ def test_what_can_cost_little_of_a_run_is_measured_once(
     monkeypatch.setattr(measure, "node_turns", pretend)
     plan = apply(model, tmp_path / "fused.onnx", shapes=IMAGE)
     assert len(made) == 1 and not plan.fused
-    assert any(entry.reason == "lost in measurement" for entry in plan.not_fused)
+    reasons = {entry.reason for entry in plan.not_fused}
+    assert {"lost in measurement", "takes too little of a run to be tried"} <= reasons
 
 
 def test_the_stake_is_the_worse_of_two_mistakes() -> None:

@@ -23,7 +23,7 @@ UNIT_PIXELS = 2 * PLAN.unit_rows
 PARTS_SHARE = PLAN.parts / 2
 """Bytes of weights in the parts that the matrix unit multiplies, over those of float32."""
 UNIT_WAITS = 0.5
-"""Share that products by the matrix unit wait for: measured for weights of 2 to 8 million elements, 64 and 128 rows."""
+"""Share that products by the matrix unit wait for, where weights lie beyond the second-level cache."""
 PARTS_BYTES = PLAN.parts * 2 * PLAN.unit_rows * PLAN.unit_depth
 GATES = {"GRU": 3, "LSTM": 4}
 

@@ -66,28 +66,6 @@ typedef struct {
     const void *rows[MAX_OPERANDS][STACKED_ROWS];
 } row_block;
 
-enum { CACHE_LINE = 64 };
-
-/* Finds rows that indices of one type pick, where rows of indices and data lie evenly; 0 where an index is out of range. */
-#define DEFINE_FIND_PICKED(type)                                                                                       \
-    static int find_picked_##type(const void **rows, int64_t count, const type *index, int64_t index_step,             \
-                                  const unsigned char *data, int64_t step, int64_t stride, int64_t size, int64_t bytes) \
-    {                                                                                                                  \
-        for (int64_t r = 0; r < count; r++) {                                                                          \
-            int64_t picked = index[r * index_step];                                                                    \
-            picked += picked < 0 ? size : 0;                                                                           \
-            if ((uint64_t)picked >= (uint64_t)size)                                                                    \
-                return 0;                                                                                              \
-            const unsigned char *row = data + r * step + picked * stride;                                              \
-            rows[r] = row;                                                                                             \
-            for (int64_t line = 0; line < bytes; line += CACHE_LINE)                                                   \
-                __builtin_prefetch(row + line);                                                                        \
-        }                                                                                                              \
-        return 1;                                                                                                      \
-    }
-DEFINE_FIND_PICKED(int32_t)
-DEFINE_FIND_PICKED(int64_t)
-
 /* Finds the rows of load i of a block. Rows that are picked come from far: they are fetched ahead. */
 static const char *find_rows(const column_step *x, int i, row_block *b, void *const *tensors, unsigned char *room)
 {

@@ -321,7 +321,7 @@ static inline int64_t picked_row(const void *indices, int bytes, int64_t at, int
 }
 
 /* Lookups whose elements are found, and fetched, before the first of them is copied: tables lie far from the processor. */
-enum { FOUND = 64, FETCHED_BYTES = 256 };
+enum { FOUND = 64, FETCHED_BYTES = 256, CACHE_LINE = 64 };
 
 static inline __attribute__((always_inline)) void copy_bytes(unsigned char *to, const unsigned char *from, int64_t bytes)
 {
@@ -333,6 +333,55 @@ static inline __attribute__((always_inline)) void copy_bytes(unsigned char *to, 
         *to++ = *from++;
 }
 
+/* Finds slices of so many bytes that indices of one type pick, and fetches them; 0 where an index is out of range. index_step: in
+ * indices; step: bytes from what one index picks from to what the next does; stride: bytes from one slice to the next. */
+#define DEFINE_FIND_PICKED(type)                                                                                       \
+    static int find_picked_##type(const void **rows, int64_t count, const type *index, int64_t index_step,             \
+                                  const unsigned char *data, int64_t step, int64_t stride, int64_t size, int64_t bytes) \
+    {                                                                                                                  \
+        for (int64_t r = 0; r < count; r++) {                                                                          \
+            int64_t picked = index[r * index_step];                                                                    \
+            picked += picked < 0 ? size : 0;                                                                           \
+            if ((uint64_t)picked >= (uint64_t)size)                                                                    \
+                return 0;                                                                                              \
+            const unsigned char *row = data + r * step + picked * stride;                                              \
+            rows[r] = row;                                                                                             \
+            for (int64_t line = 0; line < bytes; line += CACHE_LINE)                                                   \
+                __builtin_prefetch(row + line);                                                                        \
+        }                                                                                                              \
+        return 1;                                                                                                      \
+    }
+DEFINE_FIND_PICKED(int32_t)
+DEFINE_FIND_PICKED(int64_t)
+
+/* Packs slices of so many bytes, to_step bytes apart, that indices index_step elements apart pick; the rest as for find_picked. */
+static const char *pack_slices(unsigned char *to, int64_t to_step, const unsigned char *from, int64_t step, int64_t stride,
+                               int64_t size, const void *indices, int index_bytes, int64_t index_step, int64_t count, int64_t bytes)
+{
+    const void *source[FOUND];
+    int64_t fetched = bytes < FETCHED_BYTES ? bytes : FETCHED_BYTES;
+    for (int64_t first = 0; first < count; first += FOUND, to += FOUND * to_step, from += FOUND * step) {
+        int64_t found = count - first < FOUND ? count - first : FOUND, at = first * index_step;
+        int inside = index_bytes == 4 ? find_picked_int32_t(source, found, (const int32_t *)indices + at, index_step, from,
+                                                            step, stride, size, fetched)
+                                      : find_picked_int64_t(source, found, (const int64_t *)indices + at, index_step, from,
+                                                            step, stride, size, fetched);
+        if (!inside)
+            return OUT_OF_RANGE;
+        if (bytes == 4) {
+            for (int64_t i = 0; i < found; i++)
+                memcpy(to + i * to_step, source[i], 4);
+        } else if (bytes == 64) {
+            for (int64_t i = 0; i < found; i++)
+                memcpy(to + i * to_step, source[i], 64);
+        } else {
+            for (int64_t i = 0; i < found; i++)
+                copy_bytes(to + i * to_step, source[i], bytes);
+        }
+    }
+    return NULL;
+}
+
 /* Packs a tile of a lookup. a: of the data, b: of the indices, whose first element stands at `first`. */
 static const char *pack_lookup(int bytes, unsigned char *to, int64_t to_row, const unsigned char *from, const access *a,
                                const void *indices, int index_bytes, int64_t first, const access *b, int64_t rows,
@@ -340,6 +389,13 @@ static const char *pack_lookup(int bytes, unsigned char *to, int64_t to_row, con
 {
     int64_t run = b->column == 0 ? columns : 1; /* elements for which an index stands */
     int64_t whole = (a->column == 1 || run == 1) ? run * bytes : 0, fetched = whole < FETCHED_BYTES ? whole : FETCHED_BYTES;
+    const unsigned char *first_index = (const unsigned char *)indices + first * index_bytes;
+    if (whole && run == columns)
+        return pack_slices(to, to_row * bytes, from, a->row * bytes, a->stride * bytes, a->size, first_index, index_bytes, b->row,
+                           rows, whole);
+    if (whole && rows == 1)
+        return pack_slices(to, bytes, from, a->column * bytes, a->stride * bytes, a->size, first_index, index_bytes, b->column,
+                           columns, whole);
     const unsigned char *source[FOUND];
     unsigned char *target[FOUND];
     for (int64_t r = 0, c = 0; r < rows && columns > 0;) {

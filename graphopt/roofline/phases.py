@@ -31,13 +31,19 @@ class Phases:
     along_rows: frozenset[int]
 
 
+ONE = Phases(0, (), frozenset())
+"""Of a kernel in which nothing waits for anything."""
+
+
 def phases_of(profile: Profile, inside: set[int]) -> Phases:
     """The phases of a set of nodes as one kernel."""
+    heads = [index for index in inside if profile.is_of(index, FusionClass.REDUCTION, *HEAVY)]
+    if not heads:
+        return ONE
     begins: dict[int, int] = {}
     for index in sorted(inside):  # node order is topological
         made = (profile.graph.producers.get(name, (-1, 0))[0] for name in profile.graph.nodes[index].inputs)
         begins[index] = max((begins[p] + _ends_phase(profile, p) for p in made if p in begins), default=0)
-    heads = [index for index in inside if profile.is_of(index, FusionClass.REDUCTION, *HEAVY)]
     stored = {
         name: begins[index]
         for index in sorted(heads, reverse=True)

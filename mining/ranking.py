@@ -131,11 +131,14 @@ class Ranking:
         """Numbers for the nodes of a graph, equal where occurrences of one pattern cost the same with either node.
 
         What is compared is all that costs depend on: attributes, shapes, which operands are constant, how many uses the
-        results have; operands that are shared with other nodes by name.
+        results have; operands that are shared with other nodes by name; times, for equal nodes find their operands
+        near or far.
         """
         if graph not in self._numbers:
             keys: dict[object, int] = {}
-            rows = zip(*(_cost_keys(capture) for capture in self.by_graph[graph]), strict=True)
+            captures = self.by_graph[graph]
+            columns = [*(_cost_keys(capture) for capture in captures), *(self.times[id(one)] for one in captures)]
+            rows = zip(*columns, strict=True)
             numbers = [keys.setdefault(row, len(keys)) for row in rows]
             self._numbers[graph] = numbers
         return self._numbers[graph]

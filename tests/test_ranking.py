@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import fsum, isclose
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from graphopt import machine, roofline
 from graphopt.errors import GraphoptError
 from graphopt.graph import Capture, OperatorGraph
 from graphopt.machine import Machine
-from graphopt.mining import Report, find_opportunities, mine, opportunities
+from graphopt.mining import Pattern, Report, find_opportunities, mine, opportunities
+from graphopt.mining.opportunity import Opportunity
+from graphopt.mining.ranking import Ranking
 from graphopt.mining.rules import MOST_RESULTS
 from tests.convexity import is_convex
 from tests.mining_captures import capture, random_fleet
@@ -106,6 +108,27 @@ def test_equal_branches_are_counted_each() -> None:
     assert lookups.operators == ("Gather", "ReduceSum")
     assert (lookups.occurrences, lookups.disjoint_occurrences, lookups.executions) == (3, 3, 300)
     assert sum(shape.executions for shape in lookups.shapes) == 300
+
+
+def test_equal_operators_are_valued_by_where_their_operands_lie(xeon: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of some equal lookups reads the table from further away than the others."""
+    names = [f"y{i}" for i in range(4)]
+    bags = " ".join(f"e{name} = Gather(t, i) {name} = ReduceSum<keepdims=0>(e{name}, one)" for name in names)
+    results = ", ".join(f"float[64,128] {name}" for name in names)
+    text = f"g (float[20000,128] t, int64[64,20] i) => ({results}) <int64[1] one = {{1}}> {{ {bags} }}"
+    seen: list[tuple[Ranking, list[Pattern]]] = []
+    best = Ranking.best
+
+    def remembered(self: Ranking, patterns: Iterable[Pattern], *asked: object) -> list[Opportunity]:
+        seen.append((self, list(patterns)))
+        return best(self, seen[-1][1], *asked)
+
+    monkeypatch.setattr(Ranking, "best", remembered)
+    (found,) = find_opportunities([capture(text)], xeon, k=None, max_size=2, engine="serial").opportunities
+    ranking, patterns = seen[0]
+    valued = [one for pattern in patterns for one in ranking.candidates(pattern, {}) if pattern.digest == found.digest]
+    assert len({round(one.saving * 1e9) for one in valued}) > 1
+    assert fsum(one.saving for one in valued) == pytest.approx(found.saving_seconds)
 
 
 def test_shorter_lists_are_the_beginning_of_longer_ones(xeon: Machine) -> None:

@@ -67,6 +67,8 @@ _ATTRIBUTE_TYPES = frozenset(AttributeProto.AttributeType.values()) - {Attribute
 _BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 _STANDARD = ("", "ai.onnx")
 _NEWEST = 1 << 30
+# Attributes of Constant that hold other things than numbers.
+_CONSTANTS: dict[str, int] = {"value": AttributeProto.TENSOR, "sparse_value": AttributeProto.SPARSE_TENSOR}
 # Fields of onnx.ModelProto and the wire type that each one has.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -577,6 +579,8 @@ def _check_node(node: NodeProto, version: int) -> None:
         raise GraphoptError(f"{describe(node)} has {given}; {inputs} and {outputs} are the least")
     if node.op_type == "Constant":
         for attribute in node.attribute:
+            if _CONSTANTS.get(attribute.name, attribute.type) != attribute.type:
+                raise GraphoptError(f"attribute {attribute.name!r} of {describe(node)} is of another type")
             _check_text(f"attribute {attribute.name!r} of {describe(node)}", (attribute.s, *attribute.strings))
     if node.op_type in _BODIES:
         _check_bodies(node)

@@ -159,9 +159,9 @@ def constant_tensors(model: ModelProto) -> Iterator[tuple[str, Tensor]]:
         )
     stand_ins = {node.output[0]: shape for node, shape in dropped(graph)}
     for node in graph.node:
-        if node.op_type == "Constant" and plain_domain(node.domain) == "" and node.attribute:
+        if node.op_type == "Constant" and plain_domain(node.domain) == "" and node.attribute and node.output:
             yield node.output[0], _constant_node(node)
-        elif node.op_type == "ConstantOfShape" and node.output[0] in stand_ins:
+        elif node.op_type == "ConstantOfShape" and node.output and node.output[0] in stand_ins:
             name, shape = node.output[0], stand_ins[node.output[0]]
             data_type = dropped_type(node)
             yield name, Tensor(name, dtype_name(data_type), len(shape), constant=True, shape=shape)

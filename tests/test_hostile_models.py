@@ -111,6 +111,7 @@ HOSTILE: dict[str, tuple[Callable[[], ModelProto | bytes], str]] = {
         "'w' holds text that is not UTF-8",
     ),
     "constant text that is none": (lambda: constant(value_string=b"\xff"), "holds text that is not UTF-8"),
+    "constant of no tensor": (lambda: constant(value=1.0), "attribute 'value' of Constant .* is of another type"),
     "constant without data": (lambda: constant(value=tensor(FLOAT, (4,))), "holds 0 values"),
     "enormous empty weight": (lambda: adding(tensor(FLOAT, (0, 2**62, 2**62))), "more elements than any memory"),
     "weight of many dimensions": (lambda: adding(tensor(FLOAT, (1,) * 70, float_data=[1])), "64 are the most"),
@@ -174,3 +175,24 @@ def test_what_cannot_be_used_is_refused(words: list[str], hostile: tuple[Path, s
     assert re.search(cause, outcome.err), outcome.err
     assert "cannot be used:" not in outcome.err  # what nobody thought of
     assert sorted(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        node("MultiHeadAttention", ["x"], [], domain="com.microsoft", num_heads=2),
+        node("FusedMatMul", ["x", "x"], [], domain="com.microsoft", transA=float("inf")),
+        node("CropAndResize", [], [], domain="com.microsoft"),
+        node("ReduceSum", ["x", "x", "x"], ["z"], axes=[2**62], keepdims="no"),
+    ],
+    ids=lambda malformed: malformed.op_type,
+)
+def test_nodes_that_are_not_their_operators_cost_nothing_known(
+    malformed: NodeProto, tmp_path: Path, graphopt: CommandLine
+) -> None:
+    """No runtime takes them; where it does not look, as it does not know another operator, mining goes on."""
+    path = tmp_path / "malformed.onnx"
+    path.write_bytes(model(node("Neg", ["x"], ["n"]), node("Exp", ["n"], ["y"]), malformed).SerializeToString())
+    outcome = graphopt("mine", path, "--view", "raw", "--json")
+    assert outcome.code == Exit.DONE, outcome.err
+    assert "cannot be used" not in outcome.err

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from math import inf
 
 import numpy as np
 import onnx
@@ -134,6 +135,9 @@ def _text(value: object) -> str:
 def cost(capture: Capture, index: int) -> Cost | None:
     """Cost of one execution of a node at the capture's shapes; None when the operator or a shape is unknown.
 
+    None as well for a node that is not what its operator can be, by its operands, shapes or attributes: no runtime
+    takes it, and graphs that no runtime takes are costed too, for an operator that it does not know.
+
     Sequences and optionals have no shape: operators on them are costed by the tensors that go in and come out. If, Loop
     and Scan cost what their bodies cost, as often as these ran; None when that is unknown.
     """
@@ -158,7 +162,12 @@ def cost(capture: Capture, index: int) -> Cost | None:
         outputs = [operand(name) if name else None for name in node.outputs]
     except LookupError:
         return None
-    return operator.cost(node, inputs, outputs)
+    try:
+        found = operator.cost(node, inputs, outputs)
+        counts = (found.flops, found.bytes_read, found.bytes_written, found.parameter_bytes)
+        return found if all(0 <= count < inf for count in counts) else None
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _cost_of_bodies(capture: Capture, node: Node) -> Cost | None:

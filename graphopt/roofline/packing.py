@@ -95,7 +95,7 @@ def seconds_of_broadcasts(profile: Profile, inside: set[int], machine: Machine) 
     seconds = 0.0
     for index in inside:
         row, node = profile.rows[index], profile.graph.nodes[index]
-        result = profile.shape(node.outputs[0])
+        result = profile.shape(node.outputs[0]) if node.outputs else None
         if row is None or row.fusion_class is not FusionClass.ELEMENTWISE or not result:
             continue
         for name in dict.fromkeys(node.inputs):

@@ -106,6 +106,9 @@ class Profile:
             None if row is None or row.op_type in CONTROL_FLOW else operators.cost(capture, index)
             for index, row in enumerate(self.rows)
         ]
+        for index, row in enumerate(self.rows):
+            if row is not None and row.op_type not in CONTROL_FLOW and self._is_malformed(index):
+                self.rows[index] = None
         self._known: dict[tuple[int, Callable[..., object]], object] = {}
         self._executed: dict[tuple[int, bool], Executed | None] = {}
         # seconds by machine: of nodes of their own (``nodes``), and of arithmetic in kernels (``arithmetic``)
@@ -191,6 +194,12 @@ class Profile:
             self._known[index, count] = self._count(index, count)
         return cast(T, self._known[index, count])
 
+    def _is_malformed(self, index: int) -> bool:
+        """Whether a node has all shapes and no cost: it is not what its operator can be."""
+        node = self.graph.nodes[index]
+        known = all(self.shape(name) is not None for name in (*node.inputs, *node.outputs) if name)
+        return self.costs[index] is None and known
+
     def _count(self, index: int, count: Callable[..., T]) -> T:
         node = self.graph.nodes[index]
         inputs = [self.shape(name) if name else None for name in node.inputs]
@@ -269,7 +278,7 @@ class Profile:
 
 
 def _sums(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> Sums | None:
-    source, result = inputs[0], outputs[0] if outputs else None
+    source, result = inputs[0] if inputs else None, outputs[0] if outputs else None
     return None if source is None or result is None else sums(graph, node, source, result)
 
 

@@ -110,6 +110,8 @@ def compute(node: NodeProto, operands: Sequence[Array | None], opset: int) -> li
         return [_reordered(node, operands[0])]
     if node.op_type in recurrent_layers.GATES:
         return _recurrent(node, operands)
+    if node.domain == BLOCKED and node.op_type in ("AveragePool", "MaxPool"):
+        return [_pooled_blocks(node, operands[0])]
     special = NUMPY.get(node.op_type) if node.domain != BLOCKED else None
     result = special(node, *operands) if special else None
     if result is not None:
@@ -433,6 +435,17 @@ def _pooled(node: NodeProto, x: Array) -> Array:
             with np.errstate(all="ignore"):
                 result[:, :, *place] = window.astype(np.float64).sum(axes) / count
     return result
+
+
+def _pooled_blocks(node: NodeProto, x: Array | None) -> Array:
+    """Of the blocked layout, where onnxruntime divides by zero at windows of nothing."""
+    assert x is not None
+    block, (n, channels, h, w) = block_size(), x.shape
+    plain = x.reshape(n, channels // block, h, w, block).transpose(0, 1, 4, 2, 3).reshape(n, channels, h, w)
+    result = _pooled(node, plain)
+    h, w = result.shape[2:]
+    blocks = result.reshape(n, channels // block, block, h, w).transpose(0, 1, 3, 4, 2)
+    return np.ascontiguousarray(blocks).reshape(result.shape)
 
 
 def _mean_variance(node: NodeProto, x: Array) -> Array:

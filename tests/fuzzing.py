@@ -57,6 +57,7 @@ def allowed(case: Case, expected: Mapping[str, Array]) -> dict[str, Array]:
         for name in node.output
     }
     scale |= {node.output[0]: _absolute(case, node, expected) for node in case.nodes if node.op_type in SUMMING}
+    scale |= {node.output[0]: _centred(node, expected) for node in case.nodes if node.op_type in CENTRING}
     for source in [name for name, value in expected.items() if value.dtype.kind == "f"]:
         worst = {name: np.zeros(expected[name].shape) for name in case.outputs}
         for changed in _perturbed(expected[source], scale.get(source, np.abs(expected[source])), random):
@@ -110,6 +111,23 @@ def _absolute(case: Case, node: NodeProto, expected: Mapping[str, Array]) -> Arr
     with np.errstate(all="ignore"):
         sums = compute(plain, operands, case.opset)[0]
     return np.full_like(sums, sums.max(initial=0)) if node.op_type in CONVOLUTIONS else sums
+
+
+CENTRING = {"GroupNormalization", "InstanceNormalization"}
+"""Operators whose results have errors of the size of their operands over the deviation: the mean is rounded."""
+
+
+def _centred(node: NodeProto, expected: Mapping[str, Array]) -> Array:
+    """What an operand as large as the largest of its group would give, less no mean."""
+    x, factor = (expected[name].astype(np.float64) for name in node.input[:2])
+    groups = int(attributes(node).get("num_groups", x.shape[1]))  # type: ignore[arg-type]
+    flat = x.reshape(x.shape[0], groups, -1)
+    with np.errstate(all="ignore"):
+        each = np.abs(flat).max(2) / np.sqrt(flat.var(2) + 1e-5)
+    each = np.repeat(each, x.shape[1] // groups, axis=1) * np.abs(np.repeat(factor, x.shape[1] // factor.size))
+    return np.broadcast_to(each.reshape(*each.shape, *(1,) * (x.ndim - 2)), x.shape).astype(
+        expected[node.output[0]].dtype
+    )
 
 
 def _largest(x: Array) -> float:

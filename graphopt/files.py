@@ -1,10 +1,15 @@
-"""Writing files so that a reader finds either the old file or the new one, whole, whenever the writer is stopped."""
+"""Writing files so that a reader finds either the old file or the new one, whole, whenever the writer is stopped.
 
+And reading JSON that anybody may have written.
+"""
+
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from graphopt.errors import GraphoptError
 
@@ -73,3 +78,15 @@ def write_text(path: Path, content: str) -> None:
         GraphoptError: it cannot be written.
     """
     write_bytes(path, content.encode("utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None

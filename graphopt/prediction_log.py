@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import GraphoptError
+from graphopt.files import parse_json
 from graphopt.graph import AttributeValue, Capture, Node, OperatorGraph, Tensor
 
 try:
@@ -104,11 +105,11 @@ def _records(source: Path, lines: Sequence[str]) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             if data["schema_version"] != SCHEMA_VERSION or data["kind"] != "prediction":
                 raise ValueError
             yield _from_json(data)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise GraphoptError(f"{source}: line {number} is no prediction of version {SCHEMA_VERSION}") from None
 
 

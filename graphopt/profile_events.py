@@ -6,7 +6,6 @@ which reads it says. Operators that onnxruntime made of others stand under new n
 them, they are looked for in the model as onnxruntime optimises it here.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from onnx import ModelProto
 
 from graphopt.errors import GraphoptError, about
+from graphopt.files import parse_json
 from graphopt.graph import Shape
 from graphopt.model_files import inline_functions
 from graphopt.model_graphs import constant_tensors
@@ -107,16 +107,16 @@ def read_runs(path: Path) -> list[tuple[OperatorEvent, ...]]:
     try:
         with about(path):
             return _runs(_events(text))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise GraphoptError(f"{path}: not a profile of onnxruntime") from None
 
 
 def _events(text: str) -> list[dict[str, Any]]:
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         # A process that was killed leaves a file without an end: an event a line, the last one perhaps in part.
-        found = json.loads(text[: text.rindex("\n")].rstrip().rstrip(",") + "]")
+        found = parse_json(text[: text.rindex("\n")].rstrip().rstrip(",") + "]")
     if not isinstance(found, list):
         raise GraphoptError("not a profile of onnxruntime")
     return found

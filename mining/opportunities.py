@@ -160,7 +160,7 @@ def read(path: Path) -> Report:
     except UnicodeDecodeError:
         raise GraphoptError(f"{path}: not an opportunities file (not JSON)") from None
     try:
-        data = json.loads(content)
+        data = files.parse_json(content)
     except ValueError:
         raise GraphoptError(f"{path}: not an opportunities file (not JSON)") from None
     if not isinstance(data, dict):
@@ -169,5 +169,5 @@ def read(path: Path) -> Report:
         return Report.from_dict(data)
     except KeyError as error:
         raise GraphoptError(f"{path}: not an opportunities file ({error.args[0]!r} is missing)") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise GraphoptError(f"{path}: not an opportunities file ({error})") from None

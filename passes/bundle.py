@@ -111,7 +111,7 @@ def read(folder: Path) -> Bundle:
         GraphoptError: it is none, or a file of it is missing.
     """
     try:
-        about = json.loads((folder / ABOUT).read_text("utf-8"))
+        about = files.parse_json((folder / ABOUT).read_text("utf-8"))
         source, tiles = ((folder / name).read_text("utf-8") for name in (KERNEL, TILES))
     except OSError as error:
         raise GraphoptError(f"{error.filename or folder}: cannot read: {error.strerror or error}") from None

@@ -1,11 +1,11 @@
 """Result files, whatever is in them: read one, and make its document."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from graphopt.errors import GraphoptError
+from graphopt.files import parse_json
 from graphopt.report import (
     benchmark,
     characterization,
@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Any]:
         GraphoptError: it cannot be read, is no result of graphopt or one of another version.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GraphoptError(f"{path}: cannot read: {error.strerror or error}") from None
     except ValueError:
@@ -110,5 +110,5 @@ def checked(path: Path, make: Callable[[], Made]) -> Made:
         return make()
     except KeyError as error:
         raise GraphoptError(f"{path}: not a whole result file: {error.args[0]!r} is missing") from None
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise GraphoptError(f"{path}: not a valid result file: {error}") from None

@@ -150,7 +150,7 @@ def _claim(folder: Folder, names: list[str], life: timedelta) -> str:
         if other == own or age(other) > life:
             continue
         try:
-            claimed = json.loads(folder.read(f"{CLAIMS}/{other}"))
+            claimed = files.parse_json(folder.read(f"{CLAIMS}/{other}"))
         except FileNotFoundError:
             continue
         except ValueError:

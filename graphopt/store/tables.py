@@ -7,6 +7,7 @@ from datetime import datetime
 from io import BytesIO
 
 from graphopt.errors import GraphoptError
+from graphopt.files import parse_json
 from graphopt.graph import Shape
 
 try:
@@ -171,7 +172,7 @@ def shapes_of(text: str) -> tuple[Shape | None, ...]:
         GraphoptError: the text is not what ``shapes_text`` writes.
     """
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         found = None
     if not isinstance(found, list) or not all(shape is None or _is_shape(shape) for shape in found):
@@ -210,8 +211,8 @@ def from_parquet(content: bytes, schema: "pa.Schema") -> tuple["pa.Table", froze
         version = metadata.get(VERSION_KEY, b"").decode(errors="replace")
         if version != str(SCHEMA_VERSION):
             raise GraphoptError(f"schema_version is {version!r}; this release reads {SCHEMA_VERSION}")
-        replaces = json.loads(metadata.get(REPLACES_KEY, b"[]"))
+        replaces = parse_json(metadata.get(REPLACES_KEY, b"[]"))
         table = file.read(columns=schema.names, use_threads=False).replace_schema_metadata(None)
         return table.cast(schema), frozenset(map(str, replaces))
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise GraphoptError(f"not a table of an observed corpus: {' '.join(str(error).split())}") from None

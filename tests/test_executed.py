@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.graph import Node
+from graphopt.graph import Node, Shape
 from graphopt.operators.executed import Executed, executed, padded_operations, unit_pays
 
 SIZES = st.integers(1, 300)
 BLOCKED = "com.microsoft.nchwc"
+AS_IT_IS = {"computed": False, "unit": False}
 
 
 def product(rows: int, depth: int, columns: int, *, unit: bool = False, computed: bool = False) -> Executed:
@@ -37,7 +38,7 @@ def test_lanes_that_are_filled_up_are_worked_too(
     assert (found.regime == "unit") == (unit and not computed and unit_pays(rows, columns, depth))
 
 
-@pytest.mark.parametrize("operator", ["MatMul", "MatMulNBits", "QGemm", "Conv", "NhwcFusedConv", "GRU"])
+@pytest.mark.parametrize("operator", ["MatMul", "MatMulNBits", "QGemm", "Conv", "NhwcFusedConv", "GRU", "MaxPool"])
 @given(st.lists(st.integers(0, 9), max_size=5), st.lists(st.integers(0, 9), max_size=5), st.lists(SIZES, max_size=5))
 def test_shapes_that_no_kernel_has_are_no_error(
     operator: str, left: list[int], right: list[int], result: list[int]
@@ -79,6 +80,14 @@ def test_direct_sums_are_never_fewer_than_defined(blocks: int, out: int, height:
     image, weights = (1, 16 * blocks, height, width), (16 * out, 16 * blocks, window, window)
     found = convolution(image, weights, pads=(window // 2,) * 4, dilations=(2, 2))
     assert found.operations >= (1 - 1e-12) * 2 * prod(weights) * height * width  # a quotient may round down
+
+
+def test_pools_combine_rows_of_their_windows_first() -> None:
+    window = {"kernel_shape": (3, 2), "strides": (1, 2)}
+    sizes: list[Shape] = [(2, 32, 9, 8), (2, 32, 7, 4)]
+    for domain, regime, rows in (("", "strided", 2 * 32 * 7), (BLOCKED, "", 2 * 2 * 7)):
+        found = executed(Node("n", domain, "MaxPool", 12, ("x",), ("y",), window), sizes[:1], sizes[1], **AS_IT_IS)
+        assert found == Executed(regime, 2 * 32 * 7 * (3 * 8 + 2 * 4), {"": rows})
 
 
 def test_a_recurrent_layer_reads_its_weights_in_each_step() -> None:

@@ -287,6 +287,15 @@ def _pooled(channels: int, size: int) -> KernelCase:
     return KernelCase("reduce", (_node(0, f"{BLOCKED}.GlobalAveragePool", ("x",), "y"),), shapes)
 
 
+def _window(domain: str, channels: int, size: int, taps: int, stride: int) -> KernelCase:
+    """The greatest elements under windows."""
+    pad = (taps - 1) // 2
+    window = {"kernel_shape": (taps,) * 2, "strides": (stride,) * 2, "pads": (pad,) * 4}
+    after = (size + 2 * pad - taps) // stride + 1
+    shapes = {"x": (1, channels, size, size), "y": (1, channels, after, after)}
+    return KernelCase("pool", (_node(0, f"{domain}MaxPool", ("x",), "y", **window),), shapes)
+
+
 def _product(rows: int, depth: int, columns: int) -> KernelCase:
     """A matrix product by constant weights, and an activation."""
     nodes = (_node(0, "MatMul", ("x", "w"), "t"), _node(1, "Relu", ("t",), "y"))
@@ -444,6 +453,13 @@ PRODUCTS = (
 STACKS = ((64, 49, 64), (300, 10, 32), (16, 200, 128), (1, 300, 400), (8, 24, 1000))
 """Outer sizes, rows and columns of sums of rows that lie on top of each other."""
 
+WINDOWS = (
+    *((f"{BLOCKED}.", *sizes) for sizes in ((64, 40, 3, 1), (64, 60, 3, 2), (160, 20, 5, 1), (32, 50, 2, 2))),
+    *(("", *sizes) for sizes in ((48, 30, 3, 1), (20, 60, 3, 1), (100, 20, 5, 1))),
+    *(("", *sizes) for sizes in ((24, 70, 3, 2), (40, 40, 2, 2), (200, 18, 3, 2))),
+)
+"""Layout, channels, size of the image, taps and stride of pools."""
+
 CASES: tuple[KernelCase, ...] = (
     _chain("Add", "add"),
     _chain("Mul", "mul"),
@@ -480,6 +496,7 @@ CASES: tuple[KernelCase, ...] = (
     *_rows("ReduceMean", "reduce", keepdims=1, axes=(-1,)),
     *(_stacked(*sizes) for sizes in STACKS),
     *(_pooled(channels, size) for channels, size in ((320, 14), (960, 7), (160, 24), (64, 40))),
+    *(_window(*sizes) for sizes in WINDOWS),
     *_rows("Softmax", "softmax", axis=-1),
     *_rows("LayerNormalization", "layernorm", 2, axis=-1),
     *(_product(*sizes) for sizes in PRODUCTS),

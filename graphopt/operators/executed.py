@@ -1,8 +1,9 @@
-"""What generated kernels execute for contractions and recurrent layers: operations as scheduled, and what slows them.
+"""What kernels execute for contractions, pools and recurrent layers: operations as scheduled, and what slows them.
 
 A kernel's schedule decides what it costs: vectors are filled up with idle lanes, few rows keep fewer sums in flight,
 the matrix unit works on tiles, and transforms replace multiplications. The formulas follow the kernels' own plans
-(``kernels/c/contraction.h``, ``matrix_unit.h``, ``convolution.h``, ``winograd.h``, ``recurrence.h``, ``integers.h``).
+(``kernels/c/contraction.h``, ``matrix_unit.h``, ``convolution.h``, ``winograd.h``, ``pooling.h``, ``recurrence.h``,
+``integers.h``).
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ UNIT_WAITS = 0.5
 """Share that products by the matrix unit wait for, where weights lie beyond the second-level cache."""
 PARTS_BYTES = PLAN.parts * 2 * PLAN.unit_rows * PLAN.unit_depth
 GATES = {"GRU": 3, "LSTM": 4}
+POOLS = ("MaxPool", "AveragePool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Executed:
     Attributes:
         regime: which schedule, where it has a rate of its own: ``unit`` (matrix unit), ``dots`` (few columns),
             ``row`` (one row, or one position), ``computed`` (by what no session can prepare), ``winograd``,
-            ``pointwise``; else empty.
+            ``pointwise``, ``strided``; else empty.
         operations: as executed, idle lanes included.
         counts: what is worked through besides, by name.
         parameter_share: bytes of weights as the kernel keeps them, over those of the operator.
@@ -61,6 +63,8 @@ def executed(node: Node, inputs: Shapes, result: Shape, *, computed: bool, unit:
         computed: whether the right factor (the weights of a convolution) is no constant.
         unit: whether the machine's kernels use a matrix unit.
     """
+    if node.op_type in POOLS:
+        return _pool(node, inputs[0] or (), result)
     left, right = factor_shapes(node, inputs)
     if not left or not right or not result or not prod((*left, *right, *result)):
         return None
@@ -346,6 +350,21 @@ def _winograd(sizes: _Sizes) -> tuple[float, Executed] | None:
     again = (kept, ceil(all_tiles / most) - 1)
     operations = 2.0 * LANES * products * sizes.groups
     return least, Executed("winograd", operations, {"": transforms * sizes.groups}, places / taps, again, 1.0)
+
+
+# --------------------------------------------------------------------------------------------------------------- pools
+
+
+def _pool(node: Node, image: Shape, result: Shape) -> Executed | None:
+    """Rows of a window are combined for all columns of the image, then its columns; see ``kernels/c/pooling.h``."""
+    if not 3 <= len(image) == len(result) <= 4 or not prod((*image, *result)):
+        return None
+    blocked = node.domain == DOMAIN
+    kernel, size, width = _numbers(node, "kernel_shape"), _plane(result), image[-1]
+    rows = prod(image[:2]) * size[0]
+    regime = "strided" if not blocked and _numbers(node, "strides")[1] > 1 else ""
+    operations = float(rows * (width * kernel[0] + size[1] * kernel[1]))
+    return Executed(regime, operations, {"": rows / LANES if blocked else rows})
 
 
 # --------------------------------------------------------------------------------------------------- recurrent layers

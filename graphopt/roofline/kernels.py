@@ -150,12 +150,12 @@ def _further_steps(profile: Profile, nodes: Sequence[int]) -> int:
 def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
     """Bytes that one step of a kernel leaves in memory for a later one, which reads them again.
 
-    A contraction has its computed operands in memory; what is computed from one, or changes the order, is in
-    memory before sums, windows and lookups read it.
+    A contraction or a window has its computed operands in memory; what is computed from a contraction, or changes the
+    order, is in memory before sums and lookups read it.
     """
     inside = set(nodes)
     below = {index for index in inside if profile.is_of(index, FusionClass.CONTRACTION) or _turns(profile, index)}
-    if not below or len(inside) < 2:
+    if len(inside) < 2:
         return 0
     kept: set[str] = set()
     for index in sorted(inside):  # node order is topological
@@ -164,9 +164,9 @@ def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
             for name in profile.graph.nodes[index].inputs
             if name in profile.graph.producers and profile.graph.producers[name][0] in inside
         }
-        if profile.is_of(index, FusionClass.CONTRACTION):
+        if profile.is_of(index, FusionClass.CONTRACTION, FusionClass.WINDOW):
             kept.update(made)
-        elif profile.is_of(index, FusionClass.REDUCTION, FusionClass.WINDOW, FusionClass.LOOKUP):
+        elif profile.is_of(index, FusionClass.REDUCTION, FusionClass.LOOKUP):
             kept.update(name for name, producer in made.items() if producer in below)
         if below.intersection(made.values()):
             below.add(index)

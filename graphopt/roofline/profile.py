@@ -135,13 +135,13 @@ class Profile:
         return touches(self.graph, lambda name: self.bytes_of(name) or 0, in_place, views)
 
     def executed(self, index: int, *, unit: bool) -> Executed | None:
-        """What a kernel executes for a contraction, a recurrent layer or sums; None for other operators."""
+        """What a kernel executes for a contraction, a pool, a recurrent layer or sums; None for other operators."""
         row = self.rows[index]
         if row is None:
             return None
         if row.fusion_class is FusionClass.REDUCTION:
             return self._summed(index)
-        if row.fusion_class not in (FusionClass.CONTRACTION, FusionClass.SEQUENTIAL):
+        if row.fusion_class not in (FusionClass.CONTRACTION, FusionClass.WINDOW, FusionClass.SEQUENTIAL):
             return None
 
         def found(graph: OperatorGraph, node: Node, row: Operator, inputs: Shapes, outputs: Shapes) -> Executed | None:

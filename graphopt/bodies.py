@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from graphopt.errors import GraphoptError
 from graphopt.graph import Body, Capture, Node, OperatorGraph, Shape, scope_of
-from graphopt.model_files import free_names
+from graphopt.model_files import free_names, origins
 from graphopt.model_graphs import unique_names
 from graphopt.model_inputs import Range, data_type, seeded_inputs
 from graphopt.observation import Observation, Observer, open_session
@@ -102,11 +102,8 @@ def _deciding(node: Node, protos: Mapping[tuple[str, ...], NodeProto]) -> tuple[
 def _runs_to_the_end(loop: NodeProto) -> bool:
     """Whether the body hands the condition on as it came, so that it never ends the Loop."""
     body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
-    same = {node.output[0]: node.input[0] for node in body.node if node.op_type == "Identity"}
-    name: str = body.output[0].name
-    while name in same:
-        name = same[name]
-    return name == str(body.input[1].name)
+    condition: str = body.output[0].name
+    return origins(body).get(condition, condition) == str(body.input[1].name)
 
 
 def _follows_from_shapes(graph: OperatorGraph, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 import onnx
 from onnx import helper
 
-from graphopt.model_files import bodies, every_graph, own_names
+from graphopt.model_files import bodies, every_graph, origins, own_names
 from graphopt.protos import copy, drop_unused, replace_nodes, uses
 
 FIRST_IR_WITHOUT = 4
@@ -92,13 +92,12 @@ def _free_node(node: onnx.NodeProto) -> list[tuple[str, str]]:
     else:
         first_operand = first_input = first_output = 0
         states = len(node.input) - next(a.i for a in node.attribute if a.name == "num_scan_inputs")
-    same = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity" and n.domain in ("", "ai.onnx")}
+    handed_on = origins(body)
     freed = []
     for state in reversed(range(states)):
         outer, inner = node.input[first_operand + state], body.input[first_input + state].name
         given = body.output[first_output + state].name
-        while given in same:
-            given = same[given]
+        given = handed_on.get(given, given)
         result = node.output[state] if state < len(node.output) else ""
         hidden = {outer, inner} & _defined(body, inner)
         if given != inner or not outer or hidden or len(node.output) <= 1:

@@ -677,6 +677,17 @@ def captured_names(node: NodeProto) -> list[str]:
     return list(dict.fromkeys(name for body in bodies(node) for name in free_names(body)))
 
 
+def origins(graph: GraphProto) -> dict[str, str]:
+    """Results of a graph's Identity nodes to what they hand on, through chains of them."""
+    found: dict[str, str] = {
+        n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity" and n.domain in _STANDARD
+    }
+    for name in found:
+        while found[name] in found:
+            found[name] = found[found[name]]
+    return found
+
+
 def free_names(graph: GraphProto) -> Iterator[str]:
     """Names that a body, and the bodies in it, read from outside; with repetitions."""
     own = set(own_names(graph))

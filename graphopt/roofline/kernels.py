@@ -154,9 +154,9 @@ def _bytes_between_steps(profile: Profile, nodes: Sequence[int]) -> int:
     order, is in memory before sums and lookups read it.
     """
     inside = set(nodes)
-    below = {index for index in inside if profile.is_of(index, FusionClass.CONTRACTION) or _turns(profile, index)}
     if len(inside) < 2:
         return 0
+    below = {index for index in inside if profile.is_of(index, FusionClass.CONTRACTION) or _turns(profile, index)}
     kept: set[str] = set()
     for index in sorted(inside):  # node order is topological
         made = {
